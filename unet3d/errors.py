@@ -1,0 +1,36 @@
+"""What goes wrong in a way that the user can mend: one line, never a traceback.
+
+Every message says what was wrong, the value found, what is allowed and what to do next.
+"""
+
+
+class BenchmarkError(Exception):
+    """Base of all errors reported in one line; `exit_code` is what the process returns."""
+
+    exit_code = 1
+
+
+class UserError(BenchmarkError):
+    """Bad input: settings, files or a combination that cannot be run. Exit code 2."""
+
+    exit_code = 2
+
+
+class MismatchError(BenchmarkError):
+    """What ran is not what was asked for, or its output disagrees with fp32: no number is reported."""
+
+    exit_code = 3
+
+
+class OutOfMemory(BenchmarkError):
+    """The device or the host ran out of memory. Exit code 4."""
+
+    exit_code = 4
+
+
+class UserErrors(UserError):
+    """Several bad inputs found in one go, one line each."""
+
+    def __init__(self, messages: list[str]):
+        self.messages = list(messages)
+        super().__init__("\n".join(self.messages))
