@@ -1,0 +1,1 @@
+"""Settings: declared once in `settings`, read by `parse`, completed by `resolve`, shown by `table`."""

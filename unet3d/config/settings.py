@@ -1,0 +1,93 @@
+"""The one declaration of every setting: name, values, default and meaning.
+
+The command line, the environment variables, `--help`, the banner, the README's table and `results.json`
+all come from `SETTINGS`. The flag of `batch_size` is `--batch-size`, its variable is `BATCH_SIZE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from unet3d.config import kinds
+
+PERFORMANCE, DATA, OUTPUT = "What runs", "Volumes", "Output"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting; `parse(text)` returns its value or raises ValueError with what is allowed."""
+
+    name: str
+    group: str
+    parse: Callable[[str], object]
+    values: str
+    help: str
+    default: object = None
+    default_text: str = ""
+    bare: str | None = None  # what the flag means when it is given without a value
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return self.name.upper()
+
+    @property
+    def shown_default(self) -> str:
+        return self.default_text or kinds.show(self.default)
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("platform", PERFORMANCE, kinds.choice("Flex", "Max", "CUDA", "CPU"), "Flex, Max, CUDA, CPU",
+            "Hardware to run on", default_text="detected"),
+    Setting("precision", PERFORMANCE, kinds.choice("fp32", "fp16", "bf16", "int8"), "fp32, fp16, bf16, int8",
+            "Data type of the convolutions; int8 needs the openvino engine",
+            default_text="fp16 on Flex, Max and CUDA; bf16 on a CPU with AMX or AVX512-BF16, else fp32"),
+    Setting("engine", PERFORMANCE, kinds.choice("torch", "openvino", "onnxruntime"), "torch, openvino, onnxruntime",
+            "Software that runs the network", default="torch"),
+    Setting("jit", PERFORMANCE, kinds.choice("none", "trace", "compile"), "none, trace, compile",
+            "How PyTorch compiles the network: not at all, torch.jit.trace, torch.compile", default="trace"),
+    Setting("network", PERFORMANCE, kinds.choice("fast", "reference"), "fast, reference",
+            "Form of the network: ours for inference, or nnU-Net's own; same weights and output", default="fast"),
+    Setting("ipex", PERFORMANCE, kinds.yes_no, "yes, no",
+            "Use Intel Extension for PyTorch", default_text="yes on Flex and Max where it is installed, else no"),
+    Setting("amp", PERFORMANCE, kinds.yes_no, "yes, no",
+            "yes: autocast; no: the whole network is cast to the precision", default=True),
+    Setting("multi_tile", PERFORMANCE, kinds.yes_no, "True, False",
+            "Use every tile or device of the machine", default=False, default_text="False", bare="True"),
+    Setting("batch_size", PERFORMANCE, kinds.whole_number(1), "1, 2, …", "Volumes in one inference call", default=1),
+    Setting("num_iterations", PERFORMANCE, kinds.whole_number(1), "1, 2, …", "Timed inference calls", default=10),
+    Setting("warm_up", PERFORMANCE, kinds.whole_number(0), "0, 1, …", "Untimed calls before the timed ones",
+            default_text="until two calls in a row agree within 3%, 2 to 8 calls"),
+    Setting("streams", PERFORMANCE, kinds.whole_number(1), "1, 2, …",
+            "Inference calls in flight at the same time; CPU threads are shared out among them", default=1),
+    Setting("threads", PERFORMANCE, kinds.whole_number(1), "1, 2, …", "CPU threads in all",
+            default_text="the physical cores that this process may use"),
+    Setting("input_on_device", PERFORMANCE, kinds.yes_no, "yes, no",
+            "Place volumes on the device before timing starts, as MLPerf allows", default=False, bare="yes"),
+    Setting("dummy", DATA, kinds.yes_no, "yes, no",
+            "yes: random volumes, speed only; no: the data set's volumes, speed and Dice", default=True, bare="yes"),
+    Setting("dataset_dir", DATA, kinds.folder, "folder", "BraTS 2019 training data (holds HGG and LGG)",
+            default_text="none"),
+    Setting("preprocessed_dir", DATA, kinds.folder, "folder", "Where preprocessed volumes are kept",
+            default_text="DATASET_DIR/build/preprocessed_data"),
+    Setting("fold", DATA, kinds.whole_number(0, 4), "0-4", "Validation fold whose cases are predicted", default=1),
+    Setting("num_images", DATA, kinds.count_or_all, "1, 2, …, all", "Cases of the fold to predict",
+            default="all"),
+    Setting("weights", DATA, kinds.text, "a fold_1.zip, its unpacked folder, sample, random",
+            "Trained weights", default_text="what setup.sh put in place, else random"),
+    Setting("seed", DATA, kinds.whole_number(0), "0, 1, …", "Seed of random volumes and random weights", default=0),
+    Setting("volume_shape", DATA, kinds.shape, "D,H,W", "Voxels of a random volume, multiples of 32; "
+            "other than the default is not this benchmark and is labelled so", default=(224, 224, 160)),
+    Setting("output_dir", OUTPUT, kinds.folder, "folder", "Where results are written", default=Path("output"),
+            default_text="./output"),
+    Setting("save_segmentations", OUTPUT, kinds.yes_no, "yes, no",
+            "Write each predicted case as NIfTI with BraTS labels", default=False, bare="yes"),
+    Setting("status_prints", OUTPUT, kinds.whole_number(1), "1, 2, …", "PERF_STATUS lines in a run", default=10),
+)
+
+BY_NAME = {setting.name: setting for setting in SETTINGS}

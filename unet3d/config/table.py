@@ -1,0 +1,50 @@
+"""The table of settings, for `--help` and for the README."""
+
+from __future__ import annotations
+
+import textwrap
+
+from unet3d.config.settings import SETTINGS
+
+README_BEGIN = "<!-- settings: written by python -m unet3d.config.table -->"
+README_END = "<!-- end of settings -->"
+
+
+def markdown() -> str:
+    """The README's table, one row a setting."""
+    lines = ["| Flag | Variable | Values | Default | Meaning |", "| --- | --- | --- | --- | --- |"]
+    for setting in SETTINGS:
+        cells = (f"`{setting.flag}`", f"`{setting.variable}`", setting.values, setting.shown_default, setting.help)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def help_text(program: str) -> str:
+    """What `--help` prints."""
+    lines = [
+        f"usage: {program} [--flag value …]   or   VARIABLE=value … {program}",
+        "",
+        "3D U-Net inference benchmark: nnU-Net's BraTS 2019 network on volumes of [4, 224, 224, 160].",
+        "A flag wins over its environment variable. Values are not case-sensitive.",
+    ]
+    for group in dict.fromkeys(setting.group for setting in SETTINGS):
+        lines += ["", f"{group}:"]
+        for setting in (one for one in SETTINGS if one.group == group):
+            lines.append(f"  {setting.flag + ', ' + setting.variable:<44} {setting.values}")
+            note = f"{setting.help} (default: {setting.shown_default})"
+            lines += textwrap.wrap(note, 108, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines)
+
+
+def refresh_readme(text: str) -> str:
+    """README text with its table of settings replaced by the declared one."""
+    before, _, rest = text.partition(README_BEGIN)
+    _, _, after = rest.partition(README_END)
+    return f"{before}{README_BEGIN}\n{markdown()}\n{README_END}{after}"
+
+
+if __name__ == "__main__":
+    from pathlib import Path
+
+    readme = Path(__file__).parents[2] / "README.md"
+    readme.write_text(refresh_readme(readme.read_text(encoding="utf-8")), encoding="utf-8")
