@@ -1,0 +1,1 @@
+"""Devices: the same verbs for a CPU, an NVIDIA GPU and an Intel GPU."""
