@@ -1,0 +1,165 @@
+"""nnU-Net model archives and their unpacked folders: found, checked and unpacked so that no path leaves the folder."""
+
+import contextlib
+import json
+import os
+import shutil
+import stat
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+
+from unet3d.errors import UserError
+
+CHECKPOINT = "model_final_checkpoint.model"
+MODEL_FOLDER = "nnUNet/3d_fullres/Task043_BraTS2019/nnUNetTrainerV2__nnUNetPlansv2.mlperf.1"
+ORIGIN = "origin.json"
+MAX_MEMBERS = 1000
+MAX_BYTES = 4 * 2**30
+_DEEPEST = 6  # levels under the folder given at which fold_N is looked for; the archive of MLPerf has 4
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, read piece by piece."""
+    digest = sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def record_path(archive: Path) -> Path:
+    """Where the record of a fetched archive (URL, SHA-256, size) is kept: beside it."""
+    return archive.with_name(archive.name + ".json")
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a small record atomically."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
+    os.replace(file.name, path)
+
+
+def read_json(path: Path) -> dict | None:
+    """A record, or None when there is none that can be read."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+@contextlib.contextmanager
+def open_archive(path: Path) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]]:
+    """The archive and its files, checked: no absolute path, no '..', no link, not too many, not too large.
+
+    Raises UserError, also for damage met while the archive is read inside the `with`.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive, _checked(archive, path)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise UserError(f"{path}: not a complete zip archive ({error}); delete it and fetch it again.") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}; check the path, its permissions and the space left.") from None
+
+
+def _checked(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
+    members = archive.infolist()
+    if len(members) > MAX_MEMBERS:
+        raise UserError(f"{path}: holds {len(members)} files, at most {MAX_MEMBERS} are allowed; it is no model archive.")
+    total = sum(member.file_size for member in members)
+    if total > MAX_BYTES:
+        raise UserError(f"{path}: would unpack to {total} bytes, at most {MAX_BYTES} are allowed; it is no model archive.")
+    files, seen = [], set()
+    for member in members:
+        name = member.orig_filename  # zipfile itself cuts `filename` at a NUL and turns backslashes
+        parts = PurePosixPath(name).parts
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        if (not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name or "\0" in name
+                or ":" in parts[0]):
+            raise UserError(f"{path}: refused, its member {name!r} would be written outside the folder.")
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise UserError(f"{path}: refused, its member {name!r} is a link or a device, not a plain file.")
+        if not member.is_dir():
+            if parts in seen:
+                raise UserError(f"{path}: refused, its member {name!r} is there twice.")
+            seen.add(parts)
+            files.append(member)
+    return files
+
+
+def unpack(archive_path: Path, folder: Path, origin: dict | None = None) -> Path:
+    """Unpack a model archive into `folder`, which appears complete or not at all, and return it.
+
+    `origin` (of the archive: its URL and SHA-256) is kept in `origin.json` with the SHA-256 of every file.
+    Raises UserError for an unsafe or damaged archive and a full disk.
+    """
+    archive_path, folder = Path(archive_path), Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        with open_archive(archive_path) as (archive, members):
+            digests = {}
+            for member in members:
+                target = temporary.joinpath(*PurePosixPath(member.filename).parts)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(member) as source, open(target, "xb") as file:
+                    shutil.copyfileobj(source, file, 2**20)
+                digests[member.filename] = file_sha256(target)
+            write_json(temporary / ORIGIN, {**(origin or {}), "files": digests})
+            temporary.chmod(0o755)
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _choose(found: list[PurePosixPath], fold: int, where: Path, folds: set[str]) -> PurePosixPath:
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"{where}: holds {len(found)} models with a fold_{fold}; name the folder of one of them.")
+    others = f"; it has {', '.join(sorted(folds))}" if folds else ""
+    raise UserError(f"{where}: holds no fold_{fold}/{CHECKPOINT}{others}; give a fold_{fold}.zip or its unpacked folder.")
+
+
+def read_model(source: Path, fold: int) -> tuple[dict[str, bytes], Path, dict[str, str]]:
+    """The files of one fold's model from an archive or an unpacked folder.
+
+    Returns the bytes of 'checkpoint', 'info' (the checkpoint's .pkl, where there is one) and 'plans' (where there is
+    one), the folder that other paths of the model are relative to, and the path of each file relative to it.
+    Raises UserError when the fold is not there, or not there once.
+    """
+    source = Path(source)
+    if source.is_dir():
+        depths = ["/".join(["*"] * depth + ["fold_*", CHECKPOINT]) for depth in range(_DEEPEST)]
+        there = [PurePosixPath(p.relative_to(source).as_posix()) for pattern in depths for p in source.glob(pattern)]
+        names = _names(there, fold, source)
+        paths = {key: source / name for key, name in names.items() if (source / name).is_file()}
+        try:
+            return {key: path.read_bytes() for key, path in paths.items()}, source, {k: str(names[k]) for k in paths}
+        except OSError as error:
+            raise UserError(f"{error.filename}: {error.strerror}; check its permissions.") from None
+    with open_archive(source) as (archive, members):
+        by_name = {PurePosixPath(member.filename): member for member in members}
+        there = [name for name in by_name if name.name == CHECKPOINT and name.parent.name.startswith("fold_")]
+        names = {key: name for key, name in _names(there, fold, source).items() if name in by_name}
+        return ({key: archive.read(by_name[name]) for key, name in names.items()}, source,
+                {key: str(name) for key, name in names.items()})
+
+
+def _names(there: list[PurePosixPath], fold: int, where: Path) -> dict[str, PurePosixPath]:
+    wanted = [name for name in there if name.parent.name == f"fold_{fold}"]
+    checkpoint = _choose(wanted, fold, where, {name.parent.name for name in there})
+    return {
+        "checkpoint": checkpoint,
+        "info": checkpoint.with_name(CHECKPOINT + ".pkl"),
+        "plans": checkpoint.parent.parent / "plans.pkl",
+    }
