@@ -1,0 +1,81 @@
+"""Work in processes: every item once, errors and killed workers reported, no worker outlives its parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from unet3d import workers
+from unet3d.errors import OutOfMemory, UserError
+
+
+def square(number):
+    return number * number, os.getpid()
+
+
+def fail_at_three(number):
+    if number == 3:
+        raise UserError("three is bad")
+    return number
+
+
+def die(number):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_every_item_once(processes):
+    results = dict(workers.run(square, range(5), processes, "Squaring"))
+    assert {item: result for item, (result, _) in results.items()} == {n: n * n for n in range(5)}
+    own = {pid == os.getpid() for _, pid in results.values()}
+    assert own == {processes == 1}
+
+
+def test_no_items():
+    assert list(workers.run(square, [], None, "Squaring")) == []
+
+
+def test_an_error_of_a_worker_is_raised_here():
+    with pytest.raises(UserError, match="three is bad"):
+        list(workers.run(fail_at_three, range(6), 2, "Failing"))
+
+
+def test_a_killed_worker_is_named():
+    with pytest.raises(OutOfMemory, match="worker process was killed.*2 processes"):
+        list(workers.run(die, range(2), 2, "Dying"))
+
+
+def test_workers_end_with_a_killed_parent(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import sys, time\n"
+        "from unet3d import workers\n"
+        "def slow(n):\n"
+        "    time.sleep(60)\n"
+        "if __name__ == '__main__':\n"
+        "    list(workers.run(slow, range(2), 2, 'Sleeping'))\n"
+    )
+    parent = subprocess.Popen([sys.executable, str(script)], env=os.environ | {"PYTHONPATH": os.getcwd()})
+    watched = psutil.Process(parent.pid)
+    deadline = time.monotonic() + 30
+    while not (children := [c for c in watched.children() if "spawn_main" in " ".join(c.cmdline())]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(1)
+    parent.kill()
+    parent.wait()
+    gone, alive = psutil.wait_procs(children, timeout=20)
+    for process in alive:
+        process.kill()
+    assert gone and not alive
+
+
+def test_default_processes_fit_cores_and_items(monkeypatch):
+    assert workers.default_processes(1) == 1
+    assert workers.default_processes(10**6) <= len(os.sched_getaffinity(0))
+    monkeypatch.setattr(workers, "MEMORY_PER_CASE", 10**18)
+    assert workers.default_processes(8) == 1
