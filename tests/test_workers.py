@@ -5,12 +5,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
 from unet3d import workers
 from unet3d.errors import OutOfMemory, UserError
+
+ROOT = Path(__file__).parents[1]
 
 
 def square(number):
@@ -59,7 +62,7 @@ def test_workers_end_with_a_killed_parent(tmp_path):
         "if __name__ == '__main__':\n"
         "    list(workers.run(slow, range(2), 2, 'Sleeping'))\n"
     )
-    parent = subprocess.Popen([sys.executable, str(script)], env=os.environ | {"PYTHONPATH": os.getcwd()})
+    parent = subprocess.Popen([sys.executable, str(script)], env=os.environ | {"PYTHONPATH": str(ROOT)})
     watched = psutil.Process(parent.pid)
     deadline = time.monotonic() + 30
     while not (children := [c for c in watched.children() if "spawn_main" in " ".join(c.cmdline())]):
