@@ -1,6 +1,6 @@
 """Reads settings from flags and environment variables: a flag wins over a variable, a variable over the default.
 
-Everything that is wrong is collected and reported in one go, before anything heavy is imported.
+Everything that is wrong is collected, to be reported in one go before anything heavy is imported.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from unet3d.config.kinds import show
 from unet3d.config.settings import SETTINGS, Setting
-from unet3d.errors import UserErrors
 
 
 @dataclass(frozen=True)
@@ -22,13 +21,11 @@ class Given:
     source: str
 
 
-def parse(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, Given]:
-    """All settings as given by the user; None where the default depends on the machine.
+def parse(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str, Given], list[str]]:
+    """All settings as given by the user (None where the default depends on the machine), and what is wrong with them.
 
     An empty environment variable counts as not set, as in the shell scripts that people wrap around this.
-
-    Raises:
-        UserErrors: with one line for each unknown flag and each value that is not allowed.
+    Each problem is one line; the settings it concerns hold their defaults.
     """
     problems: list[str] = []
     flags = _read_flags(argv, problems)
@@ -47,9 +44,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, Given]:
         except ValueError as allowed:
             problems.append(f"{label}: {text!r} is not allowed; use {allowed}")
             given[setting.name] = Given(setting.default, "default")
-    if problems:
-        raise UserErrors(problems)
-    return given
+    return given, problems
 
 
 def _read_flags(argv: Sequence[str], problems: list[str]) -> dict[str, str]:

@@ -1,0 +1,154 @@
+"""From the command line to an exit code: every error one line, results valid whatever ends the run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+
+from unet3d.config import parse, resolve, table
+from unet3d.console import Console, banner, summary
+from unet3d.errors import BenchmarkError, UserError, UserErrors
+from unet3d.files import move_aside, prepare_folder, write_atomically
+
+
+class Stopped(BaseException):
+    """A signal asked the run to end."""
+
+    def __init__(self, number: int):
+        self.name = signal.Signals(number).name
+        self.exit_code = 128 + number
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; returns the exit code.
+
+    0 done, 2 bad input, 3 something else ran than was asked for, 4 out of memory, 130/143 stopped by a signal,
+    70 an error of the benchmark itself (its traceback is in OUTPUT_DIR/traceback.log).
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if "--help" in argv or "-h" in argv:
+        print(table.help_text("./run_model.sh"))
+        return 0
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        given, problems = parse.parse(argv, os.environ)
+        problems += resolve.impossible(given)
+        if problems:
+            raise UserErrors(problems)
+        prepare_folder(given["output_dir"].value, "OUTPUT_DIR")
+        settings = resolve.complete(given)
+        return _run(settings, argv)
+    except BenchmarkError as error:
+        return _fail(error)
+    except Stopped as stop:
+        print(f"ERROR: stopped by {stop.name} before anything was measured", file=sys.stderr)
+        return stop.exit_code
+
+
+def _stop(number: int, frame: object) -> None:
+    raise Stopped(number)
+
+
+def _fail(error: BenchmarkError) -> int:
+    messages = error.messages if isinstance(error, UserErrors) else [str(error)]
+    for message in messages:
+        print(f"ERROR: {message}", file=sys.stderr)
+    return error.exit_code
+
+
+def _run(settings: resolve.Settings, argv: Sequence[str]) -> int:
+    from unet3d import results, runner
+    from unet3d.distributed import Solo
+    from unet3d.record import Record
+
+    group = Solo()
+    folder = settings.output_dir
+    record = Record(settings, command=["predict.py", *argv])
+    out = Console(group.rank, group.size)
+    moved = [name for name in results.FILES if move_aside(folder / name)]
+    out.open_log(folder / "output_raw.log")
+    if moved:
+        out.line(f"Earlier results in {folder} were renamed: {', '.join(moved)}")
+    out.line(banner(settings))
+    try:
+        _in_thread(lambda: runner.run(record, out, group))
+        record.finish()
+    except Stopped as stop:
+        return _end_early(record, out, f"stopped by {stop.name}", stop.exit_code)
+    except BenchmarkError as error:
+        code = _fail(error)
+        return _end_early(record, out, str(error), code)
+    except Exception as error:  # noqa: BLE001 - the last line of defence: a user never sees a traceback
+        return _unexpected(record, out, error)
+    doc = results.write(record, folder)
+    for warning in record.warnings:
+        out.warning(warning)
+    for line in summary(record, results.statistics(record)):
+        out.info(line)
+    out.line(f"Results: {folder / 'results.yaml'}, {folder / 'results.json'}")
+    out.close()
+    return 0 if doc["complete"] else 1
+
+
+def _in_thread(work: Callable[[], None]) -> None:
+    """Do the work in a thread of its own, so that this one answers signals at once.
+
+    A signal's handler runs between two instructions of the main thread only; one inference on a CPU can last half a
+    minute, longer than `docker stop` waits before it kills.
+    """
+    failure: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - handed over to the main thread
+            failure.append(error)
+
+    thread = threading.Thread(target=guarded, name="benchmark", daemon=True)
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+
+
+def _end_early(record: object, out: Console, reason: str, code: int) -> int:
+    """Write what there is, marked incomplete, and leave without waiting for the inference in progress."""
+    from unet3d import results
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    record.finish(reason)
+    with contextlib.suppress(UserError):
+        results.write(record, record.settings.output_dir)
+    out.line(f"INCOMPLETE: {reason}; {len(record.samples)} of {record.planned_calls or record.settings.num_iterations} "
+             f"calls are in {record.settings.output_dir / 'results.json'}")
+    out.close()
+    _end_children()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _unexpected(record: object, out: Console, error: Exception) -> int:
+    text = "".join(traceback.format_exception(error))
+    path = record.settings.output_dir / "traceback.log"
+    with contextlib.suppress(UserError):
+        write_atomically(path, text)
+    first = str(error).strip().splitlines()
+    print(f"ERROR: unexpected {type(error).__name__}: {first[0] if first else ''}; this is a defect or a broken "
+          f"installation, please report it with {path}", file=sys.stderr)
+    return _end_early(record, out, f"unexpected {type(error).__name__}", 70)
+
+
+def _end_children() -> None:
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            child.kill()

@@ -1,0 +1,91 @@
+"""What a run prints: the banner, the PERF_STATUS lines, warnings; and its copy in output_raw.log."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+from unet3d.config import kinds
+from unet3d.config.settings import SETTINGS
+from unet3d.record import Record, Warning
+from unet3d.timing import Statistics
+
+
+class Console:
+    """Prints to standard output and, once a log is open, to the log; rank and size stand in every INFO line."""
+
+    def __init__(self, rank: int = 0, size: int = 1, stream: TextIO | None = None):
+        self.rank, self.size = rank, size
+        self._stream = stream or sys.stdout
+        self._log: TextIO | None = None
+
+    def open_log(self, path: Path) -> None:
+        """From now on everything printed is in this file too."""
+        self._log = open(path, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 - stays open for the whole run
+
+    def close(self) -> None:
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def line(self, text: str = "") -> None:
+        """Print one line (or several, split by newlines)."""
+        for target in (self._stream, self._log):
+            if target is not None:
+                print(text, file=target, flush=True)
+
+    def info(self, text: str) -> None:
+        """Print an INFO line."""
+        self.line(f"INFO[{self.rank + 1}/{self.size}]: {text}")
+
+    def warning(self, warning: Warning) -> None:
+        """Print a warning with its name and remedy."""
+        remedy = f" {warning.remedy}" if warning.remedy else ""
+        self.line(f"WARNING[{warning.name}]: {warning.message}{remedy}")
+
+
+def banner(settings: Any) -> str:
+    """Every setting with its value and, where the machine or the user decided, why."""
+    width = max(len(setting.variable) for setting in SETTINGS)
+    lines = ["Settings"]
+    for setting in SETTINGS:
+        value = settings.values[setting.name]
+        source = settings.sources[setting.name]
+        reason = settings.reasons.get(setting.name) or {"flag": "flag", "variable": "variable"}.get(source, "")
+        shown = kinds.show(value) if value is not None else setting.shown_default
+        lines.append(f"  {setting.variable:<{width}}  {shown}" + (f"  ({reason})" if reason else ""))
+    return "\n".join(lines)
+
+
+def status(done: int, planned: int, stats: Statistics, accuracy: dict[str, Any] | None) -> str:
+    """The PERF_STATUS part of a line, in the form that the archived sample's users parse."""
+    def percent(region: str) -> str:
+        value = (accuracy or {}).get(region)
+        return "n/a" if value is None else f"{100 * value:.4f}%"
+
+    return (f"PERF_STATUS[{done}/{planned}] Throughput={stats.throughput:.2f} img/s | Latency={stats.mean:.2f} ms | "
+            f"Total Accuracy={percent('total')} | Whole Tumor Accuracy={percent('WT')} | "
+            f"Core Tumor Accuracy={percent('TC')} | Enhanced Tumor Accuracy={percent('ET')} | "
+            f"Throughput /w Overhead={stats.throughput_with_overhead:.2f} img/s | "
+            f"Latency /w Overhead={stats.latency_with_overhead:.2f} ms")
+
+
+def summary(record: Record, stats: Statistics) -> list[str]:
+    """The closing lines: what was measured, of what, how steady."""
+    effective = record.effective
+    gib = (record.memory.get("peak_host_bytes") or 0) / 2**30
+    lines = [
+        f"{effective['engine']}, {effective['precision']}, JIT {effective['jit']}, {effective['network']}, "
+        f"{effective['layout']} on {record.settings.platform}, batch {record.settings.batch_size}; "
+        f"weights: {record.weights['kind']}",
+        f"latency {stats.mean:.2f} ms ± {stats.stdev:.2f} (p50 {stats.p50:.2f}, p90 {stats.p90:.2f}, "
+        f"p99 {stats.p99:.2f}, min {stats.min:.2f}, max {stats.max:.2f}) over {stats.calls} calls",
+        f"throughput {stats.throughput:.4g} img/s, {stats.throughput * record.tflop_per_volume:.3g} TFLOP/s, "
+        f"peak memory {gib:.2f} GiB",
+    ]
+    if record.accuracy:
+        dice = ", ".join(f"{region} {record.accuracy[region]:.4f}" if record.accuracy[region] is not None
+                         else f"{region} undefined" for region in ("WT", "TC", "ET", "total"))
+        lines.append(f"Dice of weights: {record.weights['kind']} on {len(record.accuracy['cases'])} cases: {dice}")
+    return lines

@@ -1,0 +1,203 @@
+"""PyTorch on CPU, CUDA and XPU: eager, traced or compiled, with autocast or a cast model, with or without IPEX."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import warnings
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from unet3d.engines.base import Effective, Engine, Request
+from unet3d.errors import MismatchError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+# Operators that compute a convolution, as PyTorch's profiler names them; ours are registered as unet3d::conv….
+CONVOLUTIONS = ("aten::convolution", "aten::_convolution", "mkldnn::_convolution", "torch_ipex::", "unet3d::conv")
+DTYPES = {"float": "fp32", "c10::BFloat16": "bf16", "c10::Half": "fp16", "double": "fp64"}
+
+
+class TorchEngine(Engine):
+    """See `unet3d.engines.base.Engine`."""
+
+    name = "torch"
+
+    @classmethod
+    def refuse(cls, request: Request) -> list[str]:
+        reasons = []
+        if request.precision == "int8":
+            reasons.append("PRECISION=int8 with ENGINE=torch is not possible; use ENGINE=openvino")
+        if request.ipex and importlib.util.find_spec("intel_extension_for_pytorch") is None:
+            reasons.append("IPEX=yes, but intel-extension-for-pytorch is not installed; "
+                           "pip install -r requirements-ipex.txt, or use IPEX=no")
+        return reasons
+
+    def load(self, reference: torch.nn.Module) -> None:
+        import torch
+
+        start = perf_counter()
+        self._torch = torch
+        self._dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.request.precision]
+        self._observed: dict[str, set[str]] = {}
+        device = self.request.device
+        self._set_threads()
+        network = self._network(reference).to(device.torch_device).eval()
+        if not self.request.amp:
+            network = network.to(self._dtype)
+        network = network.to(memory_format=torch.channels_last_3d)
+        if self.request.ipex:
+            import intel_extension_for_pytorch as ipex
+
+            network = ipex.optimize(network, dtype=self._dtype, inplace=True)
+        self._module = network
+        self._run: Any = None
+        self.load_seconds["build"] = perf_counter() - start
+
+    def _network(self, reference: torch.nn.Module) -> torch.nn.Module:
+        import copy
+
+        if self.request.network == "reference":
+            return copy.deepcopy(reference)
+        from unet3d.model.inference import InferenceUNet
+
+        return InferenceUNet.from_reference(reference)
+
+    def _set_threads(self) -> None:
+        """Each stream's calls come from a thread of its own, which owns its share of the CPU threads."""
+        self._torch.set_num_threads(max(1, self.request.threads // self.request.streams))
+
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        if self.request.amp and self.request.precision != "fp32":
+            return self._torch.autocast(self.request.device.kind, dtype=self._dtype)
+        return contextlib.nullcontext()
+
+    def stage(self, volumes: np.ndarray) -> torch.Tensor:
+        """Volumes in the network's data type and layout, in pinned memory where the device copies from it."""
+        torch = self._torch
+        staged = torch.from_numpy(volumes).to(dtype=self._dtype).contiguous(memory_format=torch.channels_last_3d)
+        if self.request.device.kind == "cpu":
+            return staged
+        if self.request.input_on_device:
+            staged = staged.to(self.request.device.torch_device)
+            self.request.device.synchronize()
+            return staged
+        return staged.pin_memory()
+
+    def infer(self, staged: torch.Tensor) -> torch.Tensor:
+        device = self.request.device
+        if self._torch.get_num_threads() != max(1, self.request.threads // self.request.streams):
+            self._set_threads()
+        with self._torch.inference_mode(), self._autocast():
+            logits = self._run(staged.to(device.torch_device, non_blocking=True))
+        device.synchronize()
+        return logits
+
+    def compile(self, staged: torch.Tensor) -> None:
+        start = perf_counter()
+        self._ensure_jit(staged)
+        self.infer(staged)
+        self.load_seconds["compile"] = perf_counter() - start
+
+    def compare(self, volumes: np.ndarray) -> np.ndarray:
+        staged = self.stage(volumes)
+        self._ensure_jit(staged)
+        self.infer(staged)
+        with self._witness():
+            output = self.infer(staged)
+        return self.logits(output)
+
+    def _ensure_jit(self, staged: torch.Tensor) -> None:
+        """Make the callable that is checked, warmed up and timed; a trace serves every shape."""
+        if self._run is not None:
+            return
+        torch = self._torch
+        if self.request.jit == "none":
+            self._run = self._module
+        elif self.request.jit == "compile":
+            torch._dynamo.utils.counters.clear()
+            # Static shapes: the check's small volume and the measured one get a graph each.
+            self._run = torch.compile(self._module, dynamic=False)
+        else:
+            example = staged.to(self.request.device.torch_device)
+            with torch.inference_mode(), self._autocast(), warnings.catch_warnings():
+                # The deprecation of torch.jit is told once in the README, not in every run's output.
+                warnings.simplefilter("ignore")
+                traced = torch.jit.trace(self._module, example, check_trace=False)
+                self._run = torch.jit.freeze(traced.eval())
+
+    @contextlib.contextmanager
+    def _witness(self):
+        """Record which data types the convolutions of one inference really got."""
+        torch = self._torch
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
+            yield
+        for event in profile.profiler.kineto_results.events():
+            name = event.name()
+            if name.startswith(CONVOLUTIONS) and event.dtypes():
+                self._observed.setdefault(DTYPES.get(event.dtypes()[0], event.dtypes()[0]), set()).add(name)
+
+    def logits(self, output: torch.Tensor) -> np.ndarray:
+        return output.float().cpu().contiguous().numpy()
+
+    def labels(self, output: torch.Tensor) -> np.ndarray:
+        with self._torch.inference_mode():
+            return output.argmax(dim=1).to(self._torch.uint8).cpu().numpy()
+
+    def effective(self) -> Effective:
+        torch = self._torch
+        if not self._observed:
+            raise MismatchError("torch: no convolution was seen while the network ran, so its data type is unknown; "
+                                "please report this with results.json")
+        if isinstance(self._run, torch.jit.ScriptModule):
+            jit = "trace"
+        elif self._run is self._module:
+            jit = "none"
+        else:
+            jit = self._compiled_state()
+        parameter = next(self._module.parameters())
+        return Effective(
+            engine=f"torch {torch.__version__}",
+            device=str(parameter.device),
+            precision="+".join(sorted(self._observed)),
+            jit=jit,
+            layout=self._layout(),
+            network=type(self._module).__name__,
+            amp=self.request.amp,
+            ipex=self.request.ipex,
+            details={"convolutions": {dtype: sorted(names) for dtype, names in self._observed.items()},
+                     "parameter_dtype": str(parameter.dtype).removeprefix("torch."),
+                     "intra_op_threads": torch.get_num_threads()},
+        )
+
+    def _compiled_state(self) -> str:
+        counters = self._torch._dynamo.utils.counters
+        graphs, breaks = counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
+        if not graphs:
+            return "none"
+        return "compile" if not breaks else f"compile with {breaks} graph breaks"
+
+    def _layout(self) -> str:
+        """Whether the layers' outputs are channels_last_3d, looked at in one eager pass over a small volume."""
+        torch = self._torch
+        kept, seen = 0, 0
+
+        def look(module, arguments, output) -> None:
+            nonlocal kept, seen
+            seen += 1
+            kept += output.is_contiguous(memory_format=torch.channels_last_3d) and not output.is_contiguous()
+
+        layers = [module for module in self._module.modules() if not list(module.children())]
+        hooks = [layer.register_forward_hook(look) for layer in layers]
+        try:
+            with torch.inference_mode(), self._autocast():
+                example = torch.zeros((1, 4, 64, 64, 64), dtype=self._dtype, device=self.request.device.torch_device)
+                self._module(example.to(memory_format=torch.channels_last_3d))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if kept == seen:
+            return "channels_last_3d"
+        return "contiguous" if not kept else f"channels_last_3d in {kept} of {seen} layers"

@@ -1,0 +1,164 @@
+"""The machine and the software that a run was made with."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "nnunet", "numpy", "nibabel", "SimpleITK", "batchgenerators", "intel-extension-for-pytorch",
+            "openvino", "nncf", "onnx", "onnxruntime", "triton", "mlcommons-loadgen")
+# Settings of other software that change what is measured.
+VARIABLES = ("OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "KMP_AFFINITY", "GOMP_CPU_AFFINITY", "MKL_NUM_THREADS",
+             "LD_PRELOAD", "MALLOC_CONF", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE",
+             "ATEN_CPU_CAPABILITY", "TORCH_COMPILE_DISABLE", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF",
+             "CUDA_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "ZE_FLAT_DEVICE_HIERARCHY", "ONEAPI_DEVICE_SELECTOR",
+             "NVIDIA_TF32_OVERRIDE", "TORCHINDUCTOR_FREEZING", "TORCHINDUCTOR_MAX_AUTOTUNE")
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets as Linux names them; empty where /proc/cpuinfo is not there."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith(("flags", "Features")):
+                return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
+def bf16_instructions() -> str | None:
+    """Name of the CPU's bf16 instructions, or None."""
+    flags = cpu_flags()
+    for flag, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16")):
+        if flag in flags:
+            return name
+    return None
+
+
+def cpu_model() -> str:
+    """The CPU's name."""
+    with contextlib.suppress(OSError):
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+        if match:
+            return match[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Physical cores that this process may run on: its affinity and its container's CPU quota, hyper-threads once."""
+    allowed = os.sched_getaffinity(0)
+    cores = set()
+    for cpu in allowed:
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        try:
+            cores.add(siblings.read_text(encoding="utf-8").strip())
+        except OSError:
+            cores.add(str(cpu))
+    quota = _cpu_quota()
+    return max(1, min(len(cores), int(quota)) if quota else len(cores))
+
+
+def _cpu_quota() -> float | None:
+    with contextlib.suppress(OSError, ValueError):
+        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
+        if limit != "max":
+            return int(limit) / int(period)
+    return None
+
+
+def available_memory() -> int:
+    """Bytes of memory that can still be taken, within the container's limit."""
+    import psutil
+
+    available = psutil.virtual_memory().available
+    with contextlib.suppress(OSError, ValueError):
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8"))
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="utf-8"))
+        available = min(available, limit - used)
+    return available
+
+
+def peak_memory() -> int:
+    """Most memory that this process has held at one time since the last reset, in bytes."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def reset_peak_memory() -> None:
+    """Start anew from the memory held now, where the kernel allows it; otherwise the peak is the process's own."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the installed packages that take part."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    import torch
+
+    onednn = re.search(r"(?:oneDNN|MKL-DNN) v([\d.]+)", torch.__config__.show())
+    if onednn:
+        found["oneDNN"] = onednn[1]
+    if torch.backends.cudnn.is_available():
+        found["cuDNN"] = str(torch.backends.cudnn.version())
+        found["CUDA"] = str(torch.version.cuda)
+    return found
+
+
+def git_state(folder: Path) -> tuple[str | None, bool]:
+    """Commit of the benchmark's checkout and whether files differ from it; (None, False) where there is none."""
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True,
+                              timeout=20).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return None, False
+
+
+def hardware() -> dict[str, Any]:
+    """CPU, cores, caches' owner, memory, operating system, and the states that make times unsteady."""
+    import psutil
+
+    flags = cpu_flags()
+    governor = None
+    with contextlib.suppress(OSError):
+        governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text(encoding="utf-8").strip()
+    nodes = [path.name for path in Path("/sys/devices/system/node").glob("node[0-9]*")]
+    return {
+        "cpu": cpu_model(),
+        "architecture": platform.machine(),
+        "logical_cpus": os.cpu_count(),
+        "usable_cores": usable_cores(),
+        "numa_nodes": len(nodes) or 1,
+        "instructions": sorted(flag for flag in flags if flag.startswith(("avx2", "avx512", "amx", "avx_vnni"))),
+        "frequency_governor": governor,
+        "memory_bytes": psutil.virtual_memory().total,
+        "kernel": platform.release(),
+        "system": _system_name(),
+        "container": Path("/.dockerenv").exists() or Path("/run/.containerenv").exists(),
+        "host": platform.node(),
+    }
+
+
+def _system_name() -> str:
+    with contextlib.suppress(OSError):
+        return platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
+    return platform.system()
+
+
+def variables() -> dict[str, str]:
+    """Environment variables that change what is measured and are set."""
+    return {name: os.environ[name] for name in VARIABLES if name in os.environ}

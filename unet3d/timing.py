@@ -1,0 +1,131 @@
+"""Samples of a monotonic clock and what is computed from them.
+
+Latency is the time of one inference call, from handing over the staged volumes to complete logits (input transfer,
+network, synchronisation), whatever the batch size: what MLPerf's SingleStream scenario times, whose reported figure is
+the 90th percentile. Throughput is volumes per second of inference: with one call in flight the volumes over the sum
+of latencies, with several the volumes over the window from the first call's start to the last one's end, as in
+MLPerf's Offline scenario.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import numpy as np
+
+UNSTEADY = 0.05  # coefficient of variation above which times are called unstable
+
+
+@dataclass
+class Sample:
+    """One inference call; seconds, `start` counted from the beginning of the measured window."""
+
+    start: float
+    latency: float
+    stage: float = 0.0  # host work before: loading, conversion, pinning
+    post: float = 0.0  # host work after: argmax and transfer of the labels
+    volumes: int = 1
+    stream: int = 0
+    rank: int = 0
+    cases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Summary of samples: latencies in milliseconds, throughputs in volumes per second."""
+
+    calls: int
+    volumes: int
+    mean: float
+    median: float
+    p50: float
+    p90: float
+    p99: float
+    min: float
+    max: float
+    stdev: float
+    cv: float
+    throughput: float
+    throughput_with_overhead: float
+    latency_with_overhead: float
+    extra: dict = field(default_factory=dict)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Percentile by the nearest-rank rule, as MLPerf's LoadGen: a value that was really measured."""
+    ordered = sorted(values)
+    rank = max(1, int(np.ceil(share / 100 * len(ordered))))
+    return float(ordered[rank - 1])
+
+
+def summarise(samples: Sequence[Sample], streams: int = 1) -> Statistics:
+    """Statistics of at least one sample.
+
+    With one call in flight the time with overhead is the sum of the host work and the inference of each call; with
+    several the host work of one call overlaps the inference of others, so the window holds it already.
+    """
+    latencies = [sample.latency for sample in samples]
+    volumes = sum(sample.volumes for sample in samples)
+    total = [sample.stage + sample.latency + sample.post for sample in samples]
+    if streams == 1:
+        busy, busy_with_overhead = sum(latencies), sum(total)
+    else:
+        start = min(sample.start for sample in samples)
+        busy = max(sample.start + sample.latency for sample in samples) - start
+        busy_with_overhead = (max(sample.start + sample.latency + sample.post for sample in samples)
+                              - min(sample.start - sample.stage for sample in samples))
+    mean = float(np.mean(latencies))
+    deviation = float(np.std(latencies, ddof=1)) if len(latencies) > 1 else 0.0
+    return Statistics(
+        calls=len(samples), volumes=volumes,
+        mean=1e3 * mean, median=1e3 * float(np.median(latencies)),
+        p50=1e3 * percentile(latencies, 50), p90=1e3 * percentile(latencies, 90), p99=1e3 * percentile(latencies, 99),
+        min=1e3 * min(latencies), max=1e3 * max(latencies), stdev=1e3 * deviation, cv=deviation / mean,
+        throughput=volumes / busy, throughput_with_overhead=volumes / busy_with_overhead,
+        latency_with_overhead=1e3 * float(np.mean(total)),
+    )
+
+
+def timed(call: Callable[..., object], *arguments: object) -> tuple[object, float]:
+    """The call's result and its seconds."""
+    start = perf_counter()
+    result = call(*arguments)
+    return result, perf_counter() - start
+
+
+@dataclass
+class WarmUp:
+    """When to stop warming up: after a fixed number of calls, or when two calls in a row agree."""
+
+    calls: int | None = None
+    least: int = 2
+    most: int = 8
+    tolerance: float = 0.03
+    latencies: list[float] = field(default_factory=list)
+
+    @property
+    def rule(self) -> str:
+        if self.calls is not None:
+            return f"{self.calls} calls as set"
+        return (f"until two calls in a row agree within {self.tolerance:.0%}, "
+                f"{self.least} to {self.most} calls: {len(self.latencies)} were made")
+
+    @property
+    def done(self) -> bool:
+        made = len(self.latencies)
+        if self.calls is not None:
+            return made >= self.calls
+        if made < self.least:
+            return False
+        last, before = self.latencies[-1], self.latencies[-2]
+        return made >= self.most or abs(last - before) <= self.tolerance * before
+
+    @property
+    def settled(self) -> bool:
+        """False where the calls never agreed; a fixed number of calls is taken as the user's word."""
+        if self.calls is not None or len(self.latencies) < 2:
+            return True
+        last, before = self.latencies[-1], self.latencies[-2]
+        return abs(last - before) <= self.tolerance * before
