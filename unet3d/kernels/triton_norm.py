@@ -1,0 +1,202 @@
+"""Instance normalisation and LeakyReLU on channels-last volumes, in two kernels that keep the layout.
+
+PyTorch's own InstanceNorm3d leaves channels_last_3d and so pays a transposition on either side
+(github.com/pytorch/pytorch/issues/59168). Here the work is split differently:
+
+1. `moments`: count, mean and sum of squared deviations of each channel, one row for each part of the volume. A
+   convolution of ours returns these rows itself and saves this pass over memory.
+2. `fold`: rows merged (Chan, Golub, LeVeque 1979: pairwise update of mean and M2), which never subtracts two large
+   numbers, and turned into one scale and one shift per sample and channel, with the learned weight and bias.
+3. `apply`: leaky_relu(x * scale + shift), into a new tensor or into channels of a wider one; kernels that read the
+   volume next can do this while loading it, and then this pass is not needed either.
+
+All sums are float32. Volumes are [N, C, D, H, W] with channels innermost in memory.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+ROWS = 3  # count, mean, M2
+COUNT, MEAN, M2 = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+
+
+@triton.jit
+def leaky_scale_shift(x, scale, shift, SLOPE: tl.constexpr):
+    """leaky_relu(x * scale + shift) in float32, 0 < SLOPE < 1."""
+    y = x.to(tl.float32) * scale + shift
+    return tl.maximum(y, y * SLOPE)
+
+
+@triton.jit
+def merge(count_a, mean_a, m2_a, count_b, mean_b, m2_b):
+    """Moments of two sets together; a set may be empty."""
+    count = count_a + count_b
+    share = count_b / tl.maximum(count, 1.0)
+    delta = mean_b - mean_a
+    return count, mean_a + delta * share, m2_a + m2_b + delta * delta * count_a * share
+
+
+@triton.jit
+def tile_moments(tile, live):
+    """Count, mean and M2 of each column of tile [M, C], over the rows where live [M]."""
+    rows = tl.sum(live.to(tl.float32), axis=0)
+    here = live[:, None]
+    mean = tl.sum(tl.where(here, tile, 0.0), axis=0) / tl.maximum(rows, 1.0)
+    off = tl.where(here, tile - mean[None, :], 0.0)
+    return rows, mean, tl.sum(off * off, axis=0)
+
+
+@triton.jit
+def store_moments(part, row, count, mean, m2, channel, C):
+    """Write row `row` of part [rows, 3, C]; `channel` [BLOCK] and its moments."""
+    here = part + row.to(tl.int64) * 3 * C + channel
+    inside = channel < C
+    tl.store(here + COUNT * C, tl.zeros_like(mean) + count, mask=inside)
+    tl.store(here + MEAN * C, mean, mask=inside)
+    tl.store(here + M2 * C, m2, mask=inside)
+
+
+@triton.jit
+def _moments_kernel(x, part, voxels, C, sample_stride, voxel_stride, STEPS: tl.constexpr, M: tl.constexpr,
+                    BC: tl.constexpr):
+    block, cblock, n = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    channel = cblock * BC + tl.arange(0, BC)
+    base = x + n.to(tl.int64) * sample_stride
+    count = tl.zeros((), tl.float32)
+    mean = tl.zeros((BC,), tl.float32)
+    m2 = tl.zeros((BC,), tl.float32)
+    for step in range(STEPS):
+        v = (block * STEPS + step) * M + tl.arange(0, M)
+        live = v < voxels
+        tile = tl.load(base + v[:, None] * voxel_stride + channel[None, :],
+                       mask=live[:, None] & (channel < C)[None, :], other=0.0).to(tl.float32)
+        rows, tile_mean, tile_m2 = tile_moments(tile, live)
+        count, mean, m2 = merge(count, mean, m2, rows, tile_mean, tile_m2)
+    store_moments(part, n * tl.num_programs(0) + block, count, mean, m2, channel, C)
+
+
+@triton.jit
+def _fold_kernel(part, weight, bias, scale, shift, rows, C, eps, BP: tl.constexpr, BC: tl.constexpr):
+    cblock, n = tl.program_id(0), tl.program_id(1)
+    channel = cblock * BC + tl.arange(0, BC)
+    inside = channel < C
+    base = part + n.to(tl.int64) * rows * 3 * C
+    count = tl.zeros((BC,), tl.float32)
+    mean = tl.zeros((BC,), tl.float32)
+    m2 = tl.zeros((BC,), tl.float32)
+    for first in range(0, rows, BP):
+        row = first + tl.arange(0, BP)
+        here = base + row[:, None] * 3 * C + channel[None, :]
+        mask = (row < rows)[:, None] & inside[None, :]
+        counts = tl.load(here + COUNT * C, mask=mask, other=0.0)
+        means = tl.load(here + MEAN * C, mask=mask, other=0.0)
+        total = tl.sum(counts, axis=0)
+        block_mean = tl.sum(counts * means, axis=0) / tl.maximum(total, 1.0)
+        off = means - block_mean[None, :]
+        block_m2 = tl.sum(tl.load(here + M2 * C, mask=mask, other=0.0) + counts * off * off, axis=0)
+        count, mean, m2 = merge(count, mean, m2, total, block_mean, block_m2)
+    factor = tl.load(weight + channel, mask=inside, other=0.0) / tl.sqrt(m2 / tl.maximum(count, 1.0) + eps)
+    tl.store(scale + n * C + channel, factor, mask=inside)
+    tl.store(shift + n * C + channel, tl.load(bias + channel, mask=inside, other=0.0) - mean * factor, mask=inside)
+
+
+@triton.jit
+def _apply_kernel(x, scale, shift, out, voxels, C, x_sample, x_voxel, out_sample, out_voxel, SLOPE: tl.constexpr,
+                  NORM: tl.constexpr, M: tl.constexpr, BC: tl.constexpr):
+    block, cblock, n = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    channel = cblock * BC + tl.arange(0, BC)
+    v = block * M + tl.arange(0, M)
+    mask = (v < voxels)[:, None] & (channel < C)[None, :]
+    tile = tl.load(x + n.to(tl.int64) * x_sample + v[:, None] * x_voxel + channel[None, :], mask=mask, other=0.0)
+    if NORM:
+        factor = tl.load(scale + n * C + channel, mask=channel < C, other=0.0)[None, :]
+        offset = tl.load(shift + n * C + channel, mask=channel < C, other=0.0)[None, :]
+        tile = leaky_scale_shift(tile, factor, offset, SLOPE)
+    tl.store(out + n.to(tl.int64) * out_sample + v[:, None] * out_voxel + channel[None, :],
+             tile.to(out.dtype.element_ty), mask=mask)
+
+
+def channels_last_strides(x: torch.Tensor) -> tuple[int, int]:
+    """(sample stride, voxel stride) in elements of a volume batch [N, C, D, H, W] with channels innermost.
+
+    A slice of the channels of a wider channels-last tensor is allowed. Raises ValueError for any other layout.
+    """
+    n, c, *extent = x.shape
+    # The stride of an axis of one element says nothing.
+    voxel = next((x.stride(axis) for axis in (4, 3, 2) if x.shape[axis] > 1), c)
+    expected = (None, 1, extent[1] * extent[2] * voxel, extent[2] * voxel, voxel)
+    for size, stride, wanted in zip(x.shape, x.stride(), expected, strict=True):
+        if wanted is not None and size > 1 and stride != wanted:
+            raise ValueError(f"volume {tuple(x.shape)} has strides {x.stride()}, not those of channels_last_3d")
+    elements = extent[0] * extent[1] * extent[2] * voxel
+    if elements >= 2**31:
+        raise ValueError(f"volume of shape {tuple(x.shape)}: one sample has 2**31 elements or more")
+    return x.stride(0) if n > 1 else elements, voxel
+
+
+def new_volume(n: int, c: int, extent: tuple[int, int, int], like: torch.Tensor) -> torch.Tensor:
+    """Uninitialised [n, c, *extent] in channels_last_3d with the dtype and device of `like`."""
+    return torch.empty((n, *extent, c), dtype=like.dtype, device=like.device).permute(0, 4, 1, 2, 3)
+
+
+def _channel_block(c: int) -> int:
+    return max(16, min(64, triton.next_power_of_2(c)))
+
+
+def moments(x: torch.Tensor) -> torch.Tensor:
+    """Moments of each channel of x [N, C, D, H, W]: float32 [N, rows, 3, C], rows of count, mean and M2."""
+    sample, voxel = channels_last_strides(x)
+    n, c = x.shape[:2]
+    voxels = x.shape[2:].numel()
+    block = _channel_block(c)
+    m = 4096 // block
+    steps = 16 if voxels >= 2**20 else 2
+    rows = triton.cdiv(voxels, m * steps)
+    part = torch.empty((n, rows, ROWS, c), dtype=torch.float32, device=x.device)
+    _moments_kernel[(rows, triton.cdiv(c, block), n)](x, part, voxels, c, sample, voxel, STEPS=steps, M=m, BC=block)
+    return part
+
+
+def fold(part: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and shift, float32 [N, C], that normalise a volume with these moments (biased variance, as
+    torch.nn.InstanceNorm3d) and apply the learned float32 weight [C] and bias [C]."""
+    n, rows, _, c = part.shape
+    scale = torch.empty((n, c), dtype=torch.float32, device=part.device)
+    shift = torch.empty_like(scale)
+    _fold_kernel[(triton.cdiv(c, 8), n)](part, weight, bias, scale, shift, rows, c, eps,
+                                         BP=min(512, triton.next_power_of_2(rows)), BC=8)
+    return scale, shift
+
+
+def apply(x: torch.Tensor, scale: torch.Tensor | None, shift: torch.Tensor | None, slope: float,
+          out: torch.Tensor) -> torch.Tensor:
+    """out = leaky_relu(x * scale + shift), or a copy of x when scale is None.
+
+    x and out [N, C, D, H, W], channels innermost; out may be a slice of a wider tensor's channels, or x itself.
+    """
+    x_sample, x_voxel = channels_last_strides(x)
+    out_sample, out_voxel = channels_last_strides(out)
+    n, c = x.shape[:2]
+    voxels = x.shape[2:].numel()
+    block = _channel_block(c)
+    m = 4096 // block
+    norm = scale is not None
+    _apply_kernel[(triton.cdiv(voxels, m), triton.cdiv(c, block), n)](
+        x, scale if norm else x, shift if norm else x, out, voxels, c, x_sample, x_voxel, out_sample, out_voxel,
+        SLOPE=slope, NORM=norm, M=m, BC=block)
+    return out
+
+
+def instance_norm_leaky_relu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float = 1e-5,
+                             slope: float = 0.01, out: torch.Tensor | None = None) -> torch.Tensor:
+    """leaky_relu(instance_norm(x)) for x [N, C, D, H, W] in channels_last_3d; same as PyTorch's two modules.
+
+    `weight` and `bias` float32 [C]. `out` may be x itself or channels of a wider channels-last tensor.
+    """
+    scale, shift = fold(moments(x), weight, bias, eps)
+    if out is None:
+        out = new_volume(x.shape[0], x.shape[1], tuple(x.shape[2:]), x)
+    return apply(x, scale, shift, slope, out)
