@@ -1,0 +1,63 @@
+"""A folder for each export, named by the hash of everything that decides its content: never stale, never shared."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def parameters_hash(network: torch.nn.Module) -> str:
+    """SHA-256 over names, data types, shapes and bytes of a network's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        array = value.detach().cpu().contiguous().numpy()
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def sources_hash(*modules: object) -> str:
+    """SHA-256 over the source of the modules that make an export: a change of ours makes a new one."""
+    digest = hashlib.sha256()
+    for module in modules:
+        digest.update(Path(module.__file__).read_bytes())
+    return digest.hexdigest()
+
+
+def versions(packages: Iterable[str]) -> list[str]:
+    """`package==version` of installed packages, whose changes can change an export."""
+    return [f"{package}=={importlib.metadata.version(package)}" for package in packages]
+
+
+def kept(folder: Path, ingredients: Iterable[str], make: Callable[[Path], None]) -> tuple[Path, bool]:
+    """The folder of an export made from `ingredients`, and whether it was there already.
+
+    `make` gets an empty folder to fill; it gets its final name only when it is complete, so that an interrupted
+    or concurrent export leaves no half of one.
+    """
+    key = hashlib.sha256("\n".join(ingredients).encode()).hexdigest()[:32]
+    final = Path(folder) / key
+    if final.is_dir():
+        return final, True
+    final.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=final.parent))
+    try:
+        make(draft)
+        draft.chmod(0o755)
+        try:
+            os.replace(draft, final)
+        except OSError:
+            if not final.is_dir():
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return final, False
