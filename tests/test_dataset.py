@@ -21,7 +21,7 @@ def test_cases_are_sorted_and_named_by_grade(tmp_path):
 
 def test_a_folder_above_the_data_set_is_recognised(tmp_path):
     (tmp_path / "MICCAI_BraTS_2019_Data_Training" / "HGG" / "BraTS19_A").mkdir(parents=True)
-    with pytest.raises(UserError, match="did you mean .*MICCAI_BraTS_2019_Data_Training"):
+    with pytest.raises(UserError, match=r"did you mean .*MICCAI_BraTS_2019_Data_Training"):
         find_cases(tmp_path)
 
 

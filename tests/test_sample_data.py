@@ -117,7 +117,7 @@ def test_a_case_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 def test_refusals(folder, tmp_path):
-    with pytest.raises(UserError, match="other sample data.*seed"):
+    with pytest.raises(UserError, match=r"other sample data.*seed"):
         sample_data.make(folder, cases=1, seed=6, size=TINY)
     (tmp_path / "HGG").mkdir()
     with pytest.raises(UserError, match="not sample data"):

@@ -48,7 +48,7 @@ def test_an_error_of_a_worker_is_raised_here():
 
 
 def test_a_killed_worker_is_named():
-    with pytest.raises(OutOfMemory, match="worker process was killed.*2 processes"):
+    with pytest.raises(OutOfMemory, match=r"worker process was killed.*2 processes"):
         list(workers.run(die, range(2), 2, "Dying"))
 
 

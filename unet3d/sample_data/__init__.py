@@ -161,5 +161,5 @@ def _make_case(case: SampleCase) -> None:
 
 def _place(box: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
     """`box` in the middle of zeros of the given size."""
-    before = [(n - b) // 2 for n, b in zip(size, box.shape)]
-    return np.pad(box, [(low, n - b - low) for n, b, low in zip(size, box.shape, before)])
+    before = [(n - b) // 2 for n, b in zip(size, box.shape, strict=True)]
+    return np.pad(box, [(low, n - b - low) for n, b, low in zip(size, box.shape, before, strict=True)])

@@ -41,9 +41,9 @@ def box_axes(size: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, np.nda
 
     A smaller `size` means a smaller picture of the same brain: a voxel then stands for several mm of it.
     """
-    mm_per_voxel = max(full / n for full, n in zip(FULL_SIZE, size))
+    mm_per_voxel = max(full / n for full, n in zip(FULL_SIZE, size, strict=True))
     axes = []
-    for n, box in zip(size, BRAIN_BOX):
+    for n, box in zip(size, BRAIN_BOX, strict=True):
         count = min(n, round(box / mm_per_voxel))
         axes.append((np.arange(count) - (count - 1) / 2) * mm_per_voxel)
     return tuple(axes)

@@ -27,8 +27,8 @@ def make_modality(rng: np.random.Generator, modality: str, brain: Brain, tumour:
 
     contrast = CONTRASTS[modality]
     maps = (brain.white, brain.grey, brain.fluid)
-    detail = brain.t1 - sum(level * m for level, m in zip(TEMPLATE_TISSUE, maps))
-    image = sum(level * rng.uniform(0.96, 1.04) * m for level, m in zip(contrast["tissue"], maps))
+    detail = brain.t1 - sum(level * m for level, m in zip(TEMPLATE_TISSUE, maps, strict=True))
+    image = sum(level * rng.uniform(0.96, 1.04) * m for level, m in zip(contrast["tissue"], maps, strict=True))
     image += contrast["detail"] * detail
 
     texture = 1 + 0.06 * smooth_noise(rng, brain.axes, 6)

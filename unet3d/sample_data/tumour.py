@@ -61,13 +61,13 @@ def _choose_centre(rng: np.random.Generator, brain: Brain) -> np.ndarray:
     allowed = (depth > 0.97) & (brain.white > 0.4) & (np.abs(x) > 16) & (z > -20) & (z < 50)
     candidates = np.argwhere(allowed)
     voxel = candidates[rng.integers(len(candidates))]
-    return np.array([axis[i] for axis, i in zip(brain.axes, voxel)])
+    return np.array([axis[i] for axis, i in zip(brain.axes, voxel, strict=True)])
 
 
 def _distance(rng: np.random.Generator, brain: Brain, centre: np.ndarray, roughness: float) -> np.ndarray:
     """Distance in mm from `centre`, stretched into a random ellipsoid and roughened: its level sets are lumpy."""
     stretch = np.diag(rng.uniform(0.8, 1.3, 3)) @ rotation(rng, 180)
-    x, y, z = np.meshgrid(*(axis - c for axis, c in zip(brain.axes, centre)), indexing="ij", sparse=True)
+    x, y, z = np.meshgrid(*(axis - c for axis, c in zip(brain.axes, centre, strict=True)), indexing="ij", sparse=True)
     square = sum((row[0] * x + row[1] * y + row[2] * z) ** 2 for row in stretch)
     bumps = smooth_noise(rng, brain.axes, 12) + 0.4 * smooth_noise(rng, brain.axes, 5)
     return (np.sqrt(square) + roughness * bumps).astype(np.float32)

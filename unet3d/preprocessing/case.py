@@ -1,0 +1,94 @@
+"""One case: its files are checked, then prepared. What is wrong with a case is said in words of its files."""
+
+import gzip
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from unet3d import segmentations
+from unet3d.dataset import MODALITIES, Case
+from unet3d.errors import UserError
+from unet3d.preprocessing import nnunet
+from unet3d.preprocessing.volume import PADDED_SHAPE, Volume, plain_properties
+
+# Allows for headers rewritten in single precision.
+GEOMETRY_TOLERANCE = 1e-3
+
+
+def prepare(case: Case, padded_shape: Sequence[int] = PADDED_SHAPE) -> Volume:
+    """Checks and preprocesses a case. The returned array is cropped, not yet padded.
+
+    Raises UserError, without the case's name, for a modality that is missing, broken, empty or not finite, for files
+    that do not fit together, for unexpected labels in the true segmentation (which may be absent), and for a brain
+    larger than `padded_shape`.
+    """
+    check_presence(case)
+    files = dict(zip(MODALITIES, case.images, strict=True))
+    if case.truth.is_file():
+        files["seg"] = case.truth
+    for kind, file in files.items():
+        _check_gzip(kind, file)
+    _check_geometry(files)
+    if "seg" in files:
+        segmentations.read(files["seg"])
+
+    array, properties = nnunet.load(case.images)
+    for modality, image in zip(MODALITIES, array, strict=True):
+        if not np.isfinite(image).all():
+            raise UserError(f"{modality} has {np.count_nonzero(~np.isfinite(image))} voxels that are NaN or infinite")
+        if not image.any():
+            raise UserError(f"{modality} is zero everywhere")
+    array, properties = nnunet.crop_resample_normalise(array, properties)
+    if any(n > p for n, p in zip(array.shape[1:], padded_shape, strict=True)):
+        raise UserError(
+            f"larger than the padded shape: non-zero region {_times(array.shape[1:])} at 1 mm (z, y, x), "
+            f"at most {_times(padded_shape)} fits"
+        )
+    return Volume(np.ascontiguousarray(array), plain_properties(properties))
+
+
+def check_presence(case: Case) -> None:
+    """Raises UserError naming the modalities without a file."""
+    missing = {modality: file for modality, file in zip(MODALITIES, case.images, strict=True) if not file.is_file()}
+    if missing:
+        raise UserError(f"missing modality {', '.join(missing)}: no file {next(iter(missing.values()))}")
+
+
+def _check_gzip(kind: str, file: Path) -> None:
+    """Reads to the end: ITK may take a cut-off file for one whose rest is zero."""
+    try:
+        with gzip.open(file) as stream:
+            while stream.read(1 << 22):
+                pass
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{kind} is not a whole gzip file ({reason}): {file}") from None
+
+
+def _check_geometry(files: dict[str, Path]) -> None:
+    import SimpleITK
+
+    sizes, frames = {}, {}
+    for kind, file in files.items():
+        reader = SimpleITK.ImageFileReader()
+        reader.SetFileName(str(file))
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError:
+            raise UserError(f"{kind} is not a NIfTI file: {file}") from None
+        sizes[kind] = reader.GetSize()
+        # Origins are left out: nnU-Net ignores them, and a shifted origin changes no voxel.
+        frames[kind] = np.array([*reader.GetSpacing(), *reader.GetDirection()])
+    if len(set(sizes.values())) > 1:
+        raise UserError(f"shapes differ: {', '.join(f'{kind} {_times(size)}' for kind, size in sizes.items())}")
+    if len(sizes["t1"]) != 3:
+        raise UserError(f"shape {_times(sizes['t1'])}: a volume has three axes")
+    for kind, frame in frames.items():
+        if not np.allclose(frame, frames["t1"], rtol=0, atol=GEOMETRY_TOLERANCE):
+            raise UserError(f"{kind} and t1 differ in spacing or direction; register them to one grid")
+
+
+def _times(shape: Sequence[int]) -> str:
+    return "x".join(str(n) for n in shape)

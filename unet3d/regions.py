@@ -1,0 +1,53 @@
+"""Dice of the three tumour regions, as nnU-Net 1.7.1 (nnunet.evaluation.region_based_evaluation) and MLPerf's
+accuracy script for this model define them.
+
+Labels are nnU-Net's: 1 edema, 2 necrotic core and non-enhancing tumour, 3 enhancing tumour.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+# Whole tumour, tumour core, enhancing tumour.
+REGIONS = {"WT": (1, 2, 3), "TC": (2, 3), "ET": (3,)}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Means over cases, as fractions. `means`: WT, TC, ET, over the cases where the region is defined, None where it is
+    nowhere. `total`: mean of the three, None when one is None. `undefined`: number of cases left out of each mean."""
+
+    means: dict[str, float | None]
+    total: float | None
+    undefined: dict[str, int]
+    cases: int
+
+
+def dice(prediction: np.ndarray, truth: np.ndarray) -> float | None:
+    """Dice of two boolean masks of one shape: 2 |A and B| / (|A| + |B|); None when both are empty (0/0)."""
+    size = np.count_nonzero(prediction) + np.count_nonzero(truth)
+    if size == 0:
+        return None
+    return 2 * np.count_nonzero(prediction & truth) / size
+
+
+def score(prediction: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
+    """Dice of WT, TC and ET; None where prediction and truth both lack the region.
+
+    Both are label maps [z, y, x] in the original space of the case, before any cropping and padding.
+    """
+    if prediction.shape != truth.shape:
+        raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
+    return {
+        region: dice(np.isin(prediction, labels), np.isin(truth, labels)) for region, labels in REGIONS.items()
+    }
+
+
+def summarise(scores: Sequence[dict[str, float | None]]) -> Summary:
+    """Means of `score`'s results. Undefined values are left out, as nnU-Net's nanmean does."""
+    defined = {region: [s[region] for s in scores if s[region] is not None] for region in REGIONS}
+    means = {region: float(np.mean(values)) if values else None for region, values in defined.items()}
+    total = None if None in means.values() else float(np.mean(list(means.values())))
+    undefined = {region: len(scores) - len(values) for region, values in defined.items()}
+    return Summary(means, total, undefined, len(scores))

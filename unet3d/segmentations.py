@@ -1,0 +1,94 @@
+"""Label maps as files: BraTS' numbering on disk, nnU-Net's in memory.
+
+nnU-Net's BraTS task renumbers the classes so that they are consecutive; the network's outputs and all arrays here
+follow that: 1 edema, 2 necrotic core and non-enhancing tumour, 3 enhancing tumour.
+"""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from unet3d.errors import UserError
+
+TO_NNUNET = {0: 0, 1: 2, 2: 1, 4: 3}
+TO_BRATS = {nnunet: brats for brats, nnunet in TO_NNUNET.items()}
+
+
+def from_brats(labels: np.ndarray) -> np.ndarray:
+    """BraTS' labels 0, 1, 2, 4 as nnU-Net's, uint8 of the same shape. Raises UserError for any other value."""
+    return _renumber(labels, TO_NNUNET)
+
+
+def to_brats(labels: np.ndarray) -> np.ndarray:
+    """nnU-Net's labels 0 to 3 as BraTS', uint8 of the same shape. Raises UserError for any other value."""
+    return _renumber(labels, TO_BRATS)
+
+
+def _renumber(labels: np.ndarray, numbers: dict[int, int]) -> np.ndarray:
+    renumbered = np.zeros(labels.shape, np.uint8)
+    known = labels == 0
+    for old, new in numbers.items():
+        if old:
+            mask = labels == old
+            renumbered[mask] = new
+            known |= mask
+    if not known.all():
+        found = ", ".join(f"{value:g}" for value in np.unique(labels[~known])[:5])
+        raise UserError(f"unexpected label {found}; allowed are {', '.join(map(str, numbers))}")
+    return renumbered
+
+
+def read(path: str | Path) -> np.ndarray:
+    """Labels of a file with BraTS' numbering, as nnU-Net's: uint8 [z, y, x].
+
+    Raises UserError for a file that is absent or broken, and for unexpected labels.
+    """
+    import SimpleITK
+
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} is missing; accuracy needs the true segmentation")
+    try:
+        labels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
+    except RuntimeError:
+        raise UserError(f"{path} cannot be read as NIfTI; copy it anew") from None
+    try:
+        return from_brats(labels)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def save(path: str | Path, labels: np.ndarray, properties: dict) -> None:
+    """Writes labels (nnU-Net's, uint8 [z, y, x] in the case's original space) as NIfTI with BraTS' numbering.
+
+    path: ends in .nii.gz. properties: those of the preprocessed case, which hold origin, spacing and direction.
+    The file appears whole or not at all. Raises UserError when it cannot be written.
+    """
+    import SimpleITK
+
+    path = Path(path)
+    original = tuple(properties["original_size_of_raw_data"])
+    if labels.shape != original:
+        raise ValueError(f"labels of shape {labels.shape} are not in the original space {original}")
+    image = SimpleITK.GetImageFromArray(to_brats(labels))
+    image.SetOrigin(properties["itk_origin"])
+    image.SetSpacing(properties["itk_spacing"])
+    image.SetDirection(properties["itk_direction"])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # ITK chooses the format by the name's ending, so the temporary name keeps it.
+        descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=".nii.gz")
+        os.close(descriptor)
+        try:
+            SimpleITK.WriteImage(image, partial)
+            os.chmod(partial, 0o644)
+            os.replace(partial, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(partial)
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or "writing failed, is the disk full?"
+        raise UserError(f"{path}: cannot be written ({reason}); free some space or name another folder") from None
