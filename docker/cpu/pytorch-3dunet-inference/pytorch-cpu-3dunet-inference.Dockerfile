@@ -1,0 +1,27 @@
+# CPU image. From the repository's root:
+#   docker build -f docker/cpu/pytorch-3dunet-inference/pytorch-cpu-3dunet-inference.Dockerfile \
+#       -t intel/image-segmentation:pytorch-cpu-3dunet-inference .
+ARG BASE_IMAGE=python:3.11-slim-bookworm
+FROM ${BASE_IMAGE}
+
+ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+# A mirror is given by --build-arg; EXTRA_REQUIREMENTS adds engines, such as requirements-openvino.txt.
+ARG PIP_INDEX_URL=https://pypi.org/simple
+ARG EXTRA_REQUIREMENTS=
+COPY requirements*.txt docker/common/install.sh /tmp/build/
+RUN /tmp/build/install.sh /tmp/build
+ENV PATH=/opt/venv/bin:$PATH VIRTUAL_ENV=/opt/venv PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+
+WORKDIR /opt/unet3d
+COPY . .
+ARG REQUIRE_WEIGHTS=0
+ARG WEIGHTS_URL=
+RUN docker/common/finish.sh
+
+ARG GIT_COMMIT=unknown
+ENV PLATFORM=CPU GIT_COMMIT=${GIT_COMMIT}
+LABEL org.opencontainers.image.title="3D-UNet BraTS 2019 inference, CPU" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.revision="${GIT_COMMIT}"
+ENTRYPOINT ["/usr/bin/tini", "-s", "--", "/opt/unet3d/docker/common/entrypoint.sh"]
+CMD ["/bin/bash", "-c", "./run_model.sh"]

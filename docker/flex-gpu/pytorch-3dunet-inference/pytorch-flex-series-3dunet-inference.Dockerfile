@@ -1,0 +1,27 @@
+# Image for Intel Data Center GPU Flex Series. From the repository's root:
+#   docker build -f docker/flex-gpu/pytorch-3dunet-inference/pytorch-flex-series-3dunet-inference.Dockerfile \
+#       -t intel/image-segmentation:pytorch-flex-gpu-3dunet-inference .
+# The last stack made for Flex: PyTorch 2.6.0, Intel Extension for PyTorch 2.6.10+xpu and their GPU driver (user space).
+ARG BASE_IMAGE=intel/intel-extension-for-pytorch:2.6.10-xpu-pip-base
+FROM ${BASE_IMAGE}
+
+# A mirror is given by --build-arg; EXTRA_REQUIREMENTS adds engines, such as requirements-openvino.txt.
+ARG PIP_INDEX_URL=https://pypi.org/simple
+ARG EXTRA_REQUIREMENTS=
+COPY requirements*.txt docker/common/install.sh /tmp/build/
+RUN /tmp/build/install.sh /tmp/build
+ENV PATH=/opt/venv/bin:$PATH VIRTUAL_ENV=/opt/venv PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+
+WORKDIR /opt/unet3d
+COPY . .
+ARG REQUIRE_WEIGHTS=0
+ARG WEIGHTS_URL=
+RUN docker/common/finish.sh
+
+ARG GIT_COMMIT=unknown
+ENV PLATFORM=Flex GIT_COMMIT=${GIT_COMMIT}
+LABEL org.opencontainers.image.title="3D-UNet BraTS 2019 inference, Intel Data Center GPU Flex Series" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.revision="${GIT_COMMIT}"
+ENTRYPOINT ["/usr/bin/tini", "-s", "--", "/opt/unet3d/docker/common/entrypoint.sh"]
+CMD ["/bin/bash", "-c", "./run_model.sh"]

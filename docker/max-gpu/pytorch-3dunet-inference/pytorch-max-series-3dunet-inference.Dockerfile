@@ -1,0 +1,31 @@
+# Image for Intel Data Center GPU Max Series, with PyTorch's own XPU wheels. From the repository's root:
+#   docker build -f docker/max-gpu/pytorch-3dunet-inference/pytorch-max-series-3dunet-inference.Dockerfile \
+#       -t intel/image-segmentation:pytorch-max-gpu-3dunet-inference .
+ARG BASE_IMAGE=ubuntu:24.04
+FROM ${BASE_IMAGE}
+
+# The wheels bring oneAPI's runtime, but not the Level Zero driver. Set the repository to "" if the base image has it.
+ARG GPU_DRIVER_REPOSITORY="https://repositories.intel.com/gpu/ubuntu noble unified"
+ARG GPU_DRIVER_KEY=https://repositories.intel.com/gpu/intel-graphics.key
+ARG GPU_DRIVER_PACKAGES="libze1 libze-intel-gpu1"
+ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/xpu
+# A mirror is given by --build-arg; EXTRA_REQUIREMENTS adds engines, such as requirements-openvino.txt.
+ARG PIP_INDEX_URL=https://pypi.org/simple
+ARG EXTRA_REQUIREMENTS=
+COPY requirements*.txt docker/common/install.sh /tmp/build/
+RUN /tmp/build/install.sh /tmp/build
+ENV PATH=/opt/venv/bin:$PATH VIRTUAL_ENV=/opt/venv PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+
+WORKDIR /opt/unet3d
+COPY . .
+ARG REQUIRE_WEIGHTS=0
+ARG WEIGHTS_URL=
+RUN docker/common/finish.sh
+
+ARG GIT_COMMIT=unknown
+ENV PLATFORM=Max GIT_COMMIT=${GIT_COMMIT}
+LABEL org.opencontainers.image.title="3D-UNet BraTS 2019 inference, Intel Data Center GPU Max Series" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.revision="${GIT_COMMIT}"
+ENTRYPOINT ["/usr/bin/tini", "-s", "--", "/opt/unet3d/docker/common/entrypoint.sh"]
+CMD ["/bin/bash", "-c", "./run_model.sh"]
