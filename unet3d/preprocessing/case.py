@@ -31,13 +31,13 @@ def prepare(case: Case, padded_shape: Sequence[int] = PADDED_SHAPE) -> Volume:
     for kind, file in files.items():
         _check_gzip(kind, file)
     _check_geometry(files)
+    for kind, file in files.items():
+        _check_finite(kind, file)
     if "seg" in files:
         segmentations.read(files["seg"])
 
     array, properties = nnunet.load(case.images)
     for modality, image in zip(MODALITIES, array, strict=True):
-        if not np.isfinite(image).all():
-            raise UserError(f"{modality} has {np.count_nonzero(~np.isfinite(image))} voxels that are NaN or infinite")
         if not image.any():
             raise UserError(f"{modality} is zero everywhere")
     array, properties = nnunet.crop_resample_normalise(array, properties)
@@ -88,6 +88,17 @@ def _check_geometry(files: dict[str, Path]) -> None:
     for kind, frame in frames.items():
         if not np.allclose(frame, frames["t1"], rtol=0, atol=GEOMETRY_TOLERANCE):
             raise UserError(f"{kind} and t1 differ in spacing or direction; register them to one grid")
+
+
+def _check_finite(kind: str, file: Path) -> None:
+    """Looks with nibabel: ITK silently reads NaN and infinite voxels as zero."""
+    import nibabel
+
+    image = nibabel.load(file)
+    if image.get_data_dtype().kind == "f":
+        bad = np.count_nonzero(~np.isfinite(np.asarray(image.dataobj)))
+        if bad:
+            raise UserError(f"{kind} has {bad} voxels that are NaN or infinite: {file}")
 
 
 def _times(shape: Sequence[int]) -> str:
