@@ -22,7 +22,7 @@ usable() { "$1" "$here/unet3d/installed.py" "$here/$2" >/dev/null 2>&1; }
 
 system_python() {
     local candidate
-    for candidate in python3.13 python3.12 python3.11 python3; do
+    for candidate in python3 python3.11 python3.12 python3.13; do
         if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             command -v "$candidate"
             return

@@ -34,21 +34,65 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--help" in argv or "-h" in argv:
         print(table.help_text("./run_model.sh"))
         return 0
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
-    try:
+
+    def work() -> int:
         given, problems = parse.parse(argv, os.environ)
         problems += resolve.impossible(given)
         if problems:
             raise UserErrors(problems)
+        # Kineto prints its own start and stop to standard error otherwise.
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
         prepare_folder(given["output_dir"].value, "OUTPUT_DIR")
-        settings = resolve.complete(given)
-        return _run(settings, argv)
+        return _run(resolve.complete(given), argv)
+
+    return _guarded(work)
+
+
+def preprocess(argv: Sequence[str] | None = None) -> int:
+    """Preprocess every case of DATASET_DIR; returns the exit code: 0, 1 when cases are bad, 2 on bad input."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if "--help" in argv or "-h" in argv:
+        print(table.help_text("./preprocess.sh", ("dataset_dir", "preprocessed_dir")))
+        return 0
+
+    def work() -> int:
+        given, problems = parse.parse(argv, os.environ)
+        source, target = given["dataset_dir"].value, given["preprocessed_dir"].value
+        if source is None:
+            problems.append("DATASET_DIR is not set; name the folder that holds HGG and LGG")
+        if problems:
+            raise UserErrors(problems)
+        from unet3d import dataset, preprocessing
+
+        names = [case.name for case in dataset.find_cases(source)]
+        target = target or source / "build" / "preprocessed_data"
+        report = preprocessing.preprocess(source, target, names)
+        for name, reason in sorted(report.failed.items()):
+            print(f"ERROR: {name}: {reason}", file=sys.stderr)
+        print(f"{len(report.done)} cases preprocessed, {len(report.skipped)} were there already, "
+              f"{len(report.failed)} cannot be used; volumes are in {target}")
+        return 1 if report.failed else 0
+
+    return _guarded(work)
+
+
+def _guarded(work: Callable[[], int]) -> int:
+    """Answer signals and every error in one line."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        return work()
     except BenchmarkError as error:
         return _fail(error)
     except Stopped as stop:
         print(f"ERROR: stopped by {stop.name} before anything was measured", file=sys.stderr)
         return stop.exit_code
+    except Exception as error:  # noqa: BLE001 - a user never sees a traceback unless asking for it
+        if os.environ.get("UNET3D_TRACEBACK"):
+            raise
+        print(f"ERROR: unexpected {type(error).__name__}: {error}; this is a defect or a broken installation, please "
+              "report it with what UNET3D_TRACEBACK=1 shows", file=sys.stderr)
+        return 70
 
 
 def _stop(number: int, frame: object) -> None:

@@ -34,6 +34,7 @@ def run(record: Record, out: Console, group: Solo) -> None:
     record.environment.update(_environment())
     try:
         reference = _load_weights(record, out)
+        _need_memory(record)
         source, scored = _volumes(record, out, group)
         engine = _prepare(record, out, reference, source)
         try:
@@ -104,7 +105,6 @@ def _prepare(record: Record, out: Console, reference: Any, source: Any) -> Engin
     for name, text in settings.device.warnings(settings.precision):
         record.warn(name, text)
     advice.before(record)
-    _need_memory(record)
     engine = engines.create(request(settings))
     out.info("loading the network")
     engine.load(reference)

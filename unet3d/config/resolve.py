@@ -18,6 +18,7 @@ from unet3d.errors import UserErrors
 
 STANDARD_SHAPE = (224, 224, 160)
 NAMED_WEIGHTS = ("random", "sample")
+FETCHED_WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "fold_1.zip"
 
 
 @dataclass
@@ -58,6 +59,9 @@ def impossible(given: Mapping[str, Given]) -> list[str]:
     if value["multi_tile"] and value["platform"] == "Flex":
         problems.append("MULTI_TILE=True with PLATFORM=Flex is not possible; a Flex card has one tile, "
                         "use MULTI_TILE=False")
+    elif value["multi_tile"]:
+        problems.append("MULTI_TILE=True is not supported by this version; use MULTI_TILE=False and start one run for "
+                        "each device")
     if not value["dummy"]:
         problems += _without_data(value, given)
     elif value["save_segmentations"]:
@@ -75,10 +79,10 @@ def impossible(given: Mapping[str, Given]) -> list[str]:
 
 def _without_data(value: Mapping[str, Any], given: Mapping[str, Given]) -> list[str]:
     problems = []
-    if value["dataset_dir"] is None and value["preprocessed_dir"] is None:
+    if value["dataset_dir"] is None:
         problems.append("DUMMY=no needs volumes: set DATASET_DIR to the folder that holds HGG and LGG "
                         "(./setup.sh --sample-data makes one to try), or use DUMMY=yes")
-    elif value["dataset_dir"] is not None and not value["dataset_dir"].is_dir():
+    elif not value["dataset_dir"].is_dir():
         problems.append(f"DATASET_DIR: {str(value['dataset_dir'])!r} is not a folder; "
                         "name the one that holds HGG and LGG")
     if tuple(value["volume_shape"]) != STANDARD_SHAPE:
@@ -105,6 +109,7 @@ def complete(given: Mapping[str, Given]) -> Settings:
         settings.decide("platform", platform, reason)
     _decide_precision(settings)
     _decide_ipex(settings)
+    _decide_weights(settings)
     if settings.threads is None:
         settings.decide("threads", environment.usable_cores(), "physical cores that this process may use")
     if settings.engine != "torch":
@@ -131,6 +136,15 @@ def _decide_precision(settings: Settings) -> None:
         settings.decide("precision", "bf16", f"this CPU has {instructions}")
     else:
         settings.decide("precision", "fp32", "this CPU has neither AMX nor AVX512-BF16")
+
+
+def _decide_weights(settings: Settings) -> None:
+    if settings.weights is not None:
+        return
+    if FETCHED_WEIGHTS.exists():
+        settings.decide("weights", str(FETCHED_WEIGHTS), "fetched by setup.sh")
+    else:
+        settings.decide("weights", "random", "setup.sh has fetched none")
 
 
 def _decide_ipex(settings: Settings) -> None:

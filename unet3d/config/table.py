@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Collection
 
 from unet3d.config.settings import SETTINGS
 
@@ -19,17 +20,18 @@ def markdown() -> str:
     return "\n".join(lines)
 
 
-def help_text(program: str) -> str:
-    """What `--help` prints."""
+def help_text(program: str, names: Collection[str] | None = None) -> str:
+    """What `--help` prints, of all settings or of those named."""
+    settings = [setting for setting in SETTINGS if names is None or setting.name in names]
     lines = [
         f"usage: {program} [--flag value …]   or   VARIABLE=value … {program}",
         "",
         "3D U-Net inference benchmark: nnU-Net's BraTS 2019 network on volumes of [4, 224, 224, 160].",
         "A flag wins over its environment variable. Values are not case-sensitive.",
     ]
-    for group in dict.fromkeys(setting.group for setting in SETTINGS):
+    for group in dict.fromkeys(setting.group for setting in settings):
         lines += ["", f"{group}:"]
-        for setting in (one for one in SETTINGS if one.group == group):
+        for setting in (one for one in settings if one.group == group):
             lines.append(f"  {setting.flag + ', ' + setting.variable:<44} {setting.values}")
             note = f"{setting.help} (default: {setting.shown_default})"
             lines += textwrap.wrap(note, 108, initial_indent=" " * 6, subsequent_indent=" " * 6)

@@ -1,0 +1,115 @@
+"""Accuracy mode: the fold's cases, each predicted once by the engine that is timed, and their Dice."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unet3d import dataset, folds, preprocessing, regions, segmentations
+from unet3d.errors import UserError
+from unet3d.files import prepare_folder
+
+if TYPE_CHECKING:
+    from unet3d.console import Console
+    from unet3d.distributed import Solo
+    from unet3d.engines.base import Engine
+    from unet3d.record import Record
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Cases to predict: `names` in the fold's order, with their files and preprocessed volumes."""
+
+    names: Sequence[str]
+    by_name: dict[str, dataset.Case]
+    store: preprocessing.Store
+
+
+def prepare(record: Record, out: Console, group: Solo) -> Cases:
+    """Choose the fold's cases and preprocess those that are not yet.
+
+    Raises:
+        UserError: when the data set cannot be read, a case is bad or has no truth, or volumes cannot be stored.
+    """
+    settings = record.settings
+    by_name = {case.name: case for case in dataset.find_cases(settings.dataset_dir)}
+    fold = folds.fold_names(by_name, settings.fold)
+    names = fold if settings.num_images == "all" else fold[:settings.num_images]
+    without = [name for name in names if not by_name[name].truth.is_file()]
+    if without:
+        raise UserError(f"{len(without)} of the fold's cases have no _seg.nii.gz, the first is {without[0]}; accuracy "
+                        "needs the training data with its labels")
+    if group.rank == 0:
+        out.info(f"fold {settings.fold}: {len(names)} of {len(by_name)} cases; preprocessed volumes in "
+                 f"{settings.preprocessed_dir}")
+        report = preprocessing.preprocess(settings.dataset_dir, settings.preprocessed_dir, names)
+        if report.failed:
+            name, reason = next(iter(report.failed.items()))
+            raise UserError(f"{len(report.failed)} of {len(names)} cases cannot be used, the first is {name}: {reason}; "
+                            "replace the files or choose other cases with NUM_IMAGES or FOLD")
+    group.barrier()
+    standard = set(names) <= set(folds.brats2019(settings.fold))
+    record.data = {"kind": "BraTS 2019" if standard else "other data set", "path": settings.dataset_dir,
+                   "fold": settings.fold, "cases": list(names),
+                   "standard_names": standard and len(names) == len(folds.brats2019(settings.fold)),
+                   "preprocessed_dir": settings.preprocessed_dir,
+                   "names_sha256": sha256("\n".join(names).encode()).hexdigest()}
+    marker = settings.dataset_dir / "SYNTHETIC.txt"
+    if marker.is_file():
+        record.data["kind"] = "synthetic sample data"
+    return Cases(names, by_name, preprocessing.Store(settings.preprocessed_dir))
+
+
+def predict_and_score(engine: Engine, cases: Cases, record: Record, out: Console, group: Solo) -> dict[str, Any]:
+    """Predict each case once, this rank every `size`-th of them, and score it in its original space.
+
+    Returns the regions' mean Dice, their mean `total`, the number of undefined values of each region, and each case's.
+    """
+    from tqdm import tqdm
+
+    settings = record.settings
+    mine = list(cases.names)[group.rank::group.size]
+    folder = settings.output_dir / "segmentations"
+    if settings.save_segmentations:
+        prepare_folder(folder, "OUTPUT_DIR")
+    found: dict[str, dict[str, float | None]] = {}
+    batch = settings.batch_size
+    with tqdm(total=len(mine), unit="case", desc="predicting", leave=False,
+              disable=not sys.stderr.isatty() or group.rank > 0) as bar:
+        for first in range(0, len(mine), batch):
+            names = mine[first:first + batch]
+            volumes = [cases.store.load(name) for name in names]
+            # The last batch is filled up, so that the engine meets the one shape it was compiled for.
+            filled = volumes + [volumes[-1]] * (batch - len(volumes))
+            labels = engine.labels(engine.infer(engine.stage(np.stack([volume.array for volume in filled]))))
+            for name, volume, predicted in zip(names, volumes, labels, strict=False):
+                found[name] = _score(cases.by_name[name], volume, predicted,
+                                     folder if settings.save_segmentations else None)
+                bar.update()
+    everything: dict[str, dict[str, float | None]] = {}
+    for part in group.gather(found):
+        everything.update(part)
+    if group.rank:
+        return {}
+    scores = {name: everything[name] for name in cases.names}
+    accuracy = regions.summarise(scores.values())
+    accuracy["cases"] = scores
+    out.info(f"Dice of {len(scores)} cases (weights: {record.weights['kind']}): "
+             + ", ".join(f"{region} {_shown(accuracy[region])}" for region in ("WT", "TC", "ET", "total")))
+    return accuracy
+
+
+def _shown(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
+
+
+def _score(case: dataset.Case, volume: Any, predicted: np.ndarray, folder: Any) -> dict[str, float | None]:
+    restored = preprocessing.restore(predicted, volume.properties)
+    if folder is not None:
+        segmentations.save(folder / f"{case.name}.nii.gz", restored, case)
+    return regions.score(restored, segmentations.read_truth(case))
