@@ -107,6 +107,9 @@ class TorchEngine(Engine):
         self.infer(staged)
         with self._witness():
             output = self.infer(staged)
+        # The last layer keeps the layout of the one before it, and so on up: one layer that leaves it shows here.
+        blocked = output.is_contiguous(memory_format=self._torch.channels_last_3d) and not output.is_contiguous()
+        self._layout = "channels_last_3d" if blocked else "contiguous"
         return self.logits(output)
 
     def _ensure_jit(self, staged: torch.Tensor) -> None:
@@ -163,7 +166,7 @@ class TorchEngine(Engine):
             device=str(parameter.device),
             precision="+".join(sorted(self._observed)),
             jit=jit,
-            layout=self._layout(),
+            layout=self._layout,
             network=type(self._module).__name__,
             amp=self.request.amp,
             ipex=self.request.ipex,
@@ -178,26 +181,3 @@ class TorchEngine(Engine):
         if not graphs:
             return "none"
         return "compile" if not breaks else f"compile with {breaks} graph breaks"
-
-    def _layout(self) -> str:
-        """Whether the layers' outputs are channels_last_3d, looked at in one eager pass over a small volume."""
-        torch = self._torch
-        kept, seen = 0, 0
-
-        def look(module, arguments, output) -> None:
-            nonlocal kept, seen
-            seen += 1
-            kept += output.is_contiguous(memory_format=torch.channels_last_3d) and not output.is_contiguous()
-
-        layers = [module for module in self._module.modules() if not list(module.children())]
-        hooks = [layer.register_forward_hook(look) for layer in layers]
-        try:
-            with torch.inference_mode(), self._autocast():
-                example = torch.zeros((1, 4, 64, 64, 64), dtype=self._dtype, device=self.request.device.torch_device)
-                self._module(example.to(memory_format=torch.channels_last_3d))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        if kept == seen:
-            return "channels_last_3d"
-        return "contiguous" if not kept else f"channels_last_3d in {kept} of {seen} layers"
