@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unet3d import dataset, folds, preprocessing, regions, segmentations
+from unet3d import dataset, folds, preprocessing, regions, sample_data, segmentations
 from unet3d.errors import UserError
 from unet3d.files import prepare_folder
 
@@ -59,8 +59,7 @@ def prepare(record: Record, out: Console, group: Solo) -> Cases:
                    "standard_names": standard and len(names) == len(folds.brats2019(settings.fold)),
                    "preprocessed_dir": settings.preprocessed_dir,
                    "names_sha256": sha256("\n".join(names).encode()).hexdigest()}
-    marker = settings.dataset_dir / "SYNTHETIC.txt"
-    if marker.is_file():
+    if sample_data.is_sample(settings.dataset_dir):
         record.data["kind"] = "synthetic sample data"
     return Cases(names, by_name, preprocessing.Store(settings.preprocessed_dir))
 
@@ -97,8 +96,8 @@ def predict_and_score(engine: Engine, cases: Cases, record: Record, out: Console
     if group.rank:
         return {}
     scores = {name: everything[name] for name in cases.names}
-    accuracy = regions.summarise(scores.values())
-    accuracy["cases"] = scores
+    summary = regions.summarise(list(scores.values()))
+    accuracy = {**summary.means, "total": summary.total, "undefined": summary.undefined, "cases": scores}
     out.info(f"Dice of {len(scores)} cases (weights: {record.weights['kind']}): "
              + ", ".join(f"{region} {_shown(accuracy[region])}" for region in ("WT", "TC", "ET", "total")))
     return accuracy
@@ -111,5 +110,5 @@ def _shown(value: float | None) -> str:
 def _score(case: dataset.Case, volume: Any, predicted: np.ndarray, folder: Any) -> dict[str, float | None]:
     restored = preprocessing.restore(predicted, volume.properties)
     if folder is not None:
-        segmentations.save(folder / f"{case.name}.nii.gz", restored, case)
-    return regions.score(restored, segmentations.read_truth(case))
+        segmentations.save(folder / f"{case.name}.nii.gz", restored, volume.properties)
+    return regions.score(restored, segmentations.read(case.truth))

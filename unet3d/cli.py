@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -14,6 +15,15 @@ from unet3d.config import parse, resolve, table
 from unet3d.console import Console, banner, summary
 from unet3d.errors import BenchmarkError, UserError, UserErrors
 from unet3d.files import move_aside, prepare_folder, write_atomically
+
+
+# What run_model.sh does besides one run: the first argument, with or without dashes, and the module whose `main` does it.
+VERBS = {
+    "check": "unet3d.preflight",
+    "compare": "unet3d.compare",
+    "report": "unet3d.report",
+    "sweep": "unet3d.sweep",
+}
 
 
 class Stopped(BaseException):
@@ -31,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     70 an error of the benchmark itself (its traceback is in OUTPUT_DIR/traceback.log).
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    verb = argv[0].removeprefix("--") if argv else ""
+    if verb in VERBS:
+        return _guarded(lambda: importlib.import_module(VERBS[verb]).main(argv[1:]))
     if "--help" in argv or "-h" in argv:
         print(table.help_text("./run_model.sh"))
         return 0

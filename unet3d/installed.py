@@ -13,10 +13,13 @@ from pathlib import Path
 LEAST_TORCH = (2, 6)
 
 
-def missing(requirements: str) -> list[str]:
-    """One line for each package of the text of a requirements file that is not there as pinned."""
+def missing(requirements: Path) -> list[str]:
+    """One line for each package of a requirements file, and of those that it includes, that is not there as pinned."""
     problems = []
-    for line in requirements.splitlines():
+    for line in requirements.read_text(encoding="utf-8").splitlines():
+        if line.startswith("-r "):
+            problems += missing(requirements.parent / line.removeprefix("-r ").strip())
+            continue
         match = re.fullmatch(r"([A-Za-z0-9._-]+)==([^\s;#]+)", line.split("#")[0].strip())
         if not match:
             continue
@@ -37,7 +40,7 @@ def missing(requirements: str) -> list[str]:
 if __name__ == "__main__":
     if sys.version_info < (3, 11):
         sys.exit("Python 3.11 or newer is needed")
-    found = missing(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    found = missing(Path(sys.argv[1]))
     for problem in found:
         print(problem)
     sys.exit(1 if found else 0)

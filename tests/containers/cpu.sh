@@ -3,7 +3,7 @@
 
 cpu_image=localhost/image-segmentation:pytorch-cpu-3dunet-inference
 # Small enough to take about a second a volume; the documented dummy command below runs at full size.
-small=(-e VOLUME_SHAPE=64,64,64 -e WARM_UP=0)
+small=(-e "VOLUME_SHAPE=64,64,64" -e WARM_UP=0)
 
 cpu_base() {
     if [[ -z ${BASE_IMAGE:-} ]]; then
@@ -150,7 +150,8 @@ users_and_file_systems() {
     expect "--user with a number that has no name" ends 0 --user 4321:4321 "${small[@]}" -e NUM_ITERATIONS=1 \
         -e OUTPUT_DIR=/tmp/output -v "$folder:/tmp/output" "$cpu_image"
     expect "its results belong to that number" owner_is "$folder/results.json" 4321:4321
-    expect "without a mounted folder the user is not root" ends 0 "$cpu_image" /bin/bash -c '(($(id -u) == 10001))'
+    expect "without a mounted folder the user is not root" ends 0 "$cpu_image" \
+        python -c 'import os, sys; sys.exit(os.getuid() != 10001)'
     folder=$(output compile)
     expect "JIT=compile finds its compiler" ends 0 "${small[@]}" -e JIT=compile -e NUM_ITERATIONS=1 \
         -e OUTPUT_DIR=/tmp/output -v "$folder:/tmp/output" "$cpu_image"

@@ -76,7 +76,8 @@ base_of() {
 lint() {
     heading "Lint"
     if have shellcheck; then
-        expect "shellcheck" shellcheck -x -P "$root" "$root"/docker/common/*.sh "$here"/*.sh
+        expect "shellcheck" shellcheck --external-sources --check-sourced --source-path "$root" \
+            "$root"/docker/common/*.sh "$here/run.sh"
     else
         skipped "shellcheck: not installed"
     fi

@@ -78,20 +78,19 @@ class TorchEngine(Engine):
         """Volumes in the network's data type and layout, in pinned memory where the device copies from it."""
         torch = self._torch
         staged = torch.from_numpy(volumes).to(dtype=self._dtype).contiguous(memory_format=torch.channels_last_3d)
-        if self.request.device.kind == "cpu":
-            return staged
+        device = self.request.device
         if self.request.input_on_device:
-            staged = staged.to(self.request.device.torch_device)
-            self.request.device.synchronize()
+            staged = device.upload(staged)
+            device.synchronize()
             return staged
-        return staged.pin_memory()
+        return device.pin(staged)
 
     def infer(self, staged: torch.Tensor) -> torch.Tensor:
         device = self.request.device
         if self._torch.get_num_threads() != max(1, self.request.threads // self.request.streams):
             self._set_threads()
         with self._torch.inference_mode(), self._autocast():
-            logits = self._run(staged.to(device.torch_device, non_blocking=True))
+            logits = self._run(device.upload(staged))
         device.synchronize()
         return logits
 

@@ -84,9 +84,13 @@ def _load_first_tap(x, z, yy, xx, t: tl.constexpr, D, H, W, channel_stride, voxe
 
 
 @triton.jit
-def _finish_plane(y, out, o, last, yy, xx, H, W, COUT, channel, count, mean, m2):
-    """Store one finished output plane o < last [M, BN] and add it to the moments."""
-    live = (tl.zeros_like(yy) + o < last) & (yy < H) & (xx < W)
+def _finish_plane(y, out, o, first, last, yy, xx, H, W, COUT, channel, count, mean, m2):
+    """Store an output plane first <= o < last [M, BN] and add it to the moments; another is left out.
+
+    By mask and not by a branch: Triton 3.6 cannot compile these products next to one.
+    """
+    oo = tl.zeros_like(yy) + o
+    live = (oo >= first) & (oo < last) & (yy < H) & (xx < W)
     rows, plane_mean, plane_m2 = tile_moments(out, live)
     tl.store(y + (((o * H + yy) * W + xx) * COUT)[:, None] + channel[None, :], out.to(y.dtype.element_ty),
              mask=live[:, None])
@@ -149,8 +153,8 @@ def _column_kernel(x0, scale0, shift0, x1, scale1, shift1, w, y, part, D, H, W, 
                 p0 = tl.dot(b, weights1[3 * t], p0)
                 p1 = tl.dot(b, weights1[3 * t + 1], p1)
                 p2 = tl.dot(b, weights1[3 * t + 2], p2)
-        if step >= 2:
-            count, mean, m2 = _finish_plane(y, behind + p2, z - 1, last, yy, xx, H, W, COUT, channel, count, mean, m2)
+        count, mean, m2 = _finish_plane(y, behind + p2, z - 1, first, last, yy, xx, H, W, COUT, channel, count, mean,
+                                        m2)
         behind = at + p1
         at = p0
     row = (n * tl.num_programs(1) + z_block) * (tl.num_programs(0) // n_blocks) + tile
@@ -192,8 +196,8 @@ def _first_kernel(x, w, y, part, D, H, W, COUT, sample_stride, channel_stride, v
             p0 = tl.dot(a, weights[3 * t], p0)
             p1 = tl.dot(a, weights[3 * t + 1], p1)
             p2 = tl.dot(a, weights[3 * t + 2], p2)
-        if step >= 2:
-            count, mean, m2 = _finish_plane(y, behind + p2, z - 1, last, yy, xx, H, W, COUT, channel, count, mean, m2)
+        count, mean, m2 = _finish_plane(y, behind + p2, z - 1, first, last, yy, xx, H, W, COUT, channel, count, mean,
+                                        m2)
         behind = at + p1
         at = p0
     row = (n * tl.num_programs(1) + z_block) * (tl.num_programs(0) // n_blocks) + tile

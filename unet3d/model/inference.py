@@ -15,6 +15,8 @@ from copy import deepcopy
 import torch
 from torch import nn
 
+from unet3d.kernels import cpu
+
 
 @torch.jit.script_if_tracing
 def instance_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
@@ -53,6 +55,14 @@ class ConvNormAct(nn.Module):
         x = instance_norm(self.conv(x), self.weight, self.bias, self.eps)
         return nn.functional.leaky_relu_(x, self.negative_slope)
 
+    def convolve(self, x: torch.Tensor) -> torch.Tensor:
+        """The convolution alone; PyTorch's choice of a kernel for small fp32 inputs loses channels_last_3d."""
+        return self.conv(x).contiguous(memory_format=torch.channels_last_3d)
+
+    def norm_parameters(self) -> tuple[torch.Tensor, torch.Tensor, float, float]:
+        """Scale, shift, epsilon and negative slope, in the order in which the C++ operators want them."""
+        return self.weight, self.bias, self.eps, self.negative_slope
+
 
 class InferenceUNet(nn.Module):
     """The network of one nnU-Net Generic_UNet, forward(x [N, Cin, D, H, W]) -> logits [N, classes, D, H, W].
@@ -68,12 +78,15 @@ class InferenceUNet(nn.Module):
         self.upsamplings = nn.ModuleList(upsamplings)
         self.decoder = nn.ModuleList(nn.Sequential(*stage) for stage in decoder)
         self.head = head
+        self.native = False
 
     @classmethod
-    def from_reference(cls, reference: nn.Module) -> InferenceUNet:
+    def from_reference(cls, reference: nn.Module, native: bool = True) -> InferenceUNet:
         """Build from nnU-Net's Generic_UNet with copies of its parameters (dtype and device are kept).
 
-        Raises ValueError where the reference uses something that this form does not compute.
+        native: on a CPU, in fp32 and bf16, use the C++ operators of unet3d.kernels.cpu where they can be had
+        (unet3d.kernels.cpu.status() says whether; a compiler runs for a minute the first time); otherwise, and on
+        other devices, PyTorch's own operators. Raises ValueError where the reference uses something that this form does not compute.
         """
         if not (reference.convolutional_pooling and reference.convolutional_upsampling):
             raise ValueError("only strided convolutions down and transposed convolutions up are supported")
@@ -84,10 +97,13 @@ class InferenceUNet(nn.Module):
             deepcopy(reference.seg_outputs[-1]),
         )
         network.requires_grad_(False)
+        network.native = native and reference.seg_outputs[-1].weight.device.type == "cpu" and cpu.available()
         return network.to(memory_format=torch.channels_last_3d).eval()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x.contiguous(memory_format=torch.channels_last_3d)
+        if self.native and x.device.type == "cpu" and self._activation_dtype() in (torch.float32, torch.bfloat16):
+            return self._forward_native(x)
         skips = []
         for stage in self.encoder:
             x = stage(x)
@@ -96,6 +112,41 @@ class InferenceUNet(nn.Module):
         for upsampling, stage in zip(self.upsamplings, self.decoder, strict=True):
             x = stage(torch.cat((upsampling(x), skips.pop()), dim=1))
         return self.head(x)
+
+    def _activation_dtype(self) -> torch.dtype:
+        return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else self.head.weight.dtype
+
+    def _forward_native(self, x: torch.Tensor) -> torch.Tensor:
+        """The same by the C++ operators: norm and activation in two passes, no concatenation.
+
+        The last block of an encoder stage writes its result also to the second half of a buffer of twice the
+        channels, the transposed convolution fills the first half; the head is computed while normalising.
+        """
+        operators = torch.ops.unet3d_cpu
+        buffers = []
+        for stage in self.encoder:
+            for block in stage[:-1]:
+                x = block.convolve(x)
+                operators.norm_act_(x, *block.norm_parameters())
+            block = stage[-1]
+            x = block.convolve(x)
+            if stage is self.encoder[-1]:
+                operators.norm_act_(x, *block.norm_parameters())
+            else:
+                buffers.append(operators.norm_act_skip_(x, *block.norm_parameters()))
+        for upsampling, stage in zip(self.upsamplings, self.decoder, strict=True):
+            buffer = buffers.pop()
+            operators.upsample_into_(x, upsampling.weight.to(x.dtype), buffer)
+            x = buffer
+            del buffer
+            for block in stage[:-1]:
+                x = block.convolve(x)
+                operators.norm_act_(x, *block.norm_parameters())
+            block = stage[-1]
+            x = block.convolve(x)
+            if stage is not self.decoder[-1]:
+                operators.norm_act_(x, *block.norm_parameters())
+        return operators.norm_act_head(x, *block.norm_parameters(), self.head.weight)
 
 
 def _blocks(stage: nn.Module) -> list[ConvNormAct]:

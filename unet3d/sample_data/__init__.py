@@ -93,6 +93,14 @@ def make(
     return sorted(f"{case.grade}__{case.name}" for case in wanted)
 
 
+def is_sample(folder: str | Path) -> bool:
+    """Whether a data set was made by `make`, as its dataset file says."""
+    try:
+        return json.loads((Path(folder) / DATASET_FILE).read_text()).get("synthetic") is True
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
 def _claim(folder: Path, seed: int, size: tuple[int, int, int]) -> None:
     """Writes the dataset file, or compares it with the one there; clears up after runs that were killed."""
     identity = {"synthetic": True, "description": DESCRIPTION, "generator_version": VERSION, "seed": seed,
