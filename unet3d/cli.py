@@ -16,7 +16,6 @@ from unet3d.console import Console, banner, summary
 from unet3d.errors import BenchmarkError, UserError, UserErrors
 from unet3d.files import move_aside, prepare_folder, write_atomically
 
-
 # What run_model.sh does besides one run: the first argument, with or without dashes, and the module whose `main` does it.
 VERBS = {
     "check": "unet3d.preflight",
@@ -100,7 +99,7 @@ def _guarded(work: Callable[[], int]) -> int:
     except Stopped as stop:
         print(f"ERROR: stopped by {stop.name} before anything was measured", file=sys.stderr)
         return stop.exit_code
-    except Exception as error:  # noqa: BLE001 - a user never sees a traceback unless asking for it
+    except Exception as error:
         if os.environ.get("UNET3D_TRACEBACK"):
             raise
         print(f"ERROR: unexpected {type(error).__name__}: {error}; this is a defect or a broken installation, please "
@@ -133,6 +132,8 @@ def _run(settings: resolve.Settings, argv: Sequence[str]) -> int:
     if moved:
         out.line(f"Earlier results in {folder} were renamed: {', '.join(moved)}")
     out.line(banner(settings))
+    if settings.engine == "torch":
+        _start_profiler()
     try:
         _in_thread(lambda: runner.run(record, out, group))
         record.finish()
@@ -151,6 +152,14 @@ def _run(settings: resolve.Settings, argv: Sequence[str]) -> int:
     out.line(f"Results: {folder / 'results.yaml'}, {folder / 'results.json'}")
     out.close()
     return 0 if doc["complete"] else 1
+
+
+def _start_profiler() -> None:
+    """Use PyTorch's profiler once on this thread: it complains on every run if its first use is on another."""
+    import torch
+
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
+        pass
 
 
 def _in_thread(work: Callable[[], None]) -> None:

@@ -38,7 +38,7 @@ def missing(requirements: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - setup.sh asks older interpreters too
         sys.exit("Python 3.11 or newer is needed")
     found = missing(Path(sys.argv[1]))
     for problem in found:

@@ -41,7 +41,7 @@ KNOWN = (
 def parse_version(text: str) -> tuple[int, ...]:
     """(2, 11, 0) from "2.11.0+cu130"; a part that is no number ends it ("2.9.0a0+git" is (2, 9, 0))."""
     numbers = []
-    for part in text.split("+")[0].split(".")[:3]:
+    for part in text.split("+", maxsplit=1)[0].split(".")[:3]:
         digits = ""
         for character in part:
             if not character.isdigit():
