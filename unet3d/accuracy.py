@@ -15,6 +15,8 @@ from unet3d.errors import UserError
 from unet3d.files import prepare_folder
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from unet3d.console import Console
     from unet3d.distributed import Solo
     from unet3d.engines.base import Engine
@@ -87,15 +89,19 @@ def predict_and_score(engine: Engine, cases: Cases, record: Record, out: Console
             filled = volumes + [volumes[-1]] * (batch - len(volumes))
             labels = engine.labels(engine.infer(engine.stage(np.stack([volume.array for volume in filled]))))
             for name, volume, predicted in zip(names, volumes, labels, strict=False):
-                found[name] = _score(cases.by_name[name], volume, predicted,
-                                     folder if settings.save_segmentations else None)
+                found[name] = score_case(cases.by_name[name], volume.properties, predicted,
+                                         folder if settings.save_segmentations else None)
                 bar.update()
     everything: dict[str, dict[str, float | None]] = {}
     for part in group.gather(found):
         everything.update(part)
     if group.rank:
         return {}
-    scores = {name: everything[name] for name in cases.names}
+    return summarise({name: everything[name] for name in cases.names}, record, out)
+
+
+def summarise(scores: dict[str, dict[str, float | None]], record: Record, out: Console) -> dict[str, Any]:
+    """Means over the cases' scores, as `predict_and_score` returns them; told to the console."""
     summary = regions.summarise(list(scores.values()))
     accuracy = {**summary.means, "total": summary.total, "undefined": summary.undefined, "cases": scores}
     out.info(f"Dice of {len(scores)} cases (weights: {record.weights['kind']}): "
@@ -107,8 +113,13 @@ def _shown(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.4f}"
 
 
-def _score(case: dataset.Case, volume: Any, predicted: np.ndarray, folder: Any) -> dict[str, float | None]:
-    restored = preprocessing.restore(predicted, volume.properties)
+def score_case(case: dataset.Case, properties: dict, predicted: np.ndarray,
+               folder: Path | None = None) -> dict[str, float | None]:
+    """Dice of a case's regions in its original space; the segmentation is saved where a folder is named.
+
+    predicted: nnU-Net's labels [z, y, x] of the padded volume. properties: the preprocessed case's.
+    """
+    restored = preprocessing.restore(predicted, properties)
     if folder is not None:
-        segmentations.save(folder / f"{case.name}.nii.gz", restored, volume.properties)
+        segmentations.save(folder / f"{case.name}.nii.gz", restored, properties)
     return regions.score(restored, segmentations.read(case.truth))
