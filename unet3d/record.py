@@ -42,6 +42,7 @@ class Record:
     environment: dict[str, Any] = field(default_factory=dict)
     ranks: list[dict[str, Any]] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+    figures: list[tuple[str, Any, str]] = field(default_factory=list)  # (key, value, unit): further rows of results.yaml
     warnings: list[Warning] = field(default_factory=list)
 
     def warn(self, name: str, message: str, remedy: str = "") -> None:

@@ -73,6 +73,7 @@ def document(record: Record) -> dict[str, Any]:
         "memory": record.memory,
         "environment": record.environment,
         "ranks": record.ranks,
+        "figures": [{"key": key, "value": value, "unit": unit} for key, value, unit in record.figures],
         **{name: value for name, value in record.extra.items() if name != "scenario"},
         "warnings": [asdict(warning) for warning in record.warnings],
     })
@@ -117,7 +118,7 @@ def entries(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
         ("peak_memory_device", _mebibytes(memory.get("peak_device_bytes")), "MiB"),
         ("compute_rate", stats.get("tflops"), "TFLOP/s"),
     ]
-    return [{"key": key, "value": value, "unit": unit} for key, value, unit in rows]
+    return [{"key": key, "value": value, "unit": unit} for key, value, unit in rows] + list(doc["figures"])
 
 
 def _mebibytes(count: int | None) -> float | None:
@@ -129,11 +130,12 @@ def labels(doc: Mapping[str, Any]) -> dict[str, Any]:
     effective, requested = doc["effective"], doc["settings"]["requested"]
     return {
         "complete": doc["complete"], "incomplete_reason": doc["incomplete_reason"], "mode": doc["mode"],
-        "platform": requested["platform"],
+        "scenario": doc["scenario"], "platform": requested["platform"],
         **{name: effective.get(name) for name in ("device", "engine", "precision", "jit", "network", "layout", "ipex")},
         "batch_size": int(requested["batch_size"]), "streams": int(requested["streams"]),
         "calls": len(doc["samples"]["latency_ms"]), "volume": doc["volume"]["shape"],
         "weights": doc["weights"].get("kind"), "data": doc["data"].get("kind"),
+        **({"valid_for_submission": doc["loadgen"].get("valid_for_submission")} if "loadgen" in doc else {}),
         "warnings": [warning["name"] for warning in doc["warnings"]],
     }
 

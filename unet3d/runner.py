@@ -38,11 +38,16 @@ def run(record: Record, out: Console, group: Solo) -> None:
         source, scored = _volumes(record, out, group)
         engine = _prepare(record, out, reference, source)
         try:
-            if scored is not None:
-                from unet3d import accuracy
+            if settings.scenario != "Default":
+                from unet3d.loadgen import run as loadgen
 
-                record.accuracy = accuracy.predict_and_score(engine, scored, record, out, group)
-            _measure(record, out, group, engine, source)
+                loadgen.run(record, out, engine, source, scored)
+            else:
+                if scored is not None:
+                    from unet3d import accuracy
+
+                    record.accuracy = accuracy.predict_and_score(engine, scored, record, out, group)
+                _measure(record, out, group, engine, source)
         finally:
             engine.close()
         advice.after(record)

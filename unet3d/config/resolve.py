@@ -15,6 +15,7 @@ from typing import Any
 from unet3d import environment
 from unet3d.config.parse import Given
 from unet3d.errors import UserErrors
+from unet3d.loadgen import rules
 
 STANDARD_SHAPE = (224, 224, 160)
 NAMED_WEIGHTS = ("random", "sample")
@@ -62,6 +63,7 @@ def impossible(given: Mapping[str, Given]) -> list[str]:
     elif value["multi_tile"]:
         problems.append("MULTI_TILE=True is not supported by this version; use MULTI_TILE=False and start one run for "
                         "each device")
+    problems += rules.refuse(value, value["min_duration"] is not None)
     if not value["dummy"]:
         problems += _without_data(value, given)
     elif value["save_segmentations"]:

@@ -1,0 +1,247 @@
+"""LoadGen paces the runs: its clock and ours agree, its accuracy log scored as MLPerf does gives our Dice."""
+
+import importlib.util
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+
+from unet3d import accuracy, cli, dataset, preprocessing, results, sample_data
+from unet3d.config import parse
+from unet3d.config.resolve import Settings
+from unet3d.console import Console
+from unet3d.distributed import Solo
+from unet3d.errors import UserError
+from unet3d.loadgen import logs, rules
+from unet3d.loadgen import run as loadgen
+from unet3d.record import Record
+from unet3d.volumes import RandomVolumes
+
+SHAPE = (64, 64, 64)
+TINY = (48, 48, 31)
+needs_loadgen = pytest.mark.skipif(importlib.util.find_spec("mlperf_loadgen") is None, reason=rules.INSTALL)
+
+
+class Thresholds:
+    """Stands for an engine: classes by the flair channel's brightness, after a pause where one is asked for."""
+
+    def __init__(self, pause=0.0, fail_at=None):
+        self.pause, self.fail_at, self.batches = pause, fail_at, []
+
+    def stage(self, volumes):
+        return volumes
+
+    def infer(self, staged):
+        self.batches.append(len(staged))
+        if len(self.batches) == self.fail_at:
+            raise MemoryError("the engine failed")
+        time.sleep(self.pause)
+        return staged
+
+    def logits(self, output):
+        flair = output[:, 3:]
+        return np.concatenate([-flair + 0.5, flair - 0.4, 2 * flair - 1.3, 3 * flair - 3.1], axis=1).astype(np.float32)
+
+    def labels(self, output):
+        return self.logits(output).argmax(axis=1).astype(np.uint8)
+
+
+def record_of(folder, **variables):
+    variables = {name.upper(): value for name, value in variables.items()}
+    given, problems = parse.parse([], {"VOLUME_SHAPE": "64,64,64", "PLATFORM": "CPU", **variables})
+    assert not problems
+    settings = Settings({name: item.value for name, item in given.items()} | {"output_dir": Path(folder)},
+                        {name: item.source for name, item in given.items()})
+    record = Record(settings, weights={"kind": "random"}, data={"kind": "random"})
+    record.warm_up = {"latency_ms": [5.0], "settled": True}
+    record.tflop_per_volume = 1.0
+    return record
+
+
+@pytest.fixture
+def out():
+    return Console(stream=SimpleNamespace(write=lambda text: None, flush=lambda: None))
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    sample_data.make(folder, cases=5, size=TINY, processes=1)
+    store = preprocessing.Store(folder / "store", SHAPE)
+    preprocessing.preprocess(folder, store.folder, processes=1, padded_shape=SHAPE)
+    by_name = {case.name: case for case in dataset.find_cases(folder)}
+    return accuracy.Cases(sorted(by_name), by_name, store)
+
+
+def test_defaults_are_those_of_the_last_round_with_this_benchmark(tmp_path):
+    standard = {"volume_shape": "224,224,160"}
+    single = rules.plan(record_of(tmp_path, scenario="SingleStream", **standard).settings, 67, "mlperf", {})
+    offline = rules.plan(record_of(tmp_path, scenario="Offline", **standard).settings, 67, "mlperf", {})
+    assert (single.queries, single.duration_s, single.performance_samples) == (1024, 600, 16)
+    assert (offline.queries, offline.duration_s, offline.performance_samples) == (24576, 600, 16)
+    assert single.departures == offline.departures == ("random volumes",)
+    whole = record_of(tmp_path, scenario="Offline", **standard)
+    whole.settings.values["dummy"] = False
+    assert rules.plan(whole.settings, 67, "mlperf", {"standard_names": True}).departures == ()
+
+
+def test_shorter_runs_say_what_they_lack(tmp_path):
+    settings = record_of(tmp_path, scenario="SingleStream", num_iterations="7").settings
+    plan = rules.plan(settings, 3, "sample", {})
+    assert plan.limited and plan.queries == 7
+    text = "; ".join(plan.departures)
+    for part in ("7 queries instead of 1024", "0 s instead of 600 s", "3 different volumes instead of 16", "(64, 64, 64)",
+                 "random volumes", "weights: sample"):
+        assert part in text
+    longer = rules.plan(record_of(tmp_path, scenario="Offline", num_iterations="7", min_duration="30",
+                                  batch_size="2").settings, 3, "sample", {})
+    assert (longer.queries, longer.duration_s, longer.limited) == (14, 30, False)
+
+
+@pytest.mark.parametrize(("words", "part"), [
+    (["--scenario", "SingleStream", "--batch-size", "2"], "BATCH_SIZE=1 or SCENARIO=Offline"),
+    (["--scenario", "SingleStream", "--streams", "2"], "STREAMS=1 or SCENARIO=Offline"),
+    (["--min-duration", "5"], "use SCENARIO=SingleStream or Offline"),
+    (["--scenario", "Server"], "use Default, SingleStream, Offline"),
+])
+def test_settings_that_no_scenario_runs(words, part, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("OUTPUT_DIR", str(tmp_path / "output"))
+    assert cli.main(words) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1 and part in errors[0]
+    assert not (tmp_path / "output").exists()
+
+
+def test_without_the_package_the_pip_line_is_told(capsys, tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    hidden = lambda name, *rest: None if name == "mlperf_loadgen" else find(name, *rest)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", hidden)
+    assert cli.main(["--scenario", "Offline", "--output-dir", str(tmp_path)]) == 2
+    assert "pip install -r requirements-loadgen.txt" in capsys.readouterr().err
+    requirements = (Path(__file__).parents[1] / "requirements-loadgen.txt").read_text()
+    assert requirements.startswith("mlcommons-loadgen==")
+
+
+@needs_loadgen
+def test_single_stream_latency_is_ours(tmp_path, out):
+    record = record_of(tmp_path, scenario="SingleStream", num_iterations="64", status_prints="4")
+    engine = Thresholds(pause=0.03)
+    loadgen.run(record, out, engine, RandomVolumes(1, SHAPE, 0), None)
+    section = record.extra["loadgen"]
+    assert engine.batches == [1] * 64 == [sample.volumes for sample in record.samples]
+    assert section["performance"]["verdict"] == "VALID" and section["performance"]["queries"] == 64
+    assert abs(section["performance"]["difference"]["p90"]) < 0.02
+    assert section["performance"]["latency_ms"]["min"] >= 30
+    assert section["valid_for_submission"] is False
+    assert record.warnings[-1].name == "not-valid-for-submission"
+    assert (tmp_path / "loadgen" / "performance" / "mlperf_log_summary.txt").stat().st_size
+    record.finish()
+    document = results.write(record, tmp_path)
+    assert document["scenario"] == "SingleStream"
+    written = yaml.safe_load((tmp_path / "results.yaml").read_text())
+    rows = {row["key"]: row["value"] for row in written["results"]}
+    assert rows["loadgen_latency_p90"] == pytest.approx(rows["latency_p90"], rel=0.5)
+    assert written["run"]["scenario"] == "SingleStream" and written["run"]["valid_for_submission"] is False
+
+
+@needs_loadgen
+def test_a_second_run_keeps_the_first_ones_logs(tmp_path, out):
+    for _ in range(2):
+        record = record_of(tmp_path, scenario="SingleStream", num_iterations="2")
+        loadgen.run(record, out, Thresholds(), RandomVolumes(1, SHAPE, 0), None)
+    assert len(list((tmp_path / "loadgen").glob("performance*/mlperf_log_detail.txt"))) == 2
+
+
+def test_percentile_is_taken_as_loadgen_does():
+    """LoadGen's results.cc indexes the sorted latencies with n * 0.9, cut to a whole number."""
+    samples = [SimpleNamespace(latency=value / 1e3) for value in range(10, 0, -1)]
+    assert loadgen.own_latency(samples) == {"mean": pytest.approx(5.5), "p90": pytest.approx(10)}
+    assert loadgen.own_latency(samples[:5])["p90"] == pytest.approx(10)
+
+
+@needs_loadgen
+@pytest.mark.parametrize("streams", ["1", "2"])
+def test_offline_sends_every_volume_in_batches(tmp_path, out, cases, streams):
+    record = record_of(tmp_path, scenario="Offline", num_iterations="4", batch_size="3", streams=streams)
+    engine = Thresholds(pause=0.001)
+    loadgen.performance(record, out, engine, None, cases)
+    assert engine.batches == [3] * 4
+    assert sum(sample.volumes for sample in record.samples) == 12
+    assert {name for sample in record.samples for name in sample.cases} <= set(cases.names)
+    assert {sample.stream for sample in record.samples} <= set(range(int(streams)))
+    assert record.extra["loadgen"]["performance"]["samples_per_second"] > 0
+    assert ("loadgen_samples_per_second", "img/s") in {(key, unit) for key, _, unit in record.figures}
+
+
+@needs_loadgen
+def test_what_the_engine_raises_comes_out_and_ends_the_run(tmp_path, out):
+    record = record_of(tmp_path, scenario="SingleStream", num_iterations="20")
+    engine = Thresholds(fail_at=3)
+    with pytest.raises(MemoryError, match="the engine failed"):
+        loadgen.run(record, out, engine, RandomVolumes(1, SHAPE, 0), None)
+    assert len(record.samples) == 2 and len(engine.batches) == 3
+    assert "loadgen" not in record.extra and not record.figures
+
+
+@needs_loadgen
+@pytest.mark.parametrize("scenario", ["SingleStream", "Offline"])
+def test_dice_of_the_log_scored_as_mlperf_does_is_ours(tmp_path, out, cases, scenario):
+    record = record_of(tmp_path, scenario=scenario, **({"batch_size": "2"} if scenario == "Offline" else {}))
+    found = loadgen.accuracy(record, out, Thresholds(), cases)
+    expected = accuracy.predict_and_score(Thresholds(), cases, record_of(tmp_path), out, Solo())
+    from_log = record.extra["loadgen"]["accuracy"]
+    assert 0.1 < expected["WT"] < 0.99, "a Dice that a wrong score could not hit by chance"
+    for region in ("WT", "TC", "ET", "total"):
+        assert found[region] == pytest.approx(expected[region], abs=1e-12)
+        assert from_log[region] == pytest.approx(expected[region], abs=1e-4)
+    assert not record.warnings
+    assert dict((key, value) for key, value, _ in record.figures)["loadgen_accuracy_total"] == pytest.approx(
+        100 * expected["total"], abs=1e-2)
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory, cases):
+    """An accuracy log of all cases as LoadGen writes it."""
+    folder = tmp_path_factory.mktemp("log")
+    engine, rows = Thresholds(), []
+    for number, name in enumerate(cases.names):
+        logits = engine.logits(cases.store.load(name).array[None])[0].astype(np.float16)
+        rows.append(json.dumps({"seq_id": number, "qsl_idx": number, "data": logits.tobytes().hex().upper()}))
+    return folder, rows
+
+
+def write(folder, rows, end="\n]\n"):
+    (folder / logs.ACCURACY).write_text("[\n" + ",\n".join(rows) + end)
+
+
+@pytest.mark.parametrize("harm", ["cut", "unclosed", "twice", "missing", "unknown", "short", "absent", "text"])
+def test_logs_that_are_not_whole_give_no_dice(log, cases, harm, tmp_path):
+    rows = list(log[1])
+    if harm == "cut":
+        write(tmp_path, [*rows[:-1], rows[-1][:1000]], "")
+    elif harm == "unclosed":
+        write(tmp_path, rows, "")
+    elif harm == "twice":
+        write(tmp_path, [rows[0], rows[0]])
+    elif harm == "missing":
+        write(tmp_path, rows[:1])
+    elif harm == "unknown":
+        write(tmp_path, [rows[0].replace('"qsl_idx": 0', '"qsl_idx": 99')])
+    elif harm == "short":
+        write(tmp_path, [json.dumps({"seq_id": 0, "qsl_idx": 0, "data": "00FF"})])
+    elif harm == "text":
+        (tmp_path / logs.ACCURACY).write_text("no log at all")
+    with pytest.raises(UserError) as caught:
+        logs.mlperf_dice(tmp_path, cases)
+    assert "\n" not in str(caught.value) and logs.ACCURACY in str(caught.value)
+    assert not list(tmp_path.glob(".scoring-*"))
+
+
+def test_too_small_a_disk_is_told_before_the_run(tmp_path, out, cases, monkeypatch):
+    monkeypatch.setattr(loadgen.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(UserError, match=r"5 cases needs .* GiB, 0.0 GiB are free"):
+        loadgen.accuracy(record_of(tmp_path, scenario="Offline"), out, Thresholds(), cases)
