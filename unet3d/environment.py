@@ -117,7 +117,10 @@ def versions() -> dict[str, str]:
 
 
 def git_state(folder: Path) -> tuple[str | None, bool]:
-    """Commit of the benchmark's checkout and whether files differ from it; (None, False) where there is none."""
+    """Commit of the benchmark's checkout and whether files differ from it; (None, False) where there is none.
+
+    An image has no checkout: GIT_COMMIT, set when it was built, names the commit there.
+    """
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True,
                               timeout=20).stdout.strip()
@@ -125,7 +128,7 @@ def git_state(folder: Path) -> tuple[str | None, bool]:
     try:
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.SubprocessError):
-        return None, False
+        return os.environ.get("GIT_COMMIT") or None, False
 
 
 def hardware() -> dict[str, Any]:

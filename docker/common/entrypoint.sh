@@ -5,6 +5,8 @@
 # root file system and for a user number that has no name in the image.
 set -euo pipefail
 
+project=/opt/unet3d
+
 existing_parent() {
     local path=$1
     until [[ -e $path ]]; do
@@ -31,6 +33,9 @@ chosen_user() {
         if [[ ! -e $output ]]; then
             install -d -o unet3d -g unet3d "$output" 2> /dev/null || true
         fi
+        echo "$(id -u unet3d):$(id -g unet3d)"
+    elif [[ $(stat --format %u%A "$parent") == 0*w? ]]; then
+        # Root's, but all may write to it, such as a temporary file system.
         echo "$(id -u unet3d):$(id -g unet3d)"
     else
         stat --format %u:%g "$parent"
@@ -63,27 +68,37 @@ hand_over() {
     echo "WARNING: this container may not change its user (started with --cap-drop?): it goes on as root" >&2
 }
 
+# HOME is new for every container, unless a volume for it keeps what is compiled and converted at the first use.
 make_home() {
-    local folder
-    for folder in "${TMPDIR:-/tmp}" /dev/shm; do
-        if [[ -d $folder && -w $folder ]]; then
-            export TMPDIR=$folder
-            break
-        fi
-    done
-    HOME=$(mktemp -d "${TMPDIR:-/tmp}/home.XXXXXX") || {
-        echo "ERROR: neither /tmp nor /dev/shm can be written: add --tmpfs /tmp to docker run" >&2
-        exit 2
-    }
+    local folder kept=$project/home
+    if [[ -w $kept ]] && mountpoint --quiet "$kept"; then
+        HOME=$kept
+        export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$kept/.cache/torchinductor}
+    else
+        for folder in "${TMPDIR:-/tmp}" /dev/shm; do
+            if [[ -d $folder && -w $folder ]]; then
+                export TMPDIR=$folder
+                break
+            fi
+        done
+        HOME=$(mktemp -d "${TMPDIR:-/tmp}/home.XXXXXX") || {
+            echo "ERROR: neither /tmp nor /dev/shm can be written: add --tmpfs /tmp:exec to docker run" >&2
+            exit 2
+        }
+        # Made with the image, for the kind of CPU that it was made on; on another they are not found but compiled.
+        # Links, since a temporary file system often does not let libraries be loaded from it.
+        mkdir -p "$HOME/.cache"
+        [[ ! -d $project/operators ]] || cp --recursive --symbolic-link "$project/operators" "$HOME/.cache/unet3d"
+    fi
     # Some libraries ask for the user's name, which a bare number given by --user does not have.
     export HOME USER=${USER:-unet3d} LOGNAME=${LOGNAME:-unet3d}
 }
 
 # A volume mounted for the weights is filled at the first run. Without one they would be fetched for every container.
 fetch_weights() {
-    local folder=/opt/unet3d/weights
+    local folder=$project/weights
     if [[ -z ${WEIGHTS:-} && -w $folder && ! -e $folder/fold_1.zip ]] && mountpoint --quiet "$folder"; then
-        (cd /opt/unet3d && python -m unet3d.weights "$folder" >&2) || true
+        (cd $project && python -m unet3d.weights "$folder" >&2) || true
     fi
 }
 

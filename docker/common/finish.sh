@@ -1,15 +1,28 @@
 #!/usr/bin/env bash
-# The last build step of every image, run in the project's folder: weights, bytecode, folders that a run writes to.
-# REQUIRE_WEIGHTS=1 makes the build fail when MLPerf's weights cannot be fetched; otherwise the image is made without
-# them: docs/containers.md says how to mount them.
+# The last build step of every image, run in the project's folder: weights, bytecode, operators, folders that a run
+# writes to. REQUIRE_WEIGHTS=1 makes the build fail when MLPerf's weights cannot be fetched; otherwise the image is made
+# without them: docs/containers.md says how to mount them.
 set -euo pipefail
 
-# Writable for all, since which user runs is known only then; a volume mounted here takes over these permissions.
-install -d -m 1777 weights
+# Writable for all, since which user runs is known only then; volumes mounted here take over these permissions.
+install -d -m 1777 weights home
 python -m unet3d.weights weights || true
 if [[ ! -e weights/fold_1.zip && ${REQUIRE_WEIGHTS:-0} == 1 ]]; then
     echo "ERROR: REQUIRE_WEIGHTS=1, but the weights could not be fetched: check network and proxy (http_proxy, https_proxy)" >&2
     exit 1
 fi
+# A run reads the archive itself.
+rm -rf weights/fold_1
 python -m compileall -q unet3d predict.py preprocess.py
 install -d -o unet3d -g unet3d output
+
+# The C++ operators for the CPU take 20 s to compile, which every new container would spend again. They are kept for the
+# CPU that builds the image: another one finds none of its kind and compiles its own, see unet3d/kernels/cpu.py.
+cache=$(mktemp -d)
+XDG_CACHE_HOME=$cache python -c 'from unet3d.kernels import cpu; print("C++ operators:", *cpu.status())'
+if [[ -d $cache/unet3d ]]; then
+    chmod -R a+rX "$cache/unet3d"
+    rm -rf operators
+    mv "$cache/unet3d" operators
+fi
+rm -rf "$cache"

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Sourced by run.sh: building and running images with docker, or with buildah and podman where no daemon runs.
+# Sourced by run.sh: the command docker, by Docker where its daemon runs, otherwise by buildah and podman, so that the
+# documented commands run as they are written.
 
 have() { command -v "$1" > /dev/null; }
 
@@ -13,7 +14,7 @@ read -ra build_flags <<< "${BUILD_FLAGS:-}"
 read -ra run_flags <<< "${RUN_FLAGS:-}"
 
 start_engine() {
-    if have docker && docker info > /dev/null 2>&1; then
+    if have docker && command docker info > /dev/null 2>&1; then
         engine=docker
         return
     fi
@@ -35,48 +36,53 @@ use_storage() {
     storage=(--root "$WORK/storage" --runroot "$WORK/runroot" --storage-driver "$1")
 }
 
+docker() {
+    local verb=$1
+    shift
+    case $verb in
+        build) set -- ${build_flags[@]+"${build_flags[@]}"} "$@" ;;
+        run) set -- ${run_flags[@]+"${run_flags[@]}"} "$@" ;;
+    esac
+    if [[ $engine == docker ]]; then
+        command docker "$verb" "$@"
+        return
+    fi
+    case $verb in
+        build) buildah "${storage[@]}" bud --layers --isolation chroot --network host "$@" ;;
+        run) podman_run "$@" ;;
+        *) podman_ "$verb" "$@" ;;
+    esac
+}
+
 podman_() {
     podman "${storage[@]}" --cgroup-manager cgroupfs --runtime runc "$@"
 }
 
-# image_build TAG DOCKERFILE [FLAG...]
-image_build() {
-    local tag=$1 file=$2
-    shift 2
-    if [[ $engine == docker ]]; then
-        docker build -f "$file" -t "$tag" ${build_flags[@]+"${build_flags[@]}"} "$@" "$root"
-    else
-        buildah "${storage[@]}" bud --layers --isolation chroot --network host -f "$file" -t "$tag" \
-            ${build_flags[@]+"${build_flags[@]}"} "$@" "$root"
+# Where the two differ, podman is told to do what Docker does.
+podman_run() {
+    local word words=()
+    for word in "$@"; do
+        case $word in
+            # Refused beside --ipc=host, which Docker takes as meant for a container without it.
+            --shm-size=*) [[ " $* " == *" --ipc=host "* ]] || words+=("$word") ;;
+            # Mounts temporary file systems unless told otherwise.
+            --read-only) words+=("$word" --read-only-tmpfs=false) ;;
+            *) words+=("$word") ;;
+        esac
+    done
+    podman_ run --network host "${words[@]}"
+}
+
+# The CPU image's base: its own with a Docker daemon, else Debian with Python, made here from Debian's mirror.
+cpu_base() {
+    [[ -z ${BASE_IMAGE:-} ]] || return 0
+    BASE_IMAGE=python:3.11-slim-bookworm
+    if [[ $engine == podman ]]; then
+        BASE_IMAGE=localhost/debian-python:bookworm
+        docker image inspect "$BASE_IMAGE" > /dev/null 2>&1 || debian_base "$BASE_IMAGE"
     fi
 }
 
-# container_run [FLAG...] IMAGE [COMMAND...]
-container_run() {
-    if [[ $engine == docker ]]; then
-        docker run --rm ${run_flags[@]+"${run_flags[@]}"} "$@"
-    else
-        podman_ run --rm --network host ${run_flags[@]+"${run_flags[@]}"} "$@"
-    fi
-}
-
-# container_start NAME [FLAG...] IMAGE [COMMAND...]: in the background, kept after its end
-container_start() {
-    local name=$1
-    shift
-    if [[ $engine == docker ]]; then
-        docker run --detach --name "$name" ${run_flags[@]+"${run_flags[@]}"} "$@"
-    else
-        podman_ run --detach --name "$name" --network host ${run_flags[@]+"${run_flags[@]}"} "$@"
-    fi
-}
-
-# Any other command of the engine, such as stop, wait, logs, rm, image inspect.
-engine_() {
-    if [[ $engine == docker ]]; then docker "$@"; else podman_ "$@"; fi
-}
-
-# Makes a Debian base image with Python, for machines that reach Debian's mirror but no registry of images.
 debian_base() {
     local tag=$1
     have debootstrap || die "debootstrap is not installed: apt-get install debootstrap, or give BASE_IMAGE"
@@ -85,8 +91,9 @@ debian_base() {
             "$WORK/base" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" > "$WORK/debootstrap.log" 2>&1 ||
             die "debootstrap failed: $(tail -n 1 "$WORK/debootstrap.log")"
         tar -C "$WORK/base" --exclude './var/cache/apt/*.bin' --exclude './var/cache/apt/archives/*.deb' \
-            --exclude './var/lib/apt/lists/*' -cf "$WORK/base.tar" .
+            --exclude './var/lib/apt/lists/*' -cf "$WORK/base.part" .
+        mv "$WORK/base.part" "$WORK/base.tar"
         rm -rf "$WORK/base"
     fi
-    engine_ import "$WORK/base.tar" "$tag" > /dev/null 2>&1
+    docker import "$WORK/base.tar" "$tag" > /dev/null 2>&1
 }

@@ -1,13 +1,14 @@
 # CPU image. From the repository's root:
-#   docker build -f docker/cpu/pytorch-3dunet-inference/pytorch-cpu-3dunet-inference.Dockerfile \
-#       -t intel/image-segmentation:pytorch-cpu-3dunet-inference .
+#   docker build $(env | grep -E '(_proxy=|_PROXY)' | sed 's/^/--build-arg /') \
+#       -f docker/cpu/pytorch-3dunet-inference/pytorch-cpu-3dunet-inference.Dockerfile \
+#       -t intel/image-recognition:pytorch-cpu-3dunet-inference .
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 FROM ${BASE_IMAGE}
 
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
-# A mirror is given by --build-arg; EXTRA_REQUIREMENTS adds engines, such as requirements-openvino.txt.
 ARG PIP_INDEX_URL=https://pypi.org/simple
-ARG EXTRA_REQUIREMENTS=
+# Engines besides PyTorch; requirements-onnxruntime.txt is left out for its size.
+ARG EXTRA_REQUIREMENTS=requirements-openvino.txt
 COPY requirements*.txt docker/common/install.sh /tmp/build/
 RUN /tmp/build/install.sh /tmp/build
 ENV PATH=/opt/venv/bin:$PATH VIRTUAL_ENV=/opt/venv PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -18,7 +19,7 @@ ARG REQUIRE_WEIGHTS=0
 ARG WEIGHTS_URL=
 RUN docker/common/finish.sh
 
-ARG GIT_COMMIT=unknown
+ARG GIT_COMMIT=
 ENV PLATFORM=CPU GIT_COMMIT=${GIT_COMMIT}
 LABEL org.opencontainers.image.title="3D-UNet BraTS 2019 inference, CPU" \
       org.opencontainers.image.licenses="Apache-2.0" \

@@ -1,12 +1,13 @@
 # Image for NVIDIA GPUs. From the repository's root:
-#   docker build -f docker/cuda/pytorch-3dunet-inference/pytorch-cuda-3dunet-inference.Dockerfile \
-#       -t intel/image-segmentation:pytorch-cuda-3dunet-inference .
+#   docker build $(env | grep -E '(_proxy=|_PROXY)' | sed 's/^/--build-arg /') \
+#       -f docker/cuda/pytorch-3dunet-inference/pytorch-cuda-3dunet-inference.Dockerfile \
+#       -t intel/image-recognition:pytorch-cuda-3dunet-inference .
 # CUDA 13.0 needs driver 580 or newer on the host; pytorch/pytorch:2.13.0-cuda12.6-cudnn9-runtime takes older ones.
 ARG BASE_IMAGE=pytorch/pytorch:2.13.0-cuda13.0-cudnn9-runtime
 FROM ${BASE_IMAGE}
 
-# A mirror is given by --build-arg; EXTRA_REQUIREMENTS adds engines, such as requirements-openvino.txt.
 ARG PIP_INDEX_URL=https://pypi.org/simple
+# Further requirements files, such as requirements-openvino.txt for ENGINE=openvino on the CPU.
 ARG EXTRA_REQUIREMENTS=
 COPY requirements*.txt docker/common/install.sh /tmp/build/
 RUN /tmp/build/install.sh /tmp/build
@@ -18,7 +19,7 @@ ARG REQUIRE_WEIGHTS=0
 ARG WEIGHTS_URL=
 RUN docker/common/finish.sh
 
-ARG GIT_COMMIT=unknown
+ARG GIT_COMMIT=
 ENV PLATFORM=CUDA GIT_COMMIT=${GIT_COMMIT}
 LABEL org.opencontainers.image.title="3D-UNet BraTS 2019 inference, NVIDIA GPU" \
       org.opencontainers.image.licenses="Apache-2.0" \

@@ -1,12 +1,13 @@
 # Image for Intel Data Center GPU Flex Series. From the repository's root:
-#   docker build -f docker/flex-gpu/pytorch-3dunet-inference/pytorch-flex-series-3dunet-inference.Dockerfile \
-#       -t intel/image-segmentation:pytorch-flex-gpu-3dunet-inference .
+#   docker build $(env | grep -E '(_proxy=|_PROXY)' | sed 's/^/--build-arg /') \
+#       -f docker/flex-gpu/pytorch-3dunet-inference/pytorch-flex-series-3dunet-inference.Dockerfile \
+#       -t intel/image-recognition:pytorch-flex-gpu-3dunet-inference .
 # The last stack made for Flex: PyTorch 2.6.0, Intel Extension for PyTorch 2.6.10+xpu and their GPU driver (user space).
 ARG BASE_IMAGE=intel/intel-extension-for-pytorch:2.6.10-xpu-pip-base
 FROM ${BASE_IMAGE}
 
-# A mirror is given by --build-arg; EXTRA_REQUIREMENTS adds engines, such as requirements-openvino.txt.
 ARG PIP_INDEX_URL=https://pypi.org/simple
+# Further requirements files, such as requirements-openvino.txt for ENGINE=openvino on the CPU.
 ARG EXTRA_REQUIREMENTS=
 COPY requirements*.txt docker/common/install.sh /tmp/build/
 RUN /tmp/build/install.sh /tmp/build
@@ -18,7 +19,7 @@ ARG REQUIRE_WEIGHTS=0
 ARG WEIGHTS_URL=
 RUN docker/common/finish.sh
 
-ARG GIT_COMMIT=unknown
+ARG GIT_COMMIT=
 ENV PLATFORM=Flex GIT_COMMIT=${GIT_COMMIT}
 LABEL org.opencontainers.image.title="3D-UNet BraTS 2019 inference, Intel Data Center GPU Flex Series" \
       org.opencontainers.image.licenses="Apache-2.0" \

@@ -1,6 +1,7 @@
 # Image for Intel Data Center GPU Max Series, with PyTorch's own XPU wheels. From the repository's root:
-#   docker build -f docker/max-gpu/pytorch-3dunet-inference/pytorch-max-series-3dunet-inference.Dockerfile \
-#       -t intel/image-segmentation:pytorch-max-gpu-3dunet-inference .
+#   docker build $(env | grep -E '(_proxy=|_PROXY)' | sed 's/^/--build-arg /') \
+#       -f docker/max-gpu/pytorch-3dunet-inference/pytorch-max-series-3dunet-inference.Dockerfile \
+#       -t intel/image-recognition:pytorch-max-gpu-3dunet-inference .
 ARG BASE_IMAGE=ubuntu:24.04
 FROM ${BASE_IMAGE}
 
@@ -9,8 +10,8 @@ ARG GPU_DRIVER_REPOSITORY="https://repositories.intel.com/gpu/ubuntu noble unifi
 ARG GPU_DRIVER_KEY=https://repositories.intel.com/gpu/intel-graphics.key
 ARG GPU_DRIVER_PACKAGES="libze1 libze-intel-gpu1"
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/xpu
-# A mirror is given by --build-arg; EXTRA_REQUIREMENTS adds engines, such as requirements-openvino.txt.
 ARG PIP_INDEX_URL=https://pypi.org/simple
+# Further requirements files, such as requirements-openvino.txt for ENGINE=openvino on the CPU.
 ARG EXTRA_REQUIREMENTS=
 COPY requirements*.txt docker/common/install.sh /tmp/build/
 RUN /tmp/build/install.sh /tmp/build
@@ -22,7 +23,7 @@ ARG REQUIRE_WEIGHTS=0
 ARG WEIGHTS_URL=
 RUN docker/common/finish.sh
 
-ARG GIT_COMMIT=unknown
+ARG GIT_COMMIT=
 ENV PLATFORM=Max GIT_COMMIT=${GIT_COMMIT}
 LABEL org.opencontainers.image.title="3D-UNet BraTS 2019 inference, Intel Data Center GPU Max Series" \
       org.opencontainers.image.licenses="Apache-2.0" \
