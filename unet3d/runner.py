@@ -17,6 +17,7 @@ from unet3d.distributed import Solo
 from unet3d.engines.base import Engine, Request
 from unet3d.errors import MismatchError, OutOfMemory
 from unet3d.record import Record
+from unet3d.telemetry import watch
 from unet3d.timing import Sample, WarmUp, summarise, timed
 from unet3d.volumes import CaseVolumes, RandomVolumes
 
@@ -47,7 +48,8 @@ def run(record: Record, out: Console, group: Solo) -> None:
                     from unet3d import accuracy
 
                     record.accuracy = accuracy.predict_and_score(engine, scored, record, out, group)
-                _measure(record, out, group, engine, source)
+                with watch.watching(record, out, group):
+                    _measure(record, out, group, engine, source)
         finally:
             engine.close()
         advice.after(record)
@@ -191,13 +193,14 @@ def _measure(record: Record, out: Console, group: Solo, engine: Engine, source: 
 def one_call(engine: Engine, source: Any, index: int, window: float) -> Sample:
     """Stage, infer, take the labels: three times of a monotonic clock, of which the middle one is the latency."""
     begin = perf_counter()
-    staged = engine.stage(source.batch(index))
+    volumes = source.batch(index)
+    staged = engine.stage(volumes)
     start = perf_counter()
     output = engine.infer(staged)
     end = perf_counter()
     engine.labels(output)
     return Sample(start=start - window, latency=end - start, stage=start - begin, post=perf_counter() - end,
-                  volumes=len(staged), cases=source.cases(index))
+                  volumes=len(volumes), cases=source.cases(index))
 
 
 def _spread(call: Callable[[int], None], count: int, streams: int) -> None:
