@@ -1,0 +1,56 @@
+"""The measured ceilings: of the machine that runs them, in units that can be checked against another product."""
+
+from time import perf_counter
+
+import pytest
+import torch
+
+from unet3d import ceilings
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch):
+    monkeypatch.setattr(ceilings, "BUDGET", 0.02)
+    monkeypatch.setattr(ceilings, "LONG_ENOUGH", 0.002)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_rates_bound_what_the_same_machine_does(precision):
+    found = ceilings.measure("cpu", precision, threads=1)
+    assert (found.precision, found.threads) == (precision, 1)
+    # Any copy is bounded by memory, and any product by the ceiling, both with wide margins for a loaded machine.
+    assert 0.1 < found.copy_gbs < 2000
+    assert 1e-4 < found.matmul_tflops < 100
+
+
+def test_fp32_rate_is_that_of_a_product_timed_here():
+    found = ceilings.measure("cpu", "fp32", threads=1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        a = torch.randn(512, 512)
+        seconds = []
+        for _ in range(10):
+            start = perf_counter()
+            a @ a
+            seconds.append(perf_counter() - start)
+    finally:
+        torch.set_num_threads(before)
+    assert found.matmul_tflops > 0.2 * 2 * 512**3 / min(seconds) / 1e12
+
+
+def test_threads_are_as_they_were():
+    before = torch.get_num_threads()
+    ceilings.measure("cpu", "fp32", threads=1)
+    assert torch.get_num_threads() == before
+
+
+def test_a_type_that_cannot_be_multiplied_has_no_rate(monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("not implemented for 'Half'")
+
+    monkeypatch.setattr(torch, "mm", refuse)
+    monkeypatch.setattr(torch, "conv3d", refuse)
+    found = ceilings.measure("cpu", "fp16")
+    assert found.matmul_tflops is None and found.matmul_how == "none"
+    assert found.copy_gbs > 0
