@@ -70,7 +70,9 @@ podman_run() {
             *) words+=("$word") ;;
         esac
     done
-    podman_ run --network host "${words[@]}"
+    # A network of its own needs kernel modules and tools that not every machine without Docker has.
+    [[ " $* " == *" --network "* ]] || words=(--network host "${words[@]}")
+    podman_ run "${words[@]}"
 }
 
 # The CPU image's base: its own with a Docker daemon, else Debian with Python, made here from Debian's mirror.
