@@ -1,0 +1,152 @@
+"""The ranked table of a sweep: on the console, in Markdown, as CSV and as JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+def milliseconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+# What a configuration's results say, under the names of the CSV and JSON: (name, column's heading, how it is shown).
+FIGURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("throughput_img_per_s", "img/s", lambda value: f"{value:.4g}"),
+    ("latency_p50_ms", "p50 ms", milliseconds),
+    ("latency_p90_ms", "p90 ms", milliseconds),
+    ("latency_p99_ms", "p99 ms", milliseconds),
+    ("tflop_per_s", "TFLOP/s", lambda value: f"{value:.3g}"),
+    ("peak_host_gib", "host GiB", lambda value: f"{value:.2f}"),
+    ("peak_device_gib", "device GiB", lambda value: f"{value:.2f}"),
+    ("relative_error", "error against fp32", lambda value: f"{value:.2g}"),
+    ("label_agreement", "same labels", lambda value: f"{value:.2%}"),
+    ("dice", "Dice", lambda value: f"{value:.4f}"),
+    ("dice_minus_fp32", "Dice − fp32", lambda value: f"{value:+.4f}"),
+)
+
+
+def figures(document: Mapping[str, Any]) -> Row:
+    """The row's figures from a results.json; None where the run has none."""
+    stats, memory, check = document["statistics"], document["memory"], document["check"] or {}
+    gib = {name: None if memory.get(name) is None else memory[name] / 2**30
+           for name in ("peak_host_bytes", "peak_device_bytes")}
+    return {
+        "throughput_img_per_s": stats["throughput"],
+        "latency_p50_ms": stats["p50"], "latency_p90_ms": stats["p90"], "latency_p99_ms": stats["p99"],
+        "tflop_per_s": stats["tflops"],
+        "peak_host_gib": gib["peak_host_bytes"], "peak_device_gib": gib["peak_device_bytes"],
+        "relative_error": check.get("relative_error"), "label_agreement": check.get("label_agreement"),
+        "dice": (document["accuracy"] or {}).get("total"), "dice_minus_fp32": None,
+        "calls": stats["calls"],
+        "engine": document["effective"].get("engine"), "precision": document["effective"].get("precision"),
+        "warnings": [warning["name"] for warning in document["warnings"]],
+    }
+
+
+def ranked(rows: Sequence[Row]) -> list[Row]:
+    """Measured rows by throughput, each with its rank and its Dice against fp32; the others after them."""
+    measured = sorted((row for row in rows if row["status"] == "measured"),
+                      key=lambda row: -row["throughput_img_per_s"])
+    exact = next((row["dice"] for row in measured if row["precision"] == "fp32" and row["dice"] is not None), None)
+    for rank, row in enumerate(measured, start=1):
+        row["rank"] = rank
+        if exact is not None and row["dice"] is not None:
+            row["dice_minus_fp32"] = row["dice"] - exact
+    return measured + [row for row in rows if row["status"] != "measured"]
+
+
+def winners(rows: Sequence[Row]) -> dict[str, Row]:
+    """The measured row of lowest median latency and the one of highest throughput; empty when none was measured."""
+    measured = [row for row in rows if row["status"] == "measured"]
+    if not measured:
+        return {}
+    return {"lowest latency": min(measured, key=lambda row: row["latency_p50_ms"]),
+            "highest throughput": max(measured, key=lambda row: row["throughput_img_per_s"])}
+
+
+def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Headings and texts of the measured rows, without the columns that no row has a figure for."""
+    measured = [row for row in rows if row["status"] == "measured"]
+    shown = [figure for figure in FIGURES if any(row[figure[0]] is not None for row in measured)]
+    body = [[str(row["rank"]), row["name"],
+             *("–" if row[name] is None else show(row[name]) for name, _, show in shown)] for row in measured]
+    return ["", "configuration", *(heading for _, heading, _ in shown)], body
+
+
+def console(document: Mapping[str, Any]) -> list[str]:
+    """Lines for a terminal."""
+    head, body = cells(document["rows"])
+    lines: list[str] = []
+    if body:
+        widths = [max(len(row[column]) for row in [head, *body]) for column in range(len(head))]
+        for row in [head, *body]:
+            texts = [text.ljust(width) if column == 1 else text.rjust(width)
+                     for column, (text, width) in enumerate(zip(row, widths, strict=True))]
+            lines.append("  ".join(texts).rstrip())
+    return lines + [""] + notes(document)
+
+
+def notes(document: Mapping[str, Any]) -> list[str]:
+    """What failed, what was left out and the winning commands, a line each."""
+    lines = [f"{row['status']}: {row['name']}: {row['reason']}" for row in document["rows"] if row["status"] != "measured"]
+    lines += [f"left out: {names}: {reason}" for reason, names in by_reason(document["left_out"]).items()]
+    for what, winner in document["winners"].items():
+        lines += [f"{what}: {winner['name']}", f"  {winner['command']}"]
+    return lines
+
+
+def by_reason(left_out: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """The configurations that were left out, those of one reason together: the first one's name and how many more."""
+    grouped: dict[str, list[str]] = {}
+    for item in left_out:
+        grouped.setdefault(item["reason"], []).append(item["name"])
+    return {reason: names[0] + (f" and {len(names) - 1} more" if names[1:] else "") for reason, names in grouped.items()}
+
+
+def markdown(document: Mapping[str, Any]) -> str:
+    """sweep.md."""
+    head, body = cells(document["rows"])
+    lines = ["# Sweep", "", document["machine"] + ".", "", document["workload"] + ".", ""]
+    if not document["complete"]:
+        lines += ["Not finished: some configurations have not run yet.", ""]
+    if body:
+        lines.append("| " + " | ".join(head) + " |")
+        lines.append("| ---: | --- |" + " ---: |" * (len(head) - 2))
+        lines += ["| " + " | ".join(row) + " |" for row in body]
+        lines.append("")
+    for what, winner in document["winners"].items():
+        lines += [f"{what.capitalize()}: {winner['name']}", "", "```bash", winner["command"], "```", ""]
+    others = [row for row in document["rows"] if row["status"] != "measured"]
+    if others:
+        lines += ["| Configuration | | Reason |", "| --- | --- | --- |"]
+        lines += [f"| {row['name']} | {row['status']} | {_cell(row['reason'])} |" for row in others] + [""]
+    if document["left_out"]:
+        lines += ["| Left out | Reason |", "| --- | --- |"]
+        lines += [f"| {names} | {_cell(reason)} |"
+                  for reason, names in by_reason(document["left_out"]).items()] + [""]
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def to_csv(document: Mapping[str, Any]) -> str:
+    """sweep.csv: a line a configuration with its settings, its figures as numbers, and what was left out."""
+    names = list(dict.fromkeys(name for row in document["rows"] for name in row["settings"]))
+    figure_names = [name for name, _, _ in FIGURES]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["rank", "name", "status", *names, *figure_names, "calls", "warnings", "command", "reason"])
+    for row in document["rows"]:
+        writer.writerow([row.get("rank"), row["name"], row["status"], *(row["settings"].get(name) for name in names),
+                         *(row.get(name) for name in figure_names), row.get("calls"), " ".join(row.get("warnings", [])),
+                         row.get("command"), row.get("reason")])
+    for item in document["left_out"]:
+        blank = [None] * (len(names) + len(figure_names) + 3)
+        writer.writerow([None, item["name"], "left out", *blank, item["reason"]])
+    return text.getvalue()
