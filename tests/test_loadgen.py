@@ -14,6 +14,7 @@ from unet3d import accuracy, cli, dataset, preprocessing, results, sample_data
 from unet3d.config import parse
 from unet3d.config.resolve import Settings
 from unet3d.console import Console
+from unet3d.devices.cpu import CpuDevice
 from unet3d.distributed import Solo
 from unet3d.errors import UserError
 from unet3d.loadgen import logs, rules
@@ -56,6 +57,7 @@ def record_of(folder, **variables):
     assert not problems
     settings = Settings({name: item.value for name, item in given.items()} | {"output_dir": Path(folder)},
                         {name: item.source for name, item in given.items()})
+    settings.device = CpuDevice()
     record = Record(settings, weights={"kind": "random"}, data={"kind": "random"})
     record.warm_up = {"latency_ms": [5.0], "settled": True}
     record.tflop_per_volume = 1.0
@@ -114,6 +116,13 @@ def test_settings_that_no_scenario_runs(words, part, capsys, tmp_path, monkeypat
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1 and part in errors[0]
     assert not (tmp_path / "output").exists()
+
+
+def test_several_processes_are_not_loadgens():
+    value = {"scenario": "Offline", "multi_tile": True, "instances": 2, "nnodes": 1, "devices": None}
+    assert any("MULTI_TILE, INSTANCES with SCENARIO=Offline" in text for text in rules.refuse(value))
+    assert rules.refuse({**value, "multi_tile": False, "instances": 1}) == rules.refuse(
+        {"scenario": "Offline", "multi_tile": False})
 
 
 def test_without_the_package_the_pip_line_is_told(capsys, tmp_path, monkeypatch):
@@ -184,7 +193,7 @@ def test_what_the_engine_raises_comes_out_and_ends_the_run(tmp_path, out):
     with pytest.raises(MemoryError, match="the engine failed"):
         loadgen.run(record, out, engine, RandomVolumes(1, SHAPE, 0), None)
     assert len(record.samples) == 2 and len(engine.batches) == 3
-    assert "loadgen" not in record.extra and not record.figures
+    assert "loadgen" not in record.extra and not any("loadgen" in key for key, _, _ in record.figures)
 
 
 @needs_loadgen

@@ -17,6 +17,7 @@ from unet3d.distributed import Solo
 from unet3d.engines.base import Engine, Request
 from unet3d.errors import MismatchError, OutOfMemory
 from unet3d.record import Record
+from unet3d.telemetry import watch
 from unet3d.timing import Sample, WarmUp, summarise, timed
 from unet3d.volumes import CaseVolumes, RandomVolumes
 
@@ -47,7 +48,8 @@ def run(record: Record, out: Console, group: Solo) -> None:
                     from unet3d import accuracy
 
                     record.accuracy = accuracy.predict_and_score(engine, scored, record, out, group)
-                _measure(record, out, group, engine, source)
+                with watch.watching(record, out, group):
+                    _measure(record, out, group, engine, source)
         finally:
             engine.close()
         advice.after(record)

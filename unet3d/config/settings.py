@@ -73,6 +73,8 @@ SETTINGS: tuple[Setting, ...] = (
             default="Default"),
     Setting("min_duration", PERFORMANCE, kinds.whole_number(0), "0, 1, …", "Seconds that a LoadGen run lasts at least",
             default_text="600, as MLPerf asks for; 0 where NUM_ITERATIONS is set"),
+    Setting("telemetry", PERFORMANCE, kinds.yes_no, "yes, no",
+            "Sample utilisation, clocks, power, temperature and memory while measuring", default=True, bare="yes"),
     Setting("input_on_device", PERFORMANCE, kinds.yes_no, "yes, no",
             "Place volumes on the device before timing starts, as MLPerf allows", default=False, bare="yes"),
     Setting("dummy", DATA, kinds.yes_no, "yes, no",

@@ -54,8 +54,11 @@ def refuse(value: Mapping[str, Any], min_duration_set: bool = False) -> list[str
     if importlib.util.find_spec("mlperf_loadgen") is None:
         problems.append(f"SCENARIO={scenario}, but mlcommons-loadgen is not installed; {INSTALL}, or use "
                         "SCENARIO=Default")
-    if value["multi_tile"]:
-        problems.append(f"SCENARIO={scenario} with MULTI_TILE=True is not possible; use MULTI_TILE=False")
+    several = [name.upper() for name in ("multi_tile", "devices", "instances", "nnodes", "scaling")
+               if value.get(name) is True or value.get(name) not in (None, False, 1)]
+    if several:
+        problems.append(f"{', '.join(several)} with SCENARIO={scenario} is not possible, LoadGen drives one process; "
+                        f"leave {'it' if len(several) == 1 else 'them'} out, or use SCENARIO=Default")
     if scenario == SINGLE_STREAM:
         problems += [f"{name.upper()}={value[name]} with SCENARIO=SingleStream is not possible, it sends one volume at a "
                      f"time; use {name.upper()}=1 or SCENARIO=Offline"

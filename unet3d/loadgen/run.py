@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unet3d.distributed import Solo
 from unet3d.errors import UserError
 from unet3d.files import move_aside, prepare_folder
 from unet3d.loadgen import rules
 from unet3d.loadgen.rules import SINGLE_STREAM
+from unet3d.telemetry import watch
 
 if TYPE_CHECKING:
     from unet3d.accuracy import Cases
@@ -75,8 +77,9 @@ def performance(record: Record, out: Console, engine: Engine, source: Any, cases
         return source.batch(index)[0] if cases is None else cases.store.load(names[index]).array
 
     harness = Harness(engine, load, settings.batch_size, settings.streams, done)
-    harness.run(_test_settings(plan, "PerformanceOnly", expected_s, settings), max(1, len(names)),
-                plan.performance_samples, folder)
+    with watch.watching(record, out, Solo()):
+        harness.run(_test_settings(plan, "PerformanceOnly", expected_s, settings), max(1, len(names)),
+                    plan.performance_samples, folder)
     record.samples.sort(key=lambda sample: sample.start)
     record.planned_calls = len(record.samples)
     record.memory = {"peak_host_bytes": environment.peak_memory(),
