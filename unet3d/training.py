@@ -1,6 +1,6 @@
 """Train the sample weights: a narrow network of MLPerf's architecture on generated cases, packed like MLPerf's.
 
-`python -m unet3d.training samples/fold_1.zip --work-dir DIR` takes some 15 minutes on two cores. The training cases are
+`python -m unet3d.training samples/fold_1.zip --work-dir DIR` takes some 30 minutes on two cores. The training cases are
 made from a seed of their own, so every case of the sample data that users get is held out. The same seed, processor
 type, thread count and PyTorch give the same weights.
 """
