@@ -17,6 +17,7 @@ from unet3d.files import prepare_folder
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from unet3d.config.resolve import Settings
     from unet3d.console import Console
     from unet3d.distributed import Solo
     from unet3d.engines.base import Engine
@@ -49,11 +50,11 @@ def prepare(record: Record, out: Console, group: Solo) -> Cases:
     if group.rank == 0:
         out.info(f"fold {settings.fold}: {len(names)} of {len(by_name)} cases; preprocessed volumes in "
                  f"{settings.preprocessed_dir}")
-        report = preprocessing.preprocess(settings.dataset_dir, settings.preprocessed_dir, names)
-        if report.failed:
-            name, reason = next(iter(report.failed.items()))
-            raise UserError(f"{len(report.failed)} of {len(names)} cases cannot be used, the first is {name}: {reason}; "
-                            "replace the files or choose other cases with NUM_IMAGES or FOLD")
+        _preprocess(settings, names, group)
+    group.barrier()
+    # Machines may share the folder; where they don't, the first rank of each fills its own.
+    if group.rank and group.local_rank == 0:
+        _preprocess(settings, names, group)
     group.barrier()
     standard = set(names) <= set(folds.brats2019(settings.fold))
     record.data = {"kind": "BraTS 2019" if standard else "other data set", "path": settings.dataset_dir,
@@ -64,6 +65,15 @@ def prepare(record: Record, out: Console, group: Solo) -> Cases:
     if sample_data.is_sample(settings.dataset_dir):
         record.data["kind"] = "synthetic sample data"
     return Cases(names, by_name, preprocessing.Store(settings.preprocessed_dir))
+
+
+def _preprocess(settings: Settings, names: Sequence[str], group: Solo) -> None:
+    group.working("preprocessing", limited=False)
+    report = preprocessing.preprocess(settings.dataset_dir, settings.preprocessed_dir, names)
+    if report.failed:
+        name, reason = next(iter(report.failed.items()))
+        raise UserError(f"{len(report.failed)} of {len(names)} cases cannot be used, the first is {name}: {reason}; "
+                        "replace the files or choose other cases with NUM_IMAGES or FOLD")
 
 
 def predict_and_score(engine: Engine, cases: Cases, record: Record, out: Console, group: Solo) -> dict[str, Any]:
@@ -84,6 +94,7 @@ def predict_and_score(engine: Engine, cases: Cases, record: Record, out: Console
               disable=not sys.stderr.isatty() or group.rank > 0) as bar:
         for first in range(0, len(mine), batch):
             names = mine[first:first + batch]
+            group.working(f"predicting {names[0]}")
             volumes = [cases.store.load(name) for name in names]
             # The last batch is filled up, so that the engine meets the one shape it was compiled for.
             filled = volumes + [volumes[-1]] * (batch - len(volumes))

@@ -23,15 +23,20 @@ def before(record: Record) -> None:
     if settings.platform == "CPU" and governor not in (None, "performance"):
         record.warn("cpu-frequency", f"the CPU's frequency governor is '{governor}'.",
                     "Set it to 'performance' (cpupower frequency-set -g performance) for steady times.")
-    load, cores = os.getloadavg()[0], environment.usable_cores()
-    if load > max(0.5, 0.25 * cores):
-        record.warn("other-load", f"the machine was busy before the run: load average {load:.1f} on {cores} cores.",
-                    "Stop other work and run again.")
+    other_load(record)
     if settings.threads > environment.usable_cores():
         record.warn("threads", f"THREADS={settings.threads} is more than the {environment.usable_cores()} cores.",
                     "Lower THREADS.")
     if os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA"):
         record.warn("isa-limited", "ONEDNN_MAX_CPU_ISA limits the CPU's instructions.", "Unset it.")
+
+
+def other_load(record: Record) -> None:
+    """Whether the machine has had other work."""
+    load, cores = os.getloadavg()[0], environment.usable_cores()
+    if load > max(0.5, 0.25 * cores):
+        record.warn("other-load", f"the machine was busy before the run: load average {load:.1f} on {cores} cores.",
+                    "Stop other work and run again.")
 
 
 def after(record: Record) -> None:

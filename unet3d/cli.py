@@ -20,6 +20,7 @@ from unet3d.files import move_aside, prepare_folder, write_atomically
 VERBS = {
     "check": "unet3d.preflight",
     "compare": "unet3d.compare",
+    "rank": "unet3d.distributed.rank",
     "report": "unet3d.report",
     "sweep": "unet3d.sweep",
 }
@@ -55,6 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Kineto prints its own start and stop to standard error otherwise.
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
         prepare_folder(given["output_dir"].value, "OUTPUT_DIR")
+        if given["scaling"].value:
+            from unet3d.distributed import scaling
+
+            return scaling.run(given, argv)
         return _run(resolve.complete(given), argv)
 
     return _guarded(work)
@@ -119,14 +124,13 @@ def _fail(error: BenchmarkError) -> int:
 
 
 def _run(settings: resolve.Settings, argv: Sequence[str]) -> int:
-    from unet3d import results, runner
-    from unet3d.distributed import Solo
+    from unet3d import results
+    from unet3d.distributed import launch
     from unet3d.record import Record
 
-    group = Solo()
     folder = settings.output_dir
     record = Record(settings, command=["predict.py", *argv])
-    out = Console(group.rank, group.size)
+    out = Console()
     moved = [name for name in results.FILES if move_aside(folder / name)]
     out.open_log(folder / "output_raw.log")
     if moved:
@@ -135,7 +139,7 @@ def _run(settings: resolve.Settings, argv: Sequence[str]) -> int:
     if settings.engine == "torch":
         _start_profiler()
     try:
-        _in_thread(lambda: runner.run(record, out, group))
+        _in_thread(launch.work(record, out))
         record.finish()
     except Stopped as stop:
         return _end_early(record, out, f"stopped by {stop.name}", stop.exit_code)
@@ -144,6 +148,10 @@ def _run(settings: resolve.Settings, argv: Sequence[str]) -> int:
         return _end_early(record, out, str(error), code)
     except Exception as error:  # noqa: BLE001 - the last line of defence: a user never sees a traceback
         return _unexpected(record, out, error)
+    if settings.node_rank:
+        out.line(f"The results of all nodes are in node 0's OUTPUT_DIR; this node's log is in {folder}")
+        out.close()
+        return 0
     doc = results.write(record, folder)
     for warning in record.warnings:
         out.warning(warning)

@@ -15,14 +15,17 @@ from unet3d.timing import Statistics
 class Console:
     """Prints to standard output and, once a log is open, to the log; rank and size stand in every INFO line."""
 
-    def __init__(self, rank: int = 0, size: int = 1, stream: TextIO | None = None):
-        self.rank, self.size = rank, size
+    def __init__(self, rank: int = 0, size: int = 1, stream: TextIO | None = None, only_status: bool = False):
+        """only_status: of INFO lines print those with PERF_STATUS, for ranks that would repeat what rank 0 says."""
+        self.rank, self.size, self._only_status = rank, size, only_status
         self._stream = stream or sys.stdout
         self._log: TextIO | None = None
 
-    def open_log(self, path: Path) -> None:
-        """From now on everything printed is in this file too."""
-        self._log = open(path, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 - stays open for the whole run
+    def open_log(self, path: Path, append: bool = False) -> None:
+        """From now on everything printed is in this file too. append: it is another process' log as well."""
+        self._log = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - stays open for the whole run
+        if not append:
+            self._log.truncate(0)
 
     def close(self) -> None:
         if self._log is not None:
@@ -37,6 +40,8 @@ class Console:
 
     def info(self, text: str) -> None:
         """Print an INFO line."""
+        if self._only_status and "PERF_STATUS" not in text:
+            return
         self.line(f"INFO[{self.rank + 1}/{self.size}]: {text}")
 
     def warning(self, warning: Warning) -> None:

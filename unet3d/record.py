@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -35,6 +37,7 @@ class Record:
     load_seconds: dict[str, float] = field(default_factory=dict)
     warm_up: dict[str, Any] = field(default_factory=dict)
     planned_calls: int = 0
+    window_start: float = 0.0  # of the measured window, on this machine's monotonic clock in seconds
     samples: list[Sample] = field(default_factory=list)
     accuracy: dict[str, Any] | None = None
     tflop_per_volume: float = 0.0
@@ -44,6 +47,8 @@ class Record:
     extra: dict[str, Any] = field(default_factory=dict)
     figures: list[tuple[str, Any, str]] = field(default_factory=list)  # (key, value, unit): further rows of results.yaml
     warnings: list[Warning] = field(default_factory=list)
+    # What has to be done before the record is written for the last time, however the run ends.
+    at_end: list[Callable[[], object]] = field(default_factory=list)
 
     def warn(self, name: str, message: str, remedy: str = "") -> None:
         """Note a warning once."""
@@ -54,3 +59,6 @@ class Record:
         """Close the record: complete, or incomplete for a reason."""
         self.finished = datetime.now(UTC)
         self.complete, self.incomplete_reason = reason is None, reason
+        while self.at_end:
+            with contextlib.suppress(Exception):
+                self.at_end.pop()()

@@ -133,6 +133,7 @@ def labels(doc: Mapping[str, Any]) -> dict[str, Any]:
         "scenario": doc["scenario"], "platform": requested["platform"],
         **{name: effective.get(name) for name in ("device", "engine", "precision", "jit", "network", "layout", "ipex")},
         "batch_size": int(requested["batch_size"]), "streams": int(requested["streams"]),
+        "ranks": max(1, len(doc["ranks"])),
         "calls": len(doc["samples"]["latency_ms"]), "volume": doc["volume"]["shape"],
         "weights": doc["weights"].get("kind"), "data": doc["data"].get("kind"),
         **({"valid_for_submission": doc["loadgen"].get("valid_for_submission")} if "loadgen" in doc else {}),

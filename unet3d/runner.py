@@ -34,10 +34,13 @@ def run(record: Record, out: Console, group: Solo) -> None:
     settings = record.settings
     record.environment.update(_environment())
     try:
+        group.working("loading the weights")
         reference = _load_weights(record, out)
-        _need_memory(record)
+        if group.local_rank == 0:
+            _need_memory(record, group.local_size)
+        group.barrier()
         source, scored = _volumes(record, out, group)
-        engine = _prepare(record, out, reference, source)
+        engine = _prepare(record, out, reference, source, group)
         try:
             if settings.scenario != "Default":
                 from unet3d.loadgen import run as loadgen
@@ -106,7 +109,7 @@ def request(settings: Settings) -> Request:
         input_on_device=settings.input_on_device)
 
 
-def _prepare(record: Record, out: Console, reference: Any, source: Any) -> Engine:
+def _prepare(record: Record, out: Console, reference: Any, source: Any, group: Solo) -> Engine:
     """An engine that is loaded, checked, compiled and warmed up: the very object that is timed."""
     settings = record.settings
     for name, text in settings.device.warnings(settings.precision):
@@ -114,7 +117,9 @@ def _prepare(record: Record, out: Console, reference: Any, source: Any) -> Engin
     advice.before(record)
     engine = engines.create(request(settings))
     out.info("loading the network")
+    group.working("loading the network")
     engine.load(reference)
+    group.working("checking the output")
     record.check = check.against_fp32(engine, reference, settings.seed).as_dict()
     out.info(f"check against fp32: relative error {record.check['relative_error']:.2g}, labels agree in "
              f"{record.check['label_agreement']:.2%} of voxels")
@@ -123,10 +128,12 @@ def _prepare(record: Record, out: Console, reference: Any, source: Any) -> Engin
     settings.device.reset_peak_memory()
     staged = engine.stage(source.batch(0))
     out.info("compiling for the volume's shape, then warming up")
+    group.working("compiling")
     engine.compile(staged)
     record.load_seconds = dict(engine.load_seconds)
     warm_up = WarmUp(settings.warm_up)
     while not warm_up.done:
+        group.working("warming up")
         warm_up.latencies.append(timed(engine.infer, staged)[1])
     record.warm_up = {"calls": len(warm_up.latencies), "rule": warm_up.rule, "settled": warm_up.settled,
                       "latency_ms": [1e3 * seconds for seconds in warm_up.latencies]}
@@ -164,8 +171,9 @@ def _measure(record: Record, out: Console, group: Solo, engine: Engine, source: 
     lock = threading.Lock()
     streams = threading.local()
     taken = iter(range(settings.streams))
+    group.working("measuring")
     group.barrier()
-    window = perf_counter()
+    window = record.window_start = perf_counter()
 
     def call(index: int) -> None:
         if not hasattr(streams, "number"):
@@ -175,12 +183,13 @@ def _measure(record: Record, out: Console, group: Solo, engine: Engine, source: 
         sample.stream, sample.rank = streams.number, group.rank
         with lock:
             record.samples.append(sample)
+            group.keep(sample)
             bar.update()
             if len(record.samples) in prints:
                 stats = summarise(record.samples, settings.streams)
                 bar.clear()
                 out.info(console.status(len(record.samples), settings.num_iterations, stats, record.accuracy))
-                if settings.streams == 1 and group.rank == 0:
+                if settings.streams == 1 and group.size == 1:
                     results.write(record, settings.output_dir)
 
     _spread(call, settings.num_iterations, settings.streams)
@@ -229,14 +238,15 @@ def needed_memory(settings: Settings, base_features: int) -> int:
     return voxels * settings.streams * (size * (4 + 4 + 3 * base_features) + 4 * 4)
 
 
-def _need_memory(record: Record) -> None:
+def _need_memory(record: Record, ranks: int) -> None:
     settings = record.settings
     if settings.platform != "CPU":
         return
-    needed, free = needed_memory(settings, record.weights["base_features"]), environment.available_memory()
+    needed, free = ranks * needed_memory(settings, record.weights["base_features"]), environment.available_memory()
     if needed > free:
-        raise OutOfMemory(f"about {needed / 2**30:.1f} GiB of memory are needed, {free / 2**30:.1f} GiB are free; "
-                          "lower BATCH_SIZE or STREAMS, or use PRECISION=bf16")
+        for_ranks, lower = ("", "") if ranks == 1 else (f" for {ranks} ranks", "INSTANCES, ")
+        raise OutOfMemory(f"about {needed / 2**30:.1f} GiB of memory are needed{for_ranks}, {free / 2**30:.1f} GiB are "
+                          f"free; lower {lower}BATCH_SIZE or STREAMS, or use PRECISION=bf16")
 
 
 def _memory_advice(record: Record) -> str:

@@ -61,19 +61,25 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def summarise(samples: Sequence[Sample], streams: int = 1) -> Statistics:
-    """Statistics of at least one sample.
+    """Statistics of at least one sample, of one rank or of several.
 
     With one call in flight the time with overhead is the sum of the host work and the inference of each call; with
     several the host work of one call overlaps the inference of others, so the window holds it already.
+
+    Ranks start together, so the volumes of all of them are done when the slowest rank is: its time is the window, with
+    overhead the time on the clock from the first rank's start to the last one's end.
     """
     latencies = [sample.latency for sample in samples]
     volumes = sum(sample.volumes for sample in samples)
     total = [sample.stage + sample.latency + sample.post for sample in samples]
+    ranks: dict[int, list[Sample]] = {}
+    for sample in samples:
+        ranks.setdefault(sample.rank, []).append(sample)
     if streams == 1:
-        busy, busy_with_overhead = sum(latencies), sum(total)
+        busy, busy_with_overhead = max(sum(one.latency for one in own) for own in ranks.values()), sum(total)
     else:
-        start = min(sample.start for sample in samples)
-        busy = max(sample.start + sample.latency for sample in samples) - start
+        busy = max(max(one.start + one.latency for one in own) - min(one.start for one in own) for own in ranks.values())
+    if streams > 1 or len(ranks) > 1:
         busy_with_overhead = (max(sample.start + sample.latency + sample.post for sample in samples)
                               - min(sample.start - sample.stage for sample in samples))
     mean = float(np.mean(latencies))

@@ -47,6 +47,30 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     return parse
 
 
+def counts(text: str) -> tuple[int, ...]:
+    """Whole numbers of at least 1 in ascending order, such as 1,2,4."""
+    allowed = "whole numbers in ascending order that begin with 1, such as 1,2,4"
+    try:
+        numbers = tuple(whole_number(1)(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(allowed) from None
+    if numbers[0] != 1 or len(numbers) < 2 or list(numbers) != sorted(set(numbers)):
+        raise ValueError(allowed)
+    return numbers
+
+
+def endpoint(text: str) -> str:
+    """host:port."""
+    host, _, port = text.strip().rpartition(":")
+    try:
+        if not host:
+            raise ValueError
+        whole_number(1, 65535)(port)
+    except ValueError:
+        raise ValueError("host:port, such as node0:29500") from None
+    return text.strip()
+
+
 def count_or_all(text: str) -> int | str:
     """A whole number of at least 1, or the word all."""
     if text.strip().casefold() == "all":

@@ -14,6 +14,7 @@ from typing import Any
 
 from unet3d import environment
 from unet3d.config.parse import Given
+from unet3d.distributed import placement
 from unet3d.errors import UserErrors
 from unet3d.loadgen import rules
 
@@ -57,12 +58,7 @@ def impossible(given: Mapping[str, Given]) -> list[str]:
         problems.append(f"IPEX=yes with ENGINE={value['engine']} is not possible; use IPEX=no or ENGINE=torch")
     if value["ipex"] and value["platform"] == "CUDA":
         problems.append("IPEX=yes with PLATFORM=CUDA is not possible; it is for Flex, Max and CPU, use IPEX=no")
-    if value["multi_tile"] and value["platform"] == "Flex":
-        problems.append("MULTI_TILE=True with PLATFORM=Flex is not possible; a Flex card has one tile, "
-                        "use MULTI_TILE=False")
-    elif value["multi_tile"]:
-        problems.append("MULTI_TILE=True is not supported by this version; use MULTI_TILE=False and start one run for "
-                        "each device")
+    problems += placement.refuse_unclear(given)
     problems += rules.refuse(value, value["min_duration"] is not None)
     if not value["dummy"]:
         problems += _without_data(value, given)
@@ -122,6 +118,7 @@ def complete(given: Mapping[str, Given]) -> Settings:
     if settings.streams > settings.threads and settings.platform == "CPU":
         problems.append(f"STREAMS={settings.streams} is more than the {settings.threads} CPU threads; "
                         "lower STREAMS or raise THREADS")
+    problems += placement.decide(settings)
     if problems:
         raise UserErrors(problems)
     return settings

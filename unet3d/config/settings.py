@@ -59,6 +59,20 @@ SETTINGS: tuple[Setting, ...] = (
             "yes: autocast; no: the whole network is cast to the precision", default=True),
     Setting("multi_tile", PERFORMANCE, kinds.yes_no, "True, False",
             "Use every tile or device of the machine", default=False, default_text="False", bare="True"),
+    Setting("devices", PERFORMANCE, kinds.count_or_all, "1, 2, …, all", "GPUs or tiles to use, one process each",
+            default_text="1; all with MULTI_TILE=True"),
+    Setting("instances", PERFORMANCE, kinds.whole_number(1), "1, 2, …",
+            "Processes on a CPU, each pinned to its share of the cores and to their memory",
+            default_text="one, not pinned; with MULTI_TILE=True one for each NUMA node"),
+    Setting("nnodes", PERFORMANCE, kinds.whole_number(1), "1, 2, …", "Machines that measure together", default=1),
+    Setting("node_rank", PERFORMANCE, kinds.whole_number(0), "0, 1, …", "Which of the machines this is; 0 writes the results",
+            default_text="none"),
+    Setting("rdzv_endpoint", PERFORMANCE, kinds.endpoint, "host:port", "Where the machines meet: an address of node 0 and "
+            "a free port, for torchrun's rendezvous", default_text="none"),
+    Setting("rank_timeout", PERFORMANCE, kinds.whole_number(1), "1, 2, …", "Seconds in which a process of many must get on "
+            "with compiling, an inference or a case; the run ends when it does not", default=1800),
+    Setting("scaling", PERFORMANCE, kinds.counts, "1,2,4, …", "Measure with so many devices or instances one after the "
+            "other, and how throughput grows", default_text="none"),
     Setting("batch_size", PERFORMANCE, kinds.whole_number(1), "1, 2, …", "Volumes in one inference call", default=1),
     Setting("num_iterations", PERFORMANCE, kinds.whole_number(1), "1, 2, …", "Timed inference calls", default=10,
             default_text="10; with SCENARIO as many as MLPerf asks for"),
