@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import Any
 
 from unet3d import advice, check, console, engines, environment, results
+from unet3d.calibration import choose as choose_calibration
 from unet3d.config.resolve import Settings
 from unet3d.console import Console
 from unet3d.distributed import Solo
@@ -32,6 +33,7 @@ def run(record: Record, out: Console, group: Solo) -> None:
             for, OutOfMemory.
     """
     settings = record.settings
+    engines.check(request(settings))
     record.environment.update(_environment())
     try:
         group.working("loading the weights")
@@ -55,6 +57,10 @@ def run(record: Record, out: Console, group: Solo) -> None:
                     _measure(record, out, group, engine, source)
         finally:
             engine.close()
+        if settings.precision == "int8" and record.accuracy:
+            from unet3d import fp32_dice
+
+            fp32_dice.compare(record, out, reference, scored, engine.request)
         advice.after(record)
     except Exception as error:
         if settings.device.is_out_of_memory(error):
@@ -101,12 +107,16 @@ def _volumes(record: Record, out: Console, group: Solo) -> tuple[Any, Any]:
 
 
 def request(settings: Settings) -> Request:
-    """What the settings ask of an engine."""
+    """What the settings ask of an engine. Raises UserError when int8 has nothing to be calibrated with."""
+    chosen = {}
+    if settings.precision == "int8":
+        calibration = choose_calibration(settings)
+        chosen = {"calibration": calibration.volumes, "calibration_source": calibration.source}
     return Request(
         engine=settings.engine, device=settings.device, precision=settings.precision, jit=settings.jit,
         amp=settings.amp, ipex=settings.ipex, network=settings.network,
         shape=(settings.batch_size, 4, *settings.volume_shape), streams=settings.streams, threads=settings.threads,
-        input_on_device=settings.input_on_device)
+        input_on_device=settings.input_on_device, **chosen)
 
 
 def _prepare(record: Record, out: Console, reference: Any, source: Any, group: Solo) -> Engine:

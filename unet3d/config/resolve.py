@@ -51,6 +51,9 @@ def impossible(given: Mapping[str, Given]) -> list[str]:
     problems = []
     if value["precision"] == "int8" and value["engine"] != "openvino":
         problems.append(f"PRECISION=int8 with ENGINE={value['engine']} is not possible; int8 runs on ENGINE=openvino")
+    if value["engine"] == "onnxruntime" and value["precision"] not in (None, "fp32"):
+        problems.append(f"PRECISION={value['precision']} with ENGINE=onnxruntime is not possible, its CPU kernels for "
+                        "3D convolutions are fp32; use PRECISION=fp32 or ENGINE=openvino")
     if value["engine"] != "torch" and given["jit"].source != "default" and value["jit"] != "none":
         problems.append(f"JIT={value['jit']} with ENGINE={value['engine']} is not possible; "
                         "JIT is PyTorch's, use JIT=none or ENGINE=torch")
@@ -126,6 +129,9 @@ def complete(given: Mapping[str, Given]) -> Settings:
 
 def _decide_precision(settings: Settings) -> None:
     if settings.precision is not None:
+        return
+    if settings.engine == "onnxruntime":
+        settings.decide("precision", "fp32", "the only one that ENGINE=onnxruntime has for 3D convolutions")
         return
     if settings.platform != "CPU":
         settings.decide("precision", "fp16", f"default on {settings.platform}")

@@ -19,14 +19,22 @@ def engine_class(name: str) -> type[Engine]:
     return getattr(importlib.import_module(module), cls)
 
 
-def create(request: Request) -> Engine:
-    """The engine that the request names.
+def check(request: Request) -> None:
+    """Whether the engine that the request names can run it; imports nothing heavy.
 
     Raises:
         UserErrors: with every reason why it cannot run on this machine.
     """
-    cls = engine_class(request.engine)
-    reasons = cls.refuse(request)
+    reasons = engine_class(request.engine).refuse(request)
     if reasons:
         raise UserErrors(reasons)
-    return cls(request)
+
+
+def create(request: Request) -> Engine:
+    """The engine that the request names.
+
+    Raises:
+        UserErrors: as `check`.
+    """
+    check(request)
+    return engine_class(request.engine)(request)

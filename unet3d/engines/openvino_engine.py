@@ -76,11 +76,9 @@ class OpenVINOEngine(Engine):
         self._compiled: dict[tuple[int, ...], tuple[openvino.CompiledModel, queue.SimpleQueue]] = {}
         self._compiling = threading.Lock()
         if self.request.precision == "int8":
-            from unet3d.engines.quantization import quantised
+            from unet3d.export.quantization import quantised
 
-            self._path, spent, warnings = quantised(reference, self.request)
-            self.load_seconds.update(spent)
-            self.warnings += warnings
+            self._path, self.load_seconds = quantised(reference, self.request)
             return
         from unet3d.export.openvino_ir import exported
 
@@ -163,7 +161,8 @@ class OpenVINOEngine(Engine):
         layouts = Counter(layer["layout"] for layer in layers)
         return Effective(
             engine=f"openvino {self._openvino.__version__.split('-')[0]}",
-            device=self._device,
+            # The name that the platform's checks know beside OpenVINO's own.
+            device=self._device if self._device == "CPU" else f"{self.request.device.kind} as OpenVINO's {self._device}",
             precision=main if share[main] > 0.9 else "+".join(sorted(work)),
             jit="none",
             layout={"acdeb": "channels_last_3d", "abcde": "contiguous"}.get(*layouts.most_common(1)[0][:1], "blocked"),
