@@ -1,16 +1,22 @@
 """The OpenVINO engine against nnU-Net's own module in fp32, on small volumes and a narrow network."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
 
+from unet3d import environment, runner
 from unet3d.devices.base import open_device
 from unet3d.engines import create
 from unet3d.engines.base import Request
+from unet3d.errors import MismatchError, UserErrors
 from unet3d.model import reference
 from unet3d.weights.plans import random_plans
 
 ov = pytest.importorskip("openvino", reason="openvino is not installed: pip install -r requirements-openvino.txt")
+
+needs_bf16 = pytest.mark.skipif(environment.bf16_instructions() is None, reason="this CPU has no bf16 instructions")
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +30,16 @@ def network():
     return network
 
 
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("exports")
+
+
 @pytest.fixture
-def ask(tmp_path):
+def ask(cache_dir):
     def ask(**settings):
         given = {"engine": "openvino", "device": open_device("cpu"), "precision": "fp32", "threads": 2,
-                 "cache_dir": tmp_path}
+                 "cache_dir": cache_dir}
         return Request(**(given | settings))
 
     return ask
@@ -47,6 +58,10 @@ def difference(found, expected):
     return np.abs(found - expected).max() / np.abs(expected).max()
 
 
+def relative_error(found, expected):
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
 @pytest.mark.parametrize("form", ["fast", "reference"])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_fp32_equals_nnunet(network, ask, form, batch):
@@ -56,3 +71,93 @@ def test_fp32_equals_nnunet(network, ask, form, batch):
     assert difference(engine.compare(x), truth(network, x)) < 1e-5
     assert engine.effective().precision == "fp32"
     assert engine.effective().layout == "channels_last_3d"
+
+
+@needs_bf16
+@pytest.mark.parametrize("form", ["fast", "reference"])
+def test_bf16_agrees_and_is_what_the_convolutions_got(network, ask, form):
+    engine = create(ask(network=form, precision="bf16"))
+    engine.load(network)
+    x = volumes(2)
+    logits, expected = engine.compare(x), truth(network, x)
+    assert 1e-5 < relative_error(logits, expected) < 0.05
+    assert (logits.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.95
+    effective = engine.effective()
+    assert effective.precision == "bf16"
+    assert effective.details["inference_precision_hint"] == "<Type: 'bfloat16'>"
+
+
+@needs_bf16
+def test_a_plugin_that_runs_another_precision_is_found_out(network, ask, monkeypatch):
+    engine = create(ask(precision="bf16"))
+    honest = engine._properties
+    monkeypatch.setattr(engine, "_properties", lambda: honest() | {"INFERENCE_PRECISION_HINT": "f32"})
+    engine.load(network)
+    engine.compare(volumes())
+
+    class Settings:
+        precision, jit, network, engine, platform, device = "bf16", "none", "fast", "openvino", "CPU", open_device("cpu")
+
+    with pytest.raises(MismatchError, match="PRECISION=bf16 was asked for, fp32 ran"):
+        runner.must_match(Settings, vars(engine.effective()))
+
+
+def test_each_stream_gets_its_own_volumes_logits(network, ask):
+    engine = create(ask(streams=2, shape=(1, 4, 32, 40, 24)))
+    engine.load(network)
+    engine.compile(engine.stage(volumes()))
+    assert engine.effective().details["streams"] == 2
+    inputs = [volumes(seed=seed) for seed in range(6)]
+    found = [None] * len(inputs)
+
+    def serve(stream):
+        for index in range(stream, len(inputs), 2):
+            found[index] = engine.logits(engine.infer(engine.stage(inputs[index])))
+
+    threads = [threading.Thread(target=serve, args=(stream,)) for stream in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for x, logits in zip(inputs, found, strict=True):
+        assert difference(logits, truth(network, x)) < 1e-5
+
+
+def test_export_is_kept_until_weights_or_form_change(network, ask, tmp_path):
+    def load(network, form="fast"):
+        engine = create(ask(cache_dir=tmp_path, network=form))
+        engine.load(network)
+        return engine.load_seconds
+
+    assert "export" in load(network)
+    assert set(load(network)) == {"read export"}
+    assert "export" in load(network, "reference")
+    other = reference.build(random_plans(base_features=8, max_features=32, poolings=3), network.state_dict())
+    assert set(load(other)) == {"read export"}
+    with torch.no_grad():
+        other.seg_outputs[-1].weight[0, 0] += 1
+    assert "export" in load(other)
+
+
+@pytest.mark.parametrize(("settings", "reason"), [
+    ({"precision": "fp16"}, "PRECISION=fp16 with ENGINE=openvino on CPU is not possible; use fp32, bf16, int8"),
+    ({"jit": "trace"}, "JIT=trace with ENGINE=openvino"),
+    ({"ipex": True}, "IPEX=yes with ENGINE=openvino"),
+    ({"precision": "int8"}, "PRECISION=int8 needs volumes to calibrate with"),
+])
+def test_refuses_up_front(ask, settings, reason):
+    with pytest.raises(UserErrors, match=reason):
+        create(ask(**settings))
+
+
+def test_refuses_bf16_where_the_cpu_would_emulate_it(ask, monkeypatch):
+    monkeypatch.setattr(environment, "bf16_instructions", lambda: None)
+    with pytest.raises(UserErrors, match="needs a CPU with AMX or AVX512-BF16"):
+        create(ask(precision="bf16"))
+
+
+def test_nothing_compiled_is_an_error_not_a_guess(network, ask):
+    engine = create(ask())
+    engine.load(network)
+    with pytest.raises(MismatchError, match="nothing was compiled"):
+        engine.effective()

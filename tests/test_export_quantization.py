@@ -1,0 +1,128 @@
+"""INT8: quantisers where they belong, close to fp32, calibrated outside the fold, and its loss measured."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from unet3d import calibration, sample_data
+from unet3d.devices.base import open_device
+from unet3d.engines import create
+from unet3d.engines.base import Request
+from unet3d.model import reference
+from unet3d.weights.plans import random_plans
+
+pytest.importorskip("openvino", reason="openvino is not installed: pip install -r requirements-openvino.txt")
+pytest.importorskip("nncf", reason="nncf is not installed: pip install -r requirements-openvino.txt")
+
+SHAPE = (32, 32, 32)
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(7)
+    return reference.build(random_plans(base_features=8, max_features=16, poolings=2))
+
+
+@pytest.fixture(scope="module")
+def run(network, tmp_path_factory):
+    cache_dir = tmp_path_factory.mktemp("exports")
+
+    def run(form, volumes=None):
+        given = volumes or [np.random.default_rng(1).standard_normal((4, *SHAPE), dtype=np.float32)]
+        engine = create(Request("openvino", open_device("cpu"), "int8", network=form, threads=2, cache_dir=cache_dir,
+                                calibration=lambda: iter(given), calibration_source="noise of a test"))
+        engine.load(network)
+        return engine
+
+    return run
+
+
+def error(engine, network, batch=1):
+    x = np.random.default_rng(2).standard_normal((batch, 4, *SHAPE), dtype=np.float32)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(x)).numpy()
+    return np.linalg.norm(engine.compare(x) - expected) / np.linalg.norm(expected)
+
+
+def test_convolutions_run_in_int8_and_our_quantisers_are_nearer_to_fp32(run, network):
+    ours, stock = run("fast"), run("reference")
+    ours_error, stock_error = error(ours, network), error(stock, network)
+    assert 1e-4 < ours_error < stock_error < 0.2
+    for engine in (ours, stock):
+        effective = engine.effective()
+        assert effective.precision == "int8"
+        assert effective.details["calibration"] == "noise of a test"
+    assert error(ours, network, batch=2) < 0.2
+
+
+def test_norms_take_what_convolutions_give_and_activations_become_unsigned(run, network):
+    import openvino
+
+    model = openvino.Core().read_model(run("fast")._path)
+    quantisers = [op for op in model.get_ops() if op.get_type_name() == "FakeQuantize"]
+    for norm in [op for op in model.get_ops() if op.get_type_name() == "MVN"]:
+        before = norm.input_value(0).get_node()
+        if before.get_type_name() != "Convolution":
+            assert before.input_value(0).get_node().get_type_name() == "Add"
+    after_activation = [op for op in quantisers if op.input_value(0).get_node().get_type_name() == "PRelu"]
+    assert len(after_activation) == sum("LeakyReLU" in type(module).__name__ for module in network.modules())
+    assert all(op.input_value(1).get_node().data.max() == 0 for op in after_activation)
+
+
+def test_no_reorder_between_convolution_and_norm(run):
+    engine = run("fast")
+    engine.compare(np.zeros((1, 4, *SHAPE), dtype=np.float32))
+    compiled = next(iter(engine._compiled.values()))[0]
+    kinds = [str(op.get_rt_info()["layerType"].value if hasattr(op.get_rt_info()["layerType"], "value")
+                 else op.get_rt_info()["layerType"]) for op in compiled.get_runtime_model().get_ordered_ops()]
+    # One to the convolutions' layout on the way in, one back on the way out.
+    assert kinds.count("Reorder") == 2
+
+
+def test_quantised_network_is_kept_by_its_calibration_volumes(run):
+    other = [np.random.default_rng(9).standard_normal((4, *SHAPE), dtype=np.float32)]
+    assert "quantise" in run("fast", other).load_seconds
+    again = run("fast", other).load_seconds
+    assert "quantise" not in again
+    assert "read export" in again
+
+
+def settings(**changes):
+    given = {"dataset_dir": None, "preprocessed_dir": None, "fold": 1, "seed": 3, "volume_shape": (64, 64, 64)}
+    return SimpleNamespace(**(given | changes))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    return folder, sample_data.make(folder, 6, seed=5, size=(40, 40, 32), processes=1)
+
+
+def test_calibrates_with_cases_outside_the_fold(data):
+    from unet3d import folds
+
+    folder, names = data
+    chosen = calibration.choose(settings(dataset_dir=folder))
+    held_out = folds.fold_names(names, 1)
+    assert chosen.source.startswith("2 synthetic sample cases outside fold 1: ")
+    assert held_out and not any(name in chosen.source for name in held_out)
+    assert sum(name in chosen.source for name in names) == 2
+    volumes = list(chosen.volumes())
+    assert [volume.shape for volume in volumes] == [(4, 64, 64, 64)] * 2
+    assert all(volume.std() > 0 for volume in volumes)
+
+
+def test_without_data_noise_is_used_and_called_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(calibration, "SAMPLE_DATA", tmp_path)
+    chosen = calibration.choose(settings())
+    assert "standard normal noise (64, 64, 64), seed 3; there is no data set" in chosen.source
+    first, again = list(chosen.volumes()), list(chosen.volumes())
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first[0], first[1])
+
+
+def test_sample_data_beside_the_program_is_used_in_dummy_mode(monkeypatch, data):
+    monkeypatch.setattr(calibration, "SAMPLE_DATA", data[0])
+    assert "synthetic sample cases outside fold 1" in calibration.choose(settings()).source
