@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,15 +96,29 @@ def shape(text: str) -> tuple[int, int, int]:
 
 def folder(text: str) -> Path:
     """A folder's path; `~` is expanded, existence is looked at where it is used."""
-    if not text.strip() or "\0" in text:
+    if not text.strip():
         raise ValueError("the path of a folder")
-    return Path(text).expanduser()
+    return path(text)
+
+
+def path(text: str) -> Path:
+    """A path that the file system and the results can hold; `~` is expanded."""
+    if not text.isprintable():  # neither control characters nor bytes that are no UTF-8, which no result file could hold
+        raise ValueError("a path of printable characters")
+    try:
+        found = Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError("a path whose ~ is a user of this machine") from None
+    if len(os.fsencode(found)) > 4000 or any(len(os.fsencode(part)) > 255 for part in found.parts):
+        raise ValueError("a path of at most 4000 bytes, each name in it of at most 255")
+    return found
 
 
 def text(value: str) -> str:
     """Any text but an empty one."""
-    if not value.strip() or "\0" in value:
+    if not value.strip():
         raise ValueError("a path or one of the named values")
+    path(value.strip())
     return value.strip()
 
 

@@ -15,6 +15,8 @@ from unet3d.preprocessing.volume import PADDED_SHAPE, Volume, plain_properties
 
 # Allows for headers rewritten in single precision.
 GEOMETRY_TOLERANCE = 1e-3
+# Far above any brain scan: what a header may claim before its voxels are read into memory.
+LARGEST_AXIS = 1024
 
 
 def prepare(case: Case, padded_shape: Sequence[int] = PADDED_SHAPE) -> Volume:
@@ -28,15 +30,17 @@ def prepare(case: Case, padded_shape: Sequence[int] = PADDED_SHAPE) -> Volume:
     files = dict(zip(MODALITIES, case.images, strict=True))
     if case.truth.is_file():
         files["seg"] = case.truth
-    for kind, file in files.items():
-        _check_gzip(kind, file)
+    held = {kind: _check_gzip(kind, file) for kind, file in files.items()}
     _check_geometry(files)
     for kind, file in files.items():
-        _check_finite(kind, file)
+        _check_voxels(kind, file, held[kind])
     if "seg" in files:
         segmentations.read(files["seg"])
 
-    array, properties = nnunet.load(case.images)
+    try:
+        array, properties = nnunet.load(case.images)
+    except RuntimeError as error:
+        raise UserError(f"ITK cannot read the images ({' '.join(str(error).split())[-200:]})") from None
     for modality, image in zip(MODALITIES, array, strict=True):
         if not image.any():
             raise UserError(f"{modality} is zero everywhere")
@@ -56,15 +60,17 @@ def check_presence(case: Case) -> None:
         raise UserError(f"missing modality {', '.join(missing)}: no file {next(iter(missing.values()))}")
 
 
-def _check_gzip(kind: str, file: Path) -> None:
-    """Reads to the end: ITK may take a cut-off file for one whose rest is zero."""
+def _check_gzip(kind: str, file: Path) -> int:
+    """Reads to the end, as ITK may take a cut-off file for one whose rest is zero; returns the bytes inside."""
+    held = 0
     try:
         with gzip.open(file) as stream:
-            while stream.read(1 << 22):
-                pass
+            while piece := stream.read(1 << 22):
+                held += len(piece)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{kind} is not a whole gzip file ({reason}): {file}") from None
+    return held
 
 
 def _check_geometry(files: dict[str, Path]) -> None:
@@ -78,27 +84,42 @@ def _check_geometry(files: dict[str, Path]) -> None:
             reader.ReadImageInformation()
         except RuntimeError:
             raise UserError(f"{kind} is not a NIfTI file: {file}") from None
+        if reader.GetNumberOfComponents() != 1:
+            raise UserError(f"{kind} has {reader.GetNumberOfComponents()} values a voxel, one is allowed: {file}")
         sizes[kind] = reader.GetSize()
         # Origins are left out: nnU-Net ignores them, and a shifted origin changes no voxel.
         frames[kind] = np.array([*reader.GetSpacing(), *reader.GetDirection()])
     if len(set(sizes.values())) > 1:
         raise UserError(f"shapes differ: {', '.join(f'{kind} {_times(size)}' for kind, size in sizes.items())}")
-    if len(sizes["t1"]) != 3:
-        raise UserError(f"shape {_times(sizes['t1'])}: a volume has three axes")
+    if len(sizes["t1"]) != 3 or max(sizes["t1"]) > LARGEST_AXIS:
+        raise UserError(f"shape {_times(sizes['t1'])}: a volume has three axes of at most {LARGEST_AXIS} voxels")
     for kind, frame in frames.items():
         if not np.allclose(frame, frames["t1"], rtol=0, atol=GEOMETRY_TOLERANCE):
             raise UserError(f"{kind} and t1 differ in spacing or direction; register them to one grid")
 
 
-def _check_finite(kind: str, file: Path) -> None:
-    """Looks with nibabel: ITK silently reads NaN and infinite voxels as zero."""
-    import nibabel
+def _check_voxels(kind: str, file: Path, held: int) -> None:
+    """Looks with nibabel: ITK silently reads NaN and infinite voxels as zero, and a header that makes no sense its way.
 
-    image = nibabel.load(file)
-    if image.get_data_dtype().kind == "f":
-        bad = np.count_nonzero(~np.isfinite(np.asarray(image.dataobj)))
-        if bad:
-            raise UserError(f"{kind} has {bad} voxels that are NaN or infinite: {file}")
+    held: bytes of the unpacked file.
+    """
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        image = nibabel.load(file)
+        needed = int(np.prod(image.shape)) * image.get_data_dtype().itemsize
+        if needed > held:
+            raise ValueError(f"{needed} bytes of voxels are announced, the file holds {held}")
+        bad = 0
+        if image.get_data_dtype().kind == "f":
+            bad = np.count_nonzero(~np.isfinite(np.asarray(image.dataobj)))
+    except (ImageFileError, HeaderDataError, ValueError, TypeError, OverflowError, OSError, EOFError) as error:
+        reason = " ".join(str(error).replace(str(file), "the file").split())
+        raise UserError(f"{kind} is not a NIfTI file that can be read ({reason}): {file}") from None
+    if bad:
+        raise UserError(f"{kind} has {bad} voxels that are NaN or infinite: {file}")
 
 
 def _times(shape: Sequence[int]) -> str:

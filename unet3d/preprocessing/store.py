@@ -11,6 +11,7 @@ import os
 import tempfile
 import time
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from unet3d.preprocessing.volume import PADDED_SHAPE, Volume, pad, plain_propert
 VERSION = 1
 MLPERF_LIST = "preprocessed_files.pkl"
 STALE_AFTER_S = 3600
+# What numpy and zipfile raise for a damaged .npz; MemoryError where its header announces more than any memory.
+BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 class Store:
@@ -61,7 +64,7 @@ class Store:
                 raise ValueError("not a volume")
         except FileNotFoundError:
             raise UserError(f"{name} is not in {self.folder}; run ./preprocess.sh, or set PREPROCESSED_DIR") from None
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        except BROKEN:
             raise UserError(f"{file} is damaged; remove it and run ./preprocess.sh") from None
         return self._padded(volume, file)
 
@@ -71,7 +74,7 @@ class Store:
             with np.load(self._file(case.name), allow_pickle=False) as content:
                 about = json.loads(str(content["about"]))
             return about["version"] == VERSION and _same_sources(about["sources"], case)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        except BROKEN:
             return False
 
     def save(self, case: Case, volume: Volume, sources: dict) -> None:

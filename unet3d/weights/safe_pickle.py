@@ -18,12 +18,22 @@ from unet3d.errors import UserError
 NUMBERS = (np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64,
            np.float16, np.float32, np.float64, np.complex64, np.complex128)
 
+MOST_OF_A_RANGE = 1_000_000
+
 
 def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
     """What protocol 2 calls to turn text back into bytes; any other codec is none of a data file's business."""
     if encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"codec {encoding!r} is not allowed, only latin1")
     return codecs.encode(text, "latin1")
+
+
+def _range(*bounds: int) -> range:
+    """A range of ten letters would fill any memory as a list."""
+    found = range(*bounds)
+    if abs(found.stop - found.start) > MOST_OF_A_RANGE:
+        raise pickle.UnpicklingError(f"a range over {found.stop - found.start} numbers, at most {MOST_OF_A_RANGE} are allowed")
+    return found
 
 
 def numpy_globals() -> dict[str, object]:
@@ -48,7 +58,8 @@ def allowed_globals() -> dict[str, object]:
         "_codecs.encode": _encode_latin1,
     }
     plain |= {f"builtins.{kind.__name__}": kind for kind in (
-        bool, int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset, slice, range)}
+        bool, int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset, slice)}
+    plain["builtins.range"] = _range
     return plain | numpy_globals()
 
 
