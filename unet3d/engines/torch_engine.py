@@ -134,7 +134,11 @@ class TorchEngine(Engine):
     def _witness(self):
         """Record which data types the convolutions of one inference really got."""
         torch = self._torch
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
+        from unet3d.engines import ipex_witness
+
+        packed = self.request.ipex and self.request.device.kind == "cpu"
+        with (ipex_witness.observing(self._observed) if packed else contextlib.nullcontext(),
+              torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile):
             yield
         for event in profile.profiler.kineto_results.events():
             name = event.name()
