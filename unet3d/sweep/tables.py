@@ -32,6 +32,8 @@ FIGURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
 def figures(document: Mapping[str, Any]) -> Row:
     """The row's figures from a results.json; None where the run has none."""
     stats, memory, check = document["statistics"], document["memory"], document["check"] or {}
+    accuracy = document["accuracy"] or {}
+    dice, exact = accuracy.get("total"), (accuracy.get("fp32") or {}).get("total")
     gib = {name: None if memory.get(name) is None else memory[name] / 2**30
            for name in ("peak_host_bytes", "peak_device_bytes")}
     return {
@@ -40,7 +42,7 @@ def figures(document: Mapping[str, Any]) -> Row:
         "tflop_per_s": stats["tflops"],
         "peak_host_gib": gib["peak_host_bytes"], "peak_device_gib": gib["peak_device_bytes"],
         "relative_error": check.get("relative_error"), "label_agreement": check.get("label_agreement"),
-        "dice": (document["accuracy"] or {}).get("total"), "dice_minus_fp32": None,
+        "dice": dice, "dice_minus_fp32": None if dice is None or exact is None else dice - exact,
         "calls": stats["calls"],
         "engine": document["effective"].get("engine"), "precision": document["effective"].get("precision"),
         "warnings": [warning["name"] for warning in document["warnings"]],
@@ -54,7 +56,7 @@ def ranked(rows: Sequence[Row]) -> list[Row]:
     exact = next((row["dice"] for row in measured if row["precision"] == "fp32" and row["dice"] is not None), None)
     for rank, row in enumerate(measured, start=1):
         row["rank"] = rank
-        if exact is not None and row["dice"] is not None:
+        if exact is not None and row["dice"] is not None and row["dice_minus_fp32"] is None:
             row["dice_minus_fp32"] = row["dice"] - exact
     return measured + [row for row in rows if row["status"] != "measured"]
 
