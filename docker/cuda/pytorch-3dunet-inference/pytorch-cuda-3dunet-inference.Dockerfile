@@ -7,8 +7,8 @@ ARG BASE_IMAGE=pytorch/pytorch:2.13.0-cuda13.0-cudnn9-runtime
 FROM ${BASE_IMAGE}
 
 ARG PIP_INDEX_URL=https://pypi.org/simple
-# Further requirements files, such as requirements-openvino.txt for ENGINE=openvino on the CPU.
-ARG EXTRA_REQUIREMENTS=
+# Power, clocks and utilisation of the GPU.
+ARG EXTRA_REQUIREMENTS=requirements-nvidia.txt
 COPY requirements*.txt docker/common/install.sh /tmp/build/
 RUN /tmp/build/install.sh /tmp/build
 ENV PATH=/opt/venv/bin:$PATH VIRTUAL_ENV=/opt/venv PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
