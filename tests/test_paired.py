@@ -1,0 +1,135 @@
+"""The paired benchmark: its intervals against SciPy's, its tables, and whole rounds in processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks import contestants, report
+from benchmarks.ratios import ratio
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_ratio_is_the_geometric_mean_of_the_rounds():
+    found = ratio([[1.0, 3.0], [4.0]], [[4.0], [2.0, 2.0]])
+    assert found.value == pytest.approx(stats.gmean([4 / 2, 2 / 4]))
+    assert found.rounds == 2
+
+
+def test_interval_over_rounds_is_scipys_bootstrap_of_pairs():
+    generator = np.random.default_rng(5)
+    first = generator.lognormal(0, 0.1, 12)
+    second = first * generator.lognormal(0.4, 0.2, 12)
+    found = ratio([[value] for value in first], [[value] for value in second], resamples=40_000)
+    expected = stats.bootstrap((np.log(second / first),), np.mean, method="percentile", n_resamples=40_000, rng=1)
+    assert np.log([found.low, found.high]) == pytest.approx(expected.confidence_interval, abs=0.005)
+
+
+def test_one_round_varies_by_its_calls_alone():
+    assert ratio([[2.0, 2.0]], [[3.0]]) == ratio([[2.0]], [[3.0]])
+    generator = np.random.default_rng(1)
+    calls = generator.lognormal(1, 0.2, 20)
+    found = ratio([[2.0]], [list(calls)], resamples=40_000)
+    expected = stats.bootstrap((calls,), np.mean, method="percentile", n_resamples=40_000, rng=1).confidence_interval
+    assert (2 * found.low, 2 * found.high) == pytest.approx(tuple(expected), rel=0.005)
+
+
+def test_rounds_must_pair():
+    with pytest.raises(ValueError, match="same number of rounds"):
+        ratio([[1.0]], [[1.0], [2.0]])
+
+
+def results(latencies, throughput=None, streams=1, batch=1, commit="a" * 40):
+    return {"statistics": {"throughput": throughput}, "effective": {"engine": "engine 1"},
+            "samples": {"latency_ms": latencies, "volumes": [batch] * len(latencies)},
+            "settings": {"requested": {"streams": str(streams)}}, "benchmark": {"git_commit": commit},
+            "volume": {"shape": [4, 64, 64, 64], "tflop": 3.0}, "weights": {"kind": "random"},
+            "memory": {"peak_host_bytes": 2**30}, "check": {"relative_error": 0.01, "label_agreement": 0.99}}
+
+
+def test_seconds_are_of_a_volume():
+    assert report.seconds_per_volume(results([500.0, 700.0], batch=2)) == pytest.approx([0.25, 0.35])
+    assert report.seconds_per_volume(results([900.0], throughput=2.0, streams=2)) == [0.5]
+
+
+def test_tables_name_ratios_failures_and_absent_peers():
+    ours, other, failing, absent = (
+        contestants.Contestant(name, "what", name == "ours", ()) for name in ("ours", "other", "failing", "absent"))
+    runs = {"ours": {1: {"reason": None, "document": results([1000.0, 1000.0])}},
+            "other": {1: {"reason": None, "document": results([2000.0, 2000.0], commit="b" * 40)}},
+            "failing": {1: {"reason": "out of memory", "document": None}}, "absent": {}}
+    document = report.document([ours, other, failing, absent], runs, {"absent": "not installed"}, rounds=1)
+    assert [(pair["ours"], pair["peer"], pair["ratio"]) for pair in document["ratios"]] == [
+        ("ours", "other", pytest.approx(2.0))]
+    assert document["best"]["peer"] == "other"
+    assert document["complete"] is True
+    text = report.markdown({**document, "machine": "A machine", "streams": 1})
+    assert "| other | 2.00× (2.00–2.00) |" in text
+    assert "| failing | what; not measured: out of memory |" in text
+    assert "| absent | what; not measured: not installed |" in text
+    assert "| ours | engine 1: what | 1.00 | 1.00–1.00 | 3.00 |" in text
+    assert "several commits" in text
+
+
+def test_peers_run_nnunets_own_module_and_ours_the_inference_form():
+    for one in contestants.everyone(None):
+        words = dict(zip(one.settings[::2], one.settings[1::2], strict=True))
+        if words["--engine"] != "onnxruntime":
+            assert words["--network"] == ("fast" if one.ours else "reference")
+    names = [one.name for one in contestants.everyone(None)]
+    assert len(set(names)) == len(names)
+
+
+def test_a_missing_ipex_is_told():
+    def reason(python):
+        return contestants.why_not(next(one for one in contestants.everyone(python) if one.ipex), [], {})
+
+    assert "--ipex-python" in reason(None)
+    assert "/no/python is not an interpreter" in reason("/no/python")
+    if subprocess.run([sys.executable, "-c", "import intel_extension_for_pytorch"], capture_output=True).returncode:
+        assert "has no intel-extension-for-pytorch" in reason(sys.executable)
+
+
+def paired(*words):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV"))}
+    return subprocess.run([sys.executable, ROOT / "benchmarks" / "paired.py", *words], capture_output=True, text=True,
+                          env={**clean, "VOLUME_SHAPE": "64,32,32", "WEIGHTS": "sample"}, cwd=ROOT, timeout=300)
+
+
+def test_a_round_goes_on_where_it_was_stopped(tmp_path):
+    names = [one.name for one in contestants.everyone(None) if one.name.startswith("stock-torch-trace")
+             or one.name.startswith("stock-onnxruntime")]
+    words = ["--output", str(tmp_path), "--only", ",".join(names), "--rounds", "1", "--iterations", "2", "--warm-up", "1"]
+    first = paired(*words, "--limit", "1")
+    assert first.returncode == 1, first.stderr
+    assert "1 runs are left" in first.stdout
+    folder = tmp_path / "streams-1"
+    trace = folder / "round-01" / names[0] / "results.json"
+    before = trace.stat().st_mtime_ns
+    second = paired(*words)
+    assert second.returncode == 0, second.stderr
+    assert trace.stat().st_mtime_ns == before
+    document = json.loads((folder / "paired.json").read_text())
+    assert document["complete"] is True
+    assert [row["name"] for row in document["contestants"] if row["rounds"]] == names
+    assert json.loads(trace.read_text())["settings"]["requested"]["network"] == "reference"
+    seconds = json.loads(trace.read_text())["samples"]["latency_ms"]
+    assert document["contestants"][0]["seconds_per_volume"] == pytest.approx(np.mean(seconds) / 1e3)
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    (["--only", "tensorrt"], "--only: 'tensorrt' is not a contestant"),
+    (["--rounds", "0"], "'0' is not allowed"),
+])
+def test_bad_arguments_are_refused(words, told, tmp_path):
+    ended = paired("--output", str(tmp_path / "out"), *words)
+    assert ended.returncode == 2
+    assert told in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "out").exists()
