@@ -5,7 +5,7 @@
 set -euo pipefail
 
 # Writable for all, since which user runs is known only then; volumes mounted here take over these permissions.
-install -d -m 1777 weights home
+install -d -m 1777 weights home output
 python -m unet3d.weights weights || true
 if [[ ! -e weights/fold_1.zip && ${REQUIRE_WEIGHTS:-0} == 1 ]]; then
     echo "ERROR: REQUIRE_WEIGHTS=1, but the weights could not be fetched: check network and proxy (http_proxy, https_proxy)" >&2
@@ -14,7 +14,6 @@ fi
 # A run reads the archive itself.
 rm -rf weights/fold_1
 python -m compileall -q unet3d predict.py preprocess.py
-install -d -o unet3d -g unet3d output
 
 # The C++ operators for the CPU take 20 s to compile, which every new container would spend again. They are kept for the
 # CPU that builds the image: another one finds none of its kind and compiles its own, see unet3d/kernels/cpu.py.
