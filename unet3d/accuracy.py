@@ -13,6 +13,7 @@ import numpy as np
 from unet3d import dataset, folds, preprocessing, regions, sample_data, segmentations
 from unet3d.errors import UserError
 from unet3d.files import prepare_folder
+from unet3d.report import slices
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,6 +90,7 @@ def predict_and_score(engine: Engine, cases: Cases, record: Record, out: Console
     if settings.save_segmentations:
         prepare_folder(folder, "OUTPUT_DIR")
     found: dict[str, dict[str, float | None]] = {}
+    kept: dict[str, slices.Labels] = {}
     batch = settings.batch_size
     with tqdm(total=len(mine), unit="case", desc="predicting", leave=False,
               disable=not sys.stderr.isatty() or group.rank > 0) as bar:
@@ -101,14 +103,26 @@ def predict_and_score(engine: Engine, cases: Cases, record: Record, out: Console
             labels = engine.labels(engine.infer(engine.stage(np.stack([volume.array for volume in filled]))))
             for name, volume, predicted in zip(names, volumes, labels, strict=False):
                 found[name] = score_case(cases.by_name[name], volume.properties, predicted,
-                                         folder if settings.save_segmentations else None)
+                                         folder if settings.save_segmentations else None, kept)
                 bar.update()
     everything: dict[str, dict[str, float | None]] = {}
-    for part in group.gather(found):
+    for part, slices_kept in group.gather((found, kept)):
         everything.update(part)
+        kept.update(slices_kept)
     if group.rank:
         return {}
+    keep_slices(record, cases, everything, kept)
     return summarise({name: everything[name] for name in cases.names}, record, out)
+
+
+def keep_slices(record: Record, cases: Cases, scores: dict[str, dict[str, float | None]],
+                kept: dict[str, slices.Labels]) -> None:
+    """Write the slices that the report shows; a failure costs these pictures and a warning, nothing else."""
+    try:
+        slices.save(record.settings.output_dir, scores, kept, cases.by_name)
+    except (OSError, RuntimeError) as error:
+        record.warn("no-slices", f"the report has no pictures of cases: {str(error).partition(chr(10))[0]}.",
+                    "Free some space in OUTPUT_DIR and see that DATASET_DIR can be read.")
 
 
 def summarise(scores: dict[str, dict[str, float | None]], record: Record, out: Console) -> dict[str, Any]:
@@ -125,12 +139,16 @@ def _shown(value: float | None) -> str:
 
 
 def score_case(case: dataset.Case, properties: dict, predicted: np.ndarray,
-               folder: Path | None = None) -> dict[str, float | None]:
+               folder: Path | None = None, kept: dict[str, slices.Labels] | None = None) -> dict[str, float | None]:
     """Dice of a case's regions in its original space; the segmentation is saved where a folder is named.
 
-    predicted: nnU-Net's labels [z, y, x] of the padded volume. properties: the preprocessed case's.
+    predicted: nnU-Net's labels [z, y, x] of the padded volume. properties: the preprocessed case's. kept: takes in the
+    slice that the report may show.
     """
-    restored = preprocessing.restore(predicted, properties)
+    restored, truth = preprocessing.restore(predicted, properties), segmentations.read(case.truth)
     if folder is not None:
         segmentations.save(folder / f"{case.name}.nii.gz", restored, properties)
-    return regions.score(restored, segmentations.read(case.truth))
+    score = regions.score(restored, truth)
+    if kept is not None:
+        kept[case.name] = slices.of(restored, truth)
+    return score

@@ -10,11 +10,17 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from unet3d.config import parse, resolve, table
 from unet3d.console import Console, banner, summary
 from unet3d.errors import BenchmarkError, UserError, UserErrors
 from unet3d.files import move_aside, prepare_folder, write_atomically
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from unet3d.record import Record
 
 # What run_model.sh does besides one run: the first argument, with or without dashes, and the module whose `main` does it.
 VERBS = {
@@ -152,14 +158,29 @@ def _run(settings: resolve.Settings, argv: Sequence[str]) -> int:
         out.line(f"The results of all nodes are in node 0's OUTPUT_DIR; this node's log is in {folder}")
         out.close()
         return 0
-    doc = results.write(record, folder)
+    doc = _report(record, results.write(record, folder), folder)
     for warning in record.warnings:
         out.warning(warning)
     for line in summary(record, results.statistics(record)):
         out.info(line)
-    out.line(f"Results: {folder / 'results.yaml'}, {folder / 'results.json'}")
+    names = [name for name in ("results.yaml", "results.json", "report.html") if (folder / name).exists()]
+    out.line(f"Results: {', '.join(str(folder / name) for name in names)}")
     out.close()
     return 0 if doc["complete"] else 1
+
+
+def _report(record: Record, doc: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Draw report.html of the written results; what goes wrong costs a warning, never the results."""
+    from unet3d import report, results
+
+    try:
+        report.write(doc, folder)
+    except (Exception, Stopped) as error:  # noqa: BLE001 - the results are complete, whatever becomes of the picture
+        reason = str(error).partition("\n")[0] or getattr(error, "name", type(error).__name__)
+        record.warn("no-report", f"report.html could not be drawn: {reason}.", f"./run_model.sh report {folder}")
+        with contextlib.suppress(UserError):
+            return results.write(record, folder)
+    return doc
 
 
 def _start_profiler() -> None:

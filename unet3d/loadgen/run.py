@@ -149,7 +149,7 @@ def accuracy(record: Record, out: Console, engine: Engine, cases: Cases) -> dict
     Raises:
         UserError: when the log, of 128 MiB a case, cannot be written whole.
     """
-    from unet3d.accuracy import score_case, summarise
+    from unet3d.accuracy import keep_slices, score_case, summarise
     from unet3d.loadgen import logs
     from unet3d.loadgen.harness import Harness
 
@@ -162,11 +162,12 @@ def accuracy(record: Record, out: Console, engine: Engine, cases: Cases) -> dict
     if saved is not None:
         prepare_folder(saved, "OUTPUT_DIR")
     scores: dict[str, dict[str, float | None]] = {}
+    kept: dict[str, Any] = {}
 
     def answer(indices: list[int], output: Any) -> list[np.ndarray]:
         for index, labels in zip(indices, engine.labels(output), strict=False):
             name = cases.names[index]
-            scores[name] = score_case(cases.by_name[name], cases.store.load(name).properties, labels, saved)
+            scores[name] = score_case(cases.by_name[name], cases.store.load(name).properties, labels, saved, kept)
         # The format of MLPerf's reference, whose own script can read the log too.
         return [np.ascontiguousarray(one, np.float16) for one in engine.logits(output)[:len(indices)]]
 
@@ -174,6 +175,7 @@ def accuracy(record: Record, out: Console, engine: Engine, cases: Cases) -> dict
                       settings.streams, lambda sample, indices: None, answer)
     harness.run(_test_settings(plan, "AccuracyOnly", 1.0, settings), len(cases.names),
                 plan.performance_samples, folder)
+    keep_slices(record, cases, scores, kept)
     found = summarise({name: scores[name] for name in cases.names}, record, out)
     _note_accuracy(record, out, found, logs.mlperf_dice(folder, cases))
     return found

@@ -1,0 +1,73 @@
+"""Matplotlib figures as SVG inside a page: text in the page's font, colours that follow the page's light or dark scheme."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Matplotlib knows no CSS variables: each colour is drawn as a number that stands for one and is exchanged in the SVG.
+VARIABLES = ("ink", "muted", "grid", "panel", "accent", "soft", "second", "wt", "tc", "et")
+COLOURS = {name: f"#0a0b{number:02x}" for number, name in enumerate(VARIABLES, start=1)}
+INK, MUTED, GRID, PANEL, ACCENT, SOFT, SECOND, WT, TC, ET = (COLOURS[name] for name in VARIABLES)
+REGION_COLOURS = {"WT": WT, "TC": TC, "ET": ET}
+
+STYLE = {
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GRID, "axes.labelcolor": MUTED,
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.7, "text.color": INK,
+    "xtick.color": GRID, "ytick.color": GRID, "xtick.labelcolor": MUTED, "ytick.labelcolor": MUTED,
+    "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "legend.frameon": False,
+    "legend.labelcolor": MUTED, "legend.fontsize": 8.5, "axes.formatter.useoffset": False,
+}
+WIDTH = 5.2  # inches: text stays readable where the figure fills a phone's width
+
+
+@contextmanager
+def canvas(name: str, label: str, height: float, **grid: object) -> Iterator[Canvas]:
+    """A figure to draw in; after the block `svg` of what was given holds it.
+
+    name: distinguishes its identifiers from those of the page's other figures. label: said by screen readers.
+    """
+    import logging
+
+    # It complains in the log where the home folder cannot be written to; its fonts are not used.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    import matplotlib.style
+    from matplotlib.figure import Figure
+
+    with matplotlib.style.context(["default", {**STYLE, "svg.hashsalt": name}]):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        drawn = Canvas(figure, figure.subplots(**grid))
+        yield drawn
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        drawn.svg = _for_page(buffer.getvalue(), name, label)
+
+
+class Canvas:
+    """`axes`: what Figure.subplots gave. `svg`: the finished figure."""
+
+    def __init__(self, figure: Figure, axes: Axes):
+        self.figure, self.axes, self.svg = figure, axes, ""
+
+
+def _for_page(svg: str, name: str, label: str) -> str:
+    svg = svg[svg.index("<svg"):]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()
+    svg = re.sub(r"<svg[^>]*>", f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {width} {height}" '
+                 f'role="img" aria-label="{label}">', svg, count=1)
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)
+    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
+    svg = re.sub(r"'DejaVu Sans'(, [^;\"]*)?", "system-ui, sans-serif", svg)
+    for variable, colour in COLOURS.items():
+        svg = svg.replace(colour, f"var(--{variable})")
+    return svg
