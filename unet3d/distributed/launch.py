@@ -27,6 +27,8 @@ from unet3d.record import Record
 
 PREDICT = Path(__file__).resolve().parents[2] / "predict.py"
 POLL_S = 0.2
+# Importing PyTorch from a slow disk and opening a device take their time, whatever limit an inference is given.
+START_S = 300
 DIED = 5
 MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
 
@@ -91,8 +93,9 @@ def run(record: Record, out: Console, task: str = "unet3d.runner:run") -> None:
     while agent.alive(POLL_S):
         for local_rank, reader in enumerate(readers):
             reader.follow()
-            if reader.hello and reader.limited and reader.silent_s > settings.rank_timeout and local_rank not in hung:
-                hung[local_rank] = f"made no progress for {settings.rank_timeout} s (RANK_TIMEOUT); it was killed"
+            limit = settings.rank_timeout if reader.step != spool.STARTING else max(START_S, settings.rank_timeout)
+            if reader.hello and reader.limited and reader.silent_s > limit and local_rank not in hung:
+                hung[local_rank] = f"made no progress for {limit} s (RANK_TIMEOUT); it was killed"
                 _kill(reader.hello["pid"])
     for reader in readers:
         reader.follow()
@@ -218,7 +221,9 @@ def _failure(settings: Any, agent: Agent, readers: list[spool.Reader], places: l
     def order(local_rank: int) -> tuple[int, int]:
         error = readers[local_rank].error
         kind = "hung" if local_rank in hung else error["kind"] if error else "died"
-        return ("hung", "error", "died", "told", "peer").index(kind), local_rank
+        if kind == "died" and ended[local_rank].exitcode == -signal.SIGTERM:
+            kind = "stopped"  # by the agent, as a rule because of another one
+        return ("hung", "error", "died", "told", "peer", "stopped").index(kind), local_rank
 
     local_rank = min(set(ended) | set(hung), key=order)
     reader, code = readers[local_rank], ended[local_rank].exitcode if local_rank in ended else -signal.SIGKILL

@@ -13,6 +13,8 @@ from typing import Any
 
 from unet3d.timing import Sample
 
+STARTING = "starting"
+
 
 def path_of(folder: Path, local_rank: int) -> Path:
     """The file of a rank of this node."""
@@ -51,7 +53,7 @@ class Reader:
     def __init__(self, path: Path):
         self._path, self._offset = path, 0
         self.hello: dict[str, Any] | None = None
-        self.step, self.limited = "starting", True
+        self.step, self.limited = STARTING, True
         self.samples: list[Sample] = []
         self.error: dict[str, Any] | None = None
         self._last_news = monotonic()

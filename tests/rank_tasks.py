@@ -1,0 +1,83 @@
+"""What ranks do in the tests of tests/test_launch.py, in place of the network's full run."""
+
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from unet3d import accuracy, engines, folds, preprocessing, runner, weights
+from unet3d.errors import UserError
+from unet3d.model import reference
+from unet3d.timing import Sample
+
+SHAPE = (64, 64, 64)
+CALLS = 4
+
+
+def measure(record, out, group, after=lambda index: None):
+    """CALLS calls, each 20 ms long on even ranks and 30 ms on odd ones; `after` is called with each one's index."""
+    record.effective = {"engine": "none", "precision": record.settings.precision, "jit": "none", "layout": "none",
+                        "network": "none", "device": "cpu"}
+    record.weights, record.check = {"kind": "random", "sha256": None}, {"relative_error": 0.01 * (group.rank + 1)}
+    record.load_seconds, record.warm_up = {"build": 1.0 + group.rank}, {"calls": 0, "settled": True}
+    record.memory = {"peak_host_bytes": 100, "peak_device_bytes": None}
+    record.planned_calls = CALLS
+    group.working("measuring")
+    group.barrier()
+    record.window_start = time.perf_counter()
+    for index in range(CALLS):
+        start = time.perf_counter() - record.window_start
+        time.sleep(0.02 + 0.01 * (group.rank % 2))
+        sample = Sample(start=start, latency=time.perf_counter() - record.window_start - start, rank=group.rank)
+        record.samples.append(sample)
+        group.keep(sample)
+        after(index)
+    out.info(f"PERF_STATUS of rank {group.rank}")
+
+
+def rank_1_is_killed(record, out, group):
+    measure(record, out, group, lambda index: group.rank == 1 and index == 1 and os.kill(os.getpid(), signal.SIGKILL))
+
+
+def rank_1_hangs(record, out, group):
+    measure(record, out, group, lambda index: group.rank == 1 and index == 1 and os.kill(os.getpid(), signal.SIGSTOP))
+
+
+def rank_1_refuses(record, out, group):
+    if group.rank == 1:
+        raise UserError("something is wrong here; mend it")
+    group.barrier()
+
+
+def rank_1_breaks(record, out, group):
+    if group.rank == 1:
+        raise ZeroDivisionError("a defect")
+    group.barrier()
+
+
+def predict_cases(record, out, group):
+    """Accuracy mode's own steps with a narrow network on small volumes; says which cases this rank has scored."""
+    settings = record.settings
+    # Of so few cases a fold would be one case or none.
+    folds.fold_names = lambda names, fold: sorted(names)
+    cases = accuracy.prepare(record, out, group)
+    cases = replace(cases, store=preprocessing.Store(settings.preprocessed_dir, SHAPE))
+    scored, score_case = [], accuracy.score_case
+
+    def noting(case, *rest):
+        scored.append(case.name)
+        return score_case(case, *rest)
+
+    accuracy.score_case, record.weights = noting, {"kind": "random"}
+    loaded = weights.random_weights(base_features=8, max_features=32)
+    engine = engines.create(replace(runner.request(settings), shape=(1, 4, *SHAPE), threads=1, jit="none", network="reference"))
+    network = reference.build(loaded.plans, loaded.state_dict)
+    engine.load(network)
+    engine.compare(cases.store.load(cases.names[0]).array[None])
+    try:
+        record.accuracy = accuracy.predict_and_score(engine, cases, record, out, group)
+    finally:
+        accuracy.score_case = score_case
+    Path(settings.output_dir, f"scored{group.rank}of{group.size}.txt").write_text("\n".join(scored), encoding="utf-8")
+    measure(record, out, group)
