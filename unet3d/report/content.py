@@ -141,7 +141,8 @@ def _settings(doc: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def _machine(doc: Mapping[str, Any]) -> Rows:
     hardware = doc["environment"].get("hardware", {})
-    return [(name.removesuffix("_bytes").replace("_", " "), _shown(name, value)) for name, value in hardware.items() if value is not None]
+    return [(name.removesuffix("_bytes").replace("_", " "), _shown(name, value)) for name, value in hardware.items()
+            if value is not None]
 
 
 def _software(doc: Mapping[str, Any]) -> Rows:
