@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import time
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from unet3d.distributed import Solo
 from unet3d.errors import UserError
 from unet3d.loadgen import logs, rules
 from unet3d.loadgen import run as loadgen
+from unet3d.loadgen.harness import Harness
 from unet3d.record import Record
 from unet3d.volumes import RandomVolumes
 
@@ -210,6 +212,37 @@ def test_dice_of_the_log_scored_as_mlperf_does_is_ours(tmp_path, out, cases, sce
     assert not record.warnings
     assert dict((key, value) for key, value, _ in record.figures)["loadgen_accuracy_total"] == pytest.approx(
         100 * expected["total"], abs=1e-2)
+
+
+class Answer(np.ndarray):
+    """An array that a weak reference can follow."""
+
+
+@needs_loadgen
+def test_logged_arrays_live_until_loadgen_has_copied_them(tmp_path, monkeypatch):
+    import mlperf_loadgen
+
+    arrays, alive = [], []
+
+    def answer(indices, output):
+        made = [np.full(8, index, np.float16).view(Answer) for index in indices]
+        arrays.extend(weakref.ref(array) for array in made)
+        return made
+
+    def complete(responses):
+        alive.append(all(array() is not None for array in arrays[-len(responses):]))
+        finish(responses)
+
+    finish = mlperf_loadgen.QuerySamplesComplete
+    monkeypatch.setattr(mlperf_loadgen, "QuerySamplesComplete", complete)
+    settings = mlperf_loadgen.TestSettings()
+    settings.scenario, settings.mode = mlperf_loadgen.TestScenario.Offline, mlperf_loadgen.TestMode.AccuracyOnly
+    harness = Harness(Thresholds(), lambda index: np.zeros((4, 2, 2, 2), np.float32), 2, 1, lambda *call: None, answer)
+    harness.run(settings, 6, 6, tmp_path)
+    assert alive == [True] * 3
+    written = json.loads((tmp_path / logs.ACCURACY).read_text())
+    assert {entry["qsl_idx"]: entry["data"] for entry in written} == {
+        index: np.full(8, index, np.float16).tobytes().hex().upper() for index in range(6)}
 
 
 @pytest.fixture(scope="module")

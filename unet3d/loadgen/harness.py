@@ -109,9 +109,10 @@ class Harness:
         if self._answer is None:
             lg.QuerySamplesComplete([lg.QuerySampleResponse(identity, 0, 0) for identity, _ in queries])
         else:
-            # LoadGen copies the data before it returns.
+            # A response holds no more than an address: the arrays must live until LoadGen has copied them.
+            arrays = self._answer(indices, output)
             lg.QuerySamplesComplete([lg.QuerySampleResponse(identity, array.ctypes.data, array.nbytes)
-                                     for (identity, _), array in zip(queries, self._answer(indices, output), strict=True)])
+                                     for (identity, _), array in zip(queries, arrays, strict=True)])
         answered.append(True)
         self._done(sample, indices)
 
