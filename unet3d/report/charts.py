@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from unet3d.regions import REGIONS
-from unet3d.report.theme import ACCENT, INK, MUTED, PANEL, REGION_COLOURS, SECOND, SOFT, canvas
+from unet3d.report.theme import ACCENT, INK, MUTED, PANEL, REGION_COLOURS, SECOND, SOFT, canvas, number
 
 LAYERS_SHOWN = 15
 NAMES = {"WT": "Whole tumour", "TC": "Tumour core", "ET": "Enhancing tumour"}
@@ -17,7 +17,7 @@ NAMES = {"WT": "Whole tumour", "TC": "Tumour core", "ET": "Enhancing tumour"}
 def latency_distribution(doc: Mapping[str, Any]) -> str:
     """Histogram of the timed calls' latencies with every sample below it, mean and percentiles."""
     values, stats = np.asarray(doc["samples"]["latency_ms"]), doc["statistics"]
-    with canvas("distribution", f"Histogram of {len(values)} latencies, mean {stats['mean']:.4g} ms", 2.8) as drawn:
+    with canvas("distribution", f"Histogram of {len(values)} latencies, mean {number(stats['mean'])} ms", 2.8) as drawn:
         axes = drawn.axes
         bins = min(40, max(5, 2 * int(np.ceil(len(values) ** 0.5))))
         counts, _, _ = axes.hist(values, bins=bins, color=SOFT, edgecolor=PANEL, linewidth=1)
@@ -26,11 +26,11 @@ def latency_distribution(doc: Mapping[str, Any]) -> str:
         axes.plot(values, top * (-0.14 + jitter), "o", color=ACCENT, markersize=4.5, alpha=0.75, markeredgewidth=0)
         for value, style, name in ((stats["mean"], "-", "mean"), (stats["p50"], "--", "p50"), (stats["p90"], "-.", "p90"),
                                    (stats["p99"], ":", "p99")):
-            axes.axvline(value, color=INK, linestyle=style, linewidth=1.2, label=f"{name} {value:.4g}")
+            axes.axvline(value, color=INK, linestyle=style, linewidth=1.2, label=f"{name} {number(value)}")
         axes.set(xlabel="latency, ms", ylabel="calls", ylim=(-0.26 * top, 1.08 * top))
         axes.set_yticks([tick for tick in axes.get_yticks() if tick >= 0 and tick == round(tick) and tick <= 1.08 * top])
         axes.grid(visible=False, axis="x")
-        drawn.figure.legend(loc="outside upper center", ncols=4)
+        drawn.figure.legend(loc="outside upper center", ncols=4, handlelength=1.6, columnspacing=1.2)
     return drawn.svg
 
 
@@ -39,7 +39,7 @@ def latency_series(doc: Mapping[str, Any]) -> str:
     warm = doc["warm_up"].get("latency_ms") or []
     values, stats = doc["samples"]["latency_ms"], doc["statistics"]
     ranks = sorted(set(doc["samples"]["rank"]))
-    label = f"Latency of {len(values)} calls in their order, from {stats['min']:.4g} to {stats['max']:.4g} ms"
+    label = f"Latency of {len(values)} calls in their order, from {number(stats['min'])} to {number(stats['max'])} ms"
     with canvas("series", label, 2.8) as drawn:
         axes = drawn.axes
         calls = np.arange(1, len(values) + 1)
@@ -71,7 +71,7 @@ def call_parts(doc: Mapping[str, Any]) -> str:
         axes, left = drawn.axes, 0.0
         for name, value, colour in parts:
             axes.barh(0, value, left=left, color=colour, height=0.5, edgecolor=PANEL,
-                      label=f"{name} {value:.4g} ms ({value / whole:.1%})")
+                      label=f"{name} {number(value)} ms ({value / whole:.1%})")
             left += value
         axes.set(xlabel="ms", yticks=[], xlim=(0, whole))
         axes.spines["left"].set_visible(False)
@@ -122,11 +122,11 @@ def _shortened(name: str, most: int = 28) -> str:
 
 def ceilings(reached: float, ceiling: float, what: str) -> str:
     """TFLOP/s of the run on the measured ceiling."""
-    label = f"{reached:.4g} of {ceiling:.4g} TFLOP/s, {reached / ceiling:.0%} of the measured ceiling"
+    label = f"{number(reached)} of {number(ceiling)} TFLOP/s, {reached / ceiling:.0%} of the measured ceiling"
     with canvas("ceilings", label, 1.45) as drawn:
         axes = drawn.axes
-        axes.barh(0, ceiling, color=SOFT, height=0.5, label=f"ceiling {ceiling:.4g} ({what})")
-        axes.barh(0, reached, color=ACCENT, height=0.5, label=f"this run {reached:.4g} ({reached / ceiling:.0%})")
+        axes.barh(0, ceiling, color=SOFT, height=0.5, label=f"ceiling {number(ceiling)} ({what})")
+        axes.barh(0, reached, color=ACCENT, height=0.5, label=f"this run {number(reached)} ({reached / ceiling:.0%})")
         axes.set(xlabel="TFLOP/s", yticks=[], xlim=(0, 1.02 * max(ceiling, reached)))
         axes.spines["left"].set_visible(False)
         drawn.figure.legend(loc="outside upper left", handlelength=1)

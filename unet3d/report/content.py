@@ -11,7 +11,7 @@ from unet3d.config import kinds
 from unet3d.config.settings import BY_NAME
 from unet3d.regions import REGIONS
 from unet3d.report import charts, slices
-from unet3d.report.theme import VARIABLES
+from unet3d.report.theme import VARIABLES, number
 
 # Outlines lie on a black image in either scheme.
 OUTLINES = {"WT": "#2ee6c5", "TC": "#ffa040", "ET": "#ff70d8"}
@@ -111,11 +111,6 @@ def _tiles(doc: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     tiles += [(f"energy, {name}", number(value), "J/volume")
               for name, value in (energy.get("joules_per_volume") or {}).items()]
     return tiles
-
-
-def number(value: float) -> str:
-    """Four digits, never in powers of ten: 1234.5678 is 1235."""
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) >= 1e-3 else f"{value:.6f}"
 
 
 def _latency(stats: Mapping[str, Any]) -> Rows:

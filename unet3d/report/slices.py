@@ -128,6 +128,7 @@ def picture(one: Slice, modality: str, regions: Mapping[str, tuple[int, ...]], c
     """A WebP of the image, cropped to the head, with regions outlined: the prediction coloured, the truth white, dashed."""
     import io
 
+    from matplotlib import patheffects
     from matplotlib.figure import Figure
 
     rows, columns = _head(next(iter(one.images.values())))
@@ -140,7 +141,8 @@ def picture(one: Slice, modality: str, regions: Mapping[str, tuple[int, ...]], c
                                            (one.labels.truth, "white", "dashed", 1.0)):
             mask = np.isin(map_[rows, columns], labels)
             if mask.any() and not mask.all():
-                axes.contour(mask, levels=[0.5], colors=[colour], linewidths=width, linestyles=[style])
+                lines = axes.contour(mask, levels=[0.5], colors=[colour], linewidths=width, linestyles=[style])
+                lines.set_path_effects([patheffects.withStroke(linewidth=width + 1.2, foreground="black", alpha=0.6)])
     axes.set_axis_off()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="webp", facecolor="black", pil_kwargs={"quality": 86})

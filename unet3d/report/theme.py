@@ -71,3 +71,8 @@ def _for_page(svg: str, name: str, label: str) -> str:
     for variable, colour in COLOURS.items():
         svg = svg.replace(colour, f"var(--{variable})")
     return svg
+
+
+def number(value: float) -> str:
+    """Four digits, never in powers of ten: 1234.5678 is 1235."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) >= 1e-3 else f"{value:.6f}"
