@@ -1,0 +1,199 @@
+"""The report: everything on one page without network, of whole, incomplete and hostile results."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel
+import numpy as np
+import pytest
+
+from unet3d import cli, regions, report
+from unet3d.errors import UserError
+from unet3d.report import slices
+
+ROOT = Path(__file__).parents[1]
+HOSTILE = "<script>alert(1)</script>&'\""
+
+
+class Page(HTMLParser):
+    """What a browser would load or run, and the text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.links, self.identifiers, self.text = [], [], [], ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        for name, value in attributes:
+            if name in ("src", "href", "xlink:href", "action", "data"):
+                self.links.append(value)
+            if name == "id":
+                self.identifiers.append(value)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A folder with the results of a real run."""
+    folder = tmp_path_factory.mktemp("run")
+    ended = subprocess.run([sys.executable, ROOT / "predict.py"], cwd=ROOT, capture_output=True, text=True, timeout=300, env={
+        **os.environ, "PLATFORM": "CPU", "VOLUME_SHAPE": "32,32,32", "WEIGHTS": "random", "NUM_ITERATIONS": "6", "JIT": "none",
+        "WARM_UP": "1", "OUTPUT_DIR": str(folder)})
+    assert ended.returncode == 0, ended.stderr
+    assert str(folder / "report.html") in ended.stdout
+    return folder
+
+
+@pytest.fixture
+def doc(run):
+    return json.loads((run / "results.json").read_text())
+
+
+def page(doc, folder):
+    html = report.page(doc, folder)
+    return html, Page(html)
+
+
+def with_accuracy(doc):
+    """Dice of three cases, of which one has no enhancing tumour."""
+    cases = {"HGG__a": {"WT": 0.9, "TC": 0.8, "ET": 0.7}, "HGG__b": {"WT": 0.95, "TC": 0.9, "ET": None},
+             "LGG__c": {"WT": 0.5, "TC": 0.4, "ET": 0.1}}
+    summary = regions.summarise(list(cases.values()))
+    return {**doc, "mode": "accuracy", "accuracy": {**summary.means, "total": summary.total, "undefined": summary.undefined,
+                                                    "cases": cases, "weights": "sample"}}
+
+
+def test_a_run_ends_with_its_report(run, doc):
+    html = (run / "report.html").read_text()
+    text = Page(html).text
+    for sample in ("Latency distribution", "Latency over the run", doc["environment"]["hardware"]["cpu"], "VOLUME_SHAPE",
+                   doc["environment"]["versions"]["torch"]):
+        assert sample in text
+    for warning in doc["warnings"]:
+        assert warning["message"] in text
+        assert warning["remedy"] in text
+    assert f"{doc['statistics']['throughput']:.4g}" in text
+
+
+def test_page_loads_nothing_and_runs_nothing(run, doc):
+    html, parsed = page(with_accuracy(doc), run)
+    assert not {"script", "link", "iframe", "object", "embed"} & set(parsed.tags)
+    assert all(link.startswith(("#", "data:")) for link in parsed.links)
+    assert "@import" not in html
+    assert "default-src 'none'" in html
+    assert "prefers-color-scheme: dark" in html
+    assert len(parsed.identifiers) == len(set(parsed.identifiers))
+    for link in parsed.links:
+        assert not link.startswith("#") or link[1:] in parsed.identifiers
+
+
+def test_colours_follow_the_scheme(run, doc):
+    html, _ = page(with_accuracy(doc), run)
+    assert "var(--accent)" in html
+    assert "#0a0b" not in html
+    for variable in report.content.VARIABLES:
+        assert html.count(f"--{variable}:") >= 2  # light and dark
+
+
+def test_text_from_outside_stays_text(run, doc):
+    doc["warnings"] = [{"name": HOSTILE, "message": HOSTILE, "remedy": HOSTILE}]
+    doc["environment"]["hardware"]["cpu"] = HOSTILE
+    doc["environment"]["variables"] = {"LD_PRELOAD": HOSTILE}
+    doc["profile"] = [{"name": HOSTILE, "seconds": 1.0, "flop": 1e9, "bytes": 1}]
+    _, parsed = page(doc, run)
+    assert "script" not in parsed.tags
+    assert parsed.text.count("<script>") >= 5
+
+
+def test_profile_and_ceilings_are_drawn_when_they_are_there(run, doc):
+    _, without = page(doc, run)
+    assert "Time by layer" not in without.text
+    assert "ceiling" not in without.text
+    doc["profile"] = [{"name": f"layer{i}", "seconds": 0.01 * (i + 1), "flop": 1e9, "bytes": 1e6} for i in range(30)]
+    doc["ceilings"] = {"matmul_tflops": 4 * doc["statistics"]["tflops"], "matmul_how": "matrix product", "precision": "bf16"}
+    _, parsed = page(doc, run)
+    assert f"{30 / 465:.1%}" in parsed.text  # the longest layer's share of 1 + 2 + … + 30
+    assert "15 others" in parsed.text
+    assert "(25%)" in parsed.text
+
+
+def test_dice_of_regions_and_cases(run, doc):
+    _, parsed = page(with_accuracy(doc), run)
+    assert "mean 0.4000" in parsed.text  # (0.7 + 0.1) / 2, the undefined case left out
+    assert "undefined in 1 of 3 cases" in parsed.text
+    assert "HGG__b" in parsed.text
+
+
+def test_incomplete_results_say_so(run, doc):
+    empty = copy.deepcopy(doc)
+    empty |= {"complete": False, "incomplete_reason": "stopped by SIGINT", "statistics": None, "accuracy": None,
+              "effective": {}, "weights": {}, "data": {}, "check": None, "load_seconds": {}, "warm_up": {}, "memory": {}}
+    empty["samples"] = {name: [] for name in doc["samples"]}
+    _, parsed = page(empty, run)
+    assert "INCOMPLETE: stopped by SIGINT" in parsed.text
+
+
+def test_slices_show_best_middle_and_worst_case(tmp_path):
+    rng = np.random.default_rng(0)
+    scores = {name: {"WT": dice, "TC": dice, "ET": None} for name, dice in zip("abcde", (0.2, 0.9, 0.5, 0.7, 0.4), strict=True)}
+    images = [tmp_path / f"{modality}.nii.gz" for modality in ("t1", "t1ce", "t2", "flair")]
+    volume = rng.uniform(1, 100, (30, 24, 10))
+    for path in images:
+        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), path)
+    truth = np.zeros((10, 24, 30), np.uint8)
+    truth[3, 4:6, 5:9], truth[7, 8:12, 9:15] = 1, 3
+    predicted = np.roll(truth, 1, axis=2)
+    kept = {name: slices.of(predicted, truth) for name in scores}
+    slices.save(tmp_path, scores, kept, {name: SimpleNamespace(images=images) for name in scores})
+    found = slices.load(tmp_path, scores)
+    assert [(one.place, one.name) for one in found] == [("best", "b"), ("median", "c"), ("worst", "a")]
+    assert found[0].labels.z == 7  # most tumour
+    np.testing.assert_array_equal(found[0].labels.predicted, predicted[7])
+    # z, y, x as nnU-Net has it, from a file in x, y, z; brighter stays brighter.
+    assert np.corrcoef(found[0].images["flair"].ravel(), volume[:, :, 7].T.ravel())[0, 1] > 0.99
+    assert slices.load(tmp_path, {"another": {}}) == []
+    assert slices.picture(found[0], "t1ce", regions.REGIONS, {name: "red" for name in regions.REGIONS})[8:12] == b"WEBP"
+    (tmp_path / slices.FILE).write_bytes(b"PK damaged")
+    assert slices.load(tmp_path, scores) == []
+
+
+def test_slice_where_the_truth_is_empty_is_that_of_the_prediction():
+    predicted = np.zeros((5, 4, 4), np.uint8)
+    predicted[2] = 1
+    assert slices.of(predicted, np.zeros_like(predicted)).z == 2
+
+
+def test_a_failed_drawing_costs_a_warning_only(run, tmp_path, monkeypatch):
+    def fail(*_):
+        raise ValueError("no ink")
+
+    written = []
+    monkeypatch.setattr(report, "write", fail)
+    monkeypatch.setattr("unet3d.results.write", lambda record, folder: written.append(list(record.warnings)) or {"new": True})
+    from unet3d.record import Record
+
+    record = Record(SimpleNamespace())
+    assert cli._report(record, {}, tmp_path) == {"new": True}
+    assert [warning.name for warning in written[0]] == ["no-report"]
+    assert "no ink" in written[0][0].message
+
+
+def test_verb_draws_anew_and_refuses_what_is_no_result(run, tmp_path, capsys):
+    (run / "report.html").unlink()
+    assert cli.main(["report", str(run)]) == 0
+    assert (run / "report.html").read_text().startswith("<!DOCTYPE html>")
+    (tmp_path / "results.json").write_text("{")
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(UserError, match="name the OUTPUT_DIR of a run"):
+            report.main([str(path)])
+    assert cli.main(["report", str(tmp_path)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
