@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any, TextIO
 
 from unet3d.config import kinds
 from unet3d.config.settings import SETTINGS
+from unet3d.errors import UserError
 from unet3d.record import Record, Warning
 from unet3d.timing import Statistics
 
@@ -22,10 +24,19 @@ class Console:
         self._log: TextIO | None = None
 
     def open_log(self, path: Path, append: bool = False) -> None:
-        """From now on everything printed is in this file too. append: it is another process' log as well."""
-        self._log = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - stays open for the whole run
-        if not append:
-            self._log.truncate(0)
+        """From now on everything printed is in this file too. append: it is another process' log as well.
+
+        Raises:
+            UserError: when the file cannot be written.
+        """
+        try:
+            self._log = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - stays open for the whole run
+            if not append:
+                self._log.truncate(0)
+        except OSError as error:
+            self._log = None
+            raise UserError(f"{path}: cannot be written ({error.strerror}); free some space or name another folder with "
+                            "OUTPUT_DIR") from None
 
     def close(self) -> None:
         if self._log is not None:
@@ -34,9 +45,17 @@ class Console:
 
     def line(self, text: str = "") -> None:
         """Print one line (or several, split by newlines)."""
-        for target in (self._stream, self._log):
-            if target is not None:
-                print(text, file=target, flush=True)
+        print(text, file=self._stream, flush=True)
+        if self._log is None:
+            return
+        try:
+            print(text, file=self._log, flush=True)
+        except OSError as error:
+            # A full disk must not end a run whose results may still find room.
+            log, self._log = self._log, None
+            with contextlib.suppress(OSError):
+                log.close()
+            print(f"WARNING[log]: {log.name} ends here ({error.strerror}); free some space", file=sys.stderr)
 
     def info(self, text: str) -> None:
         """Print an INFO line."""

@@ -54,7 +54,11 @@ def prepare_folder(folder: Path, variable: str) -> None:
 
 
 def move_aside(path: Path) -> Path | None:
-    """Rename an existing file after the time of its last change, results.yaml to results.20260301-120000.yaml."""
+    """Rename an existing file after the time of its last change, results.yaml to results.20260301-120000.yaml.
+
+    Raises:
+        UserError: when the folder cannot be written to.
+    """
     if not path.exists():
         return None
     stamp = datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y%m%d-%H%M%S")
@@ -62,5 +66,8 @@ def move_aside(path: Path) -> Path | None:
     while target.exists():
         count += 1
         target = path.with_name(f"{path.stem}.{stamp}-{count}{path.suffix}")
-    path.rename(target)
+    try:
+        path.rename(target)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be renamed ({error.strerror}); name another folder with OUTPUT_DIR") from None
     return target

@@ -5,6 +5,7 @@ follow that: 1 edema, 2 necrotic core and non-enhancing tumour, 3 enhancing tumo
 """
 
 import contextlib
+import gzip
 import os
 import tempfile
 from pathlib import Path
@@ -84,11 +85,22 @@ def save(path: str | Path, labels: np.ndarray, properties: dict) -> None:
         os.close(descriptor)
         try:
             SimpleITK.WriteImage(image, partial)
+            _check_whole(partial, labels.size)
             os.chmod(partial, 0o644)
             os.replace(partial, path)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(partial)
-    except (OSError, RuntimeError) as error:
+    except (OSError, EOFError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or "writing failed, is the disk full?"
         raise UserError(f"{path}: cannot be written ({reason}); free some space or name another folder") from None
+
+
+def _check_whole(path: str, voxels: int) -> None:
+    """ITK says nothing when the disk is full while it compresses; gzip's checksum and the length do."""
+    held = 0
+    with gzip.open(path) as stream:
+        while piece := stream.read(1 << 22):
+            held += len(piece)
+    if held < voxels:
+        raise EOFError
