@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import queue
 import warnings
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from unet3d.engines.base import Effective, Engine, Request
+from unet3d.engines.lanes import Lane
 from unet3d.errors import MismatchError
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 # Operators that compute a convolution, as PyTorch's profiler names them; ours are registered as unet3d::conv….
 CONVOLUTIONS = ("aten::convolution", "aten::_convolution", "mkldnn::_convolution", "torch_ipex::", "unet3d::conv")
+CALLS_BEFORE_CAPTURE = 3
 DTYPES = {"float": "fp32", "c10::BFloat16": "bf16", "c10::Half": "fp16", "double": "fp64"}
 
 
@@ -24,6 +27,8 @@ class TorchEngine(Engine):
     """See `unet3d.engines.base.Engine`."""
 
     name = "torch"
+    # Whether a traced or compiled network is captured as a graph of the device's where there is such a thing.
+    use_graphs = True
 
     @classmethod
     def refuse(cls, request: Request) -> list[str]:
@@ -42,10 +47,11 @@ class TorchEngine(Engine):
         self._torch = torch
         self._dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.request.precision]
         self._observed: dict[str, set[str]] = {}
+        self._operators = "PyTorch's"
         device = self.request.device
         self._set_threads()
         network = self._network(reference).to(device.torch_device).eval()
-        if not self.request.amp:
+        if not self.request.amp and not self._casts_itself:
             network = network.to(self._dtype)
         network = network.to(memory_format=torch.channels_last_3d)
         if self.request.ipex:
@@ -54,16 +60,46 @@ class TorchEngine(Engine):
             network = ipex.optimize(network, dtype=self._dtype, inplace=True)
         self._module = network
         self._run: Any = None
+        self._no_graph = self._why_no_graph()
+        self._lanes = [Lane(device, own_stream=self.request.streams > 1) for _ in range(self.request.streams)]
+        self._free: queue.SimpleQueue[Lane] = queue.SimpleQueue()
+        for lane in self._lanes:
+            self._free.put(lane)
         self.load_seconds["build"] = perf_counter() - start
 
     def _network(self, reference: torch.nn.Module) -> torch.nn.Module:
         import copy
 
-        if self.request.network == "reference":
+        request = self.request
+        self._casts_itself = False
+        if request.network == "reference":
             return copy.deepcopy(reference)
         from unet3d.model.inference import InferenceUNet
 
-        return InferenceUNet.from_reference(reference)
+        if request.device.kind == "cpu" or request.ipex:
+            return InferenceUNet.from_reference(reference)
+        if importlib.util.find_spec("triton") is None:
+            self.warnings.append(("stock-kernels", "Triton is not installed, so the network runs with PyTorch's own "
+                                  "operators, slower than it could; install the triton that belongs to this torch."))
+            return InferenceUNet.from_reference(reference)
+        from unet3d.model.gpu import GpuUNet
+
+        self._casts_itself = True
+        return GpuUNet.from_reference(reference, self._dtype, request.device.properties().architecture)
+
+    def _why_no_graph(self) -> str | None:
+        """Why launches are not captured as a graph; None where they are."""
+        if self.request.device.kind == "cpu":
+            return "a CPU has none"
+        if self.request.jit == "none":
+            return "JIT=none launches each kernel by itself"
+        if not self.use_graphs:
+            return "switched off"
+        if self.request.ipex:
+            return "not with IPEX"
+        if not self.request.device.supports_graphs:
+            return f"torch {self._torch.__version__} has none for {self.request.device.kind}"
+        return None
 
     def _set_threads(self) -> None:
         """Each stream's calls come from a thread of its own, which owns its share of the CPU threads."""
@@ -86,30 +122,63 @@ class TorchEngine(Engine):
         return device.pin(staged)
 
     def infer(self, staged: torch.Tensor) -> torch.Tensor:
-        device = self.request.device
+        """See `Engine.infer`. With a graph and one stream the logits are those of the latest call only."""
         if self._torch.get_num_threads() != max(1, self.request.threads // self.request.streams):
             self._set_threads()
-        with self._torch.inference_mode(), self._autocast():
-            logits = self._run(device.upload(staged))
-        device.synchronize()
-        return logits
+        lane = self._free.get()
+        try:
+            return self._infer_on(lane, staged)
+        finally:
+            self._free.put(lane)
+
+    def _infer_on(self, lane: Lane, staged: torch.Tensor) -> torch.Tensor:
+        with lane.running(), self._torch.inference_mode(), self._autocast():
+            captured = lane.graphs.get(tuple(staged.shape))
+            if captured is None:
+                return self._run(self.request.device.upload(staged))
+            logits = captured.replay(staged)
+            return logits.clone() if len(self._lanes) > 1 else logits
+
+    def _capture(self, lane: Lane, staged: torch.Tensor) -> None:
+        """Record a lane's graph for this shape; where that fails the run goes on without, and says so."""
+        if self._no_graph is not None:
+            return
+        # Kernels are built, and the fastest ones chosen, by calls before the recording.
+        for _ in range(CALLS_BEFORE_CAPTURE):
+            self._infer_on(lane, staged)
+        try:
+            with self._torch.inference_mode(), self._autocast():
+                lane.capture(self._run, staged)
+        except RuntimeError as error:
+            if self.request.device.is_out_of_memory(error):
+                raise
+            self._no_graph = f"the capture failed: {str(error).splitlines()[0]}"
+            self.warnings.append(("no-graph", f"kernels are launched one by one, {self._no_graph}"))
 
     def compile(self, staged: torch.Tensor) -> None:
         start = perf_counter()
         self._ensure_jit(staged)
-        self.infer(staged)
+        for lane in self._lanes:
+            self._capture(lane, staged)
+            self._infer_on(lane, staged)
         self.load_seconds["compile"] = perf_counter() - start
 
     def compare(self, volumes: np.ndarray) -> np.ndarray:
         staged = self.stage(volumes)
         self._ensure_jit(staged)
-        self.infer(staged)
+        lane = self._lanes[0]
+        self._infer_on(lane, staged)
+        # A graph's replay shows no operators: they are seen while it is recorded.
         with self._witness():
-            output = self.infer(staged)
+            self._capture(lane, staged)
+            output = self._infer_on(lane, staged)
         # The last layer keeps the layout of the one before it, and so on up: one layer that leaves it shows here.
         blocked = output.is_contiguous(memory_format=self._torch.channels_last_3d) and not output.is_contiguous()
         self._layout = "channels_last_3d" if blocked else "contiguous"
-        return self.logits(output)
+        logits = self.logits(output)
+        if tuple(staged.shape) != self.request.shape:
+            lane.graphs.pop(tuple(staged.shape), None)
+        return logits
 
     def _ensure_jit(self, staged: torch.Tensor) -> None:
         """Make the callable that is checked, warmed up and timed; a trace serves every shape."""
@@ -164,6 +233,15 @@ class TorchEngine(Engine):
         else:
             jit = self._compiled_state()
         parameter = next(self._module.parameters())
+        details = {"convolutions": {dtype: sorted(names) for dtype, names in self._observed.items()},
+                   "parameter_dtype": str(parameter.dtype).removeprefix("torch."),
+                   "intra_op_threads": torch.get_num_threads()}
+        if self.request.device.kind != "cpu":
+            details["graph"] = self.request.device.graph_class().__name__ if self._no_graph is None else (
+                f"none: {self._no_graph}")
+            details["input_on_device"] = self.request.input_on_device
+        if self._casts_itself:
+            details["convolution_forms"] = self._module.forms()
         return Effective(
             engine=f"torch {torch.__version__}",
             device=str(parameter.device),
@@ -173,10 +251,12 @@ class TorchEngine(Engine):
             network=type(self._module).__name__,
             amp=self.request.amp,
             ipex=self.request.ipex,
-            details={"convolutions": {dtype: sorted(names) for dtype, names in self._observed.items()},
-                     "parameter_dtype": str(parameter.dtype).removeprefix("torch."),
-                     "intra_op_threads": torch.get_num_threads()},
+            details=details,
         )
+
+    def close(self) -> None:
+        for lane in self._lanes:
+            lane.graphs.clear()
 
     def _compiled_state(self) -> str:
         counters = self._torch._dynamo.utils.counters

@@ -12,11 +12,17 @@ import hashlib
 import os
 import platform
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-SOURCES = ("cpu_norm.cpp",)
-HEADERS = ("cpu_vec.h",)
+if TYPE_CHECKING:
+    import torch
+
+SOURCES = ("cpu_conv.cpp", "cpu_norm.cpp", "cpu_pool.cpp")
+HEADERS = ("cpu_pool.h", "cpu_vec.h")
+REMEDY = "For the faster form: g++ and ninja (pip install ninja), PRECISION=bf16 or fp32, UNET3D_KERNELS not off."
 
 
 def status() -> tuple[str, str]:
@@ -29,6 +35,17 @@ def available() -> bool:
     return _load()[0] == "native"
 
 
+def computes(dtype: torch.dtype) -> tuple[str, str]:
+    """As `status`, for activations of this data type: fp32, and bf16 where oneDNN has it for this CPU."""
+    import torch
+
+    if dtype not in (torch.float32, torch.bfloat16):
+        return "fallback", f"the C++ operators compute fp32 and bf16, not {str(dtype).removeprefix('torch.')}"
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "fallback", "oneDNN computes bf16 only on CPUs with AVX-512"
+    return _load()
+
+
 @functools.cache
 def _load() -> tuple[str, str]:
     if os.environ.get("UNET3D_KERNELS", "").lower() == "off":
@@ -37,17 +54,37 @@ def _load() -> tuple[str, str]:
         return "fallback", f"written for x86-64, this is {platform.machine()}"
     import torch
 
-    folder = _cache_folder(torch.__version__)
-    library = folder / "unet3d_cpu.so"
+    if not torch.backends.mkldnn.is_available():
+        return "fallback", "this PyTorch was built without oneDNN"
     try:
+        folder = _cache_folder(torch.__version__)
+        library = folder / "unet3d_cpu.so"
         if not library.exists():
             _build(folder, library)
         torch.ops.load_library(str(library))
-    except (OSError, RuntimeError, ImportError) as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        return "fallback", f"cannot build the C++ operators: {reason[:200]}"
+        _try_out(torch)
+    except (OSError, RuntimeError, ImportError, subprocess.SubprocessError) as error:
+        return "fallback", f"cannot build or load the C++ operators: {_essence(error)[:300]}"
     _register_fakes(torch)
     return "native", str(library)
+
+
+def _essence(error: Exception) -> str:
+    """The compiler's first error where there is one, else the message's first line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "error:" in line), lines[0] if lines else type(error).__name__)
+
+
+def _try_out(torch) -> None:
+    """One call of each oneDNN operator: PyTorch does not promise to keep them, so a newer one may refuse."""
+    operators = torch.ops.unet3d_cpu
+    x = torch.ones(1, 16, 4, 4, 4).contiguous(memory_format=torch.channels_last_3d)
+    with torch.inference_mode():
+        y = operators.conv(x, torch.ones(16, 16, 3, 3, 3), [2, 2, 2], [1, 1, 1])
+        y = operators.conv_transpose(y, torch.ones(16, 16, 4, 4, 4), [2, 2, 2], [1, 1, 1])
+        operators.conv_add_(y, x, torch.ones(16, 16, 3, 3, 3), [1, 1, 1], [1, 1, 1])
+    if y.shape != x.shape:
+        raise RuntimeError("oneDNN's operators in this PyTorch give other shapes")
 
 
 def _cache_folder(torch_version: str) -> Path:
@@ -81,22 +118,29 @@ def _build(folder: Path, library: Path) -> None:
 
 def _register_fakes(torch) -> None:
     """Shapes of the results, for torch.compile and for tensors without storage."""
-    def channels_last(x, channels):
-        return torch.empty_like(x.new_empty((x.shape[0], channels, *x.shape[2:])),
-                                memory_format=torch.channels_last_3d)
+    def channels_last(x, channels, extents):
+        return torch.empty_like(x.new_empty((x.shape[0], channels, *extents)), memory_format=torch.channels_last_3d)
+
+    @torch.library.register_fake("unet3d_cpu::conv")
+    def _(x, weight, stride, padding):
+        extents = [(n + 2 * p - k) // s + 1
+                   for n, k, s, p in zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)]
+        return channels_last(x, weight.shape[0], extents)
+
+    @torch.library.register_fake("unet3d_cpu::conv_transpose")
+    def _(x, weight, stride, padding):
+        extents = [(n - 1) * s - 2 * p + k
+                   for n, k, s, p in zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)]
+        return channels_last(x, weight.shape[1], extents)
+
+    @torch.library.register_fake("unet3d_cpu::conv_add_")
+    def _(y, x, weight, stride, padding):
+        return None
 
     @torch.library.register_fake("unet3d_cpu::norm_act_")
     def _(x, weight, bias, eps, slope):
         return None
 
-    @torch.library.register_fake("unet3d_cpu::norm_act_skip_")
-    def _(x, weight, bias, eps, slope):
-        return channels_last(x, 2 * x.shape[1])
-
     @torch.library.register_fake("unet3d_cpu::norm_act_head")
     def _(x, weight, bias, eps, slope, head):
-        return channels_last(x, head.shape[0])
-
-    @torch.library.register_fake("unet3d_cpu::upsample_into_")
-    def _(x, weight, buffer):
-        return None
+        return channels_last(x, head.shape[0], x.shape[2:])

@@ -1,6 +1,6 @@
 // Instance normalisation + LeakyReLU over channels-last volumes in two passes over memory, what nnU-Net's blocks need
-// around a convolution: statistics (read), then normalise and activate (read, write) in place, into a skip buffer, or
-// straight into the 1x1x1 segmentation head.
+// around a convolution: statistics (read), then normalise and activate (read, write) in place, or straight into the
+// 1x1x1 segmentation head (read).
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "cpu_pool.h"
 #include "cpu_vec.h"
 
 namespace unet3d {
@@ -86,18 +87,15 @@ void affine(const T* x, int64_t channels, int64_t rows, const float* weight, con
   }
 }
 
-// y = leaky_relu(x * scale + shift) for every voxel, written over x and, where given, to rows of `copy`.
+// x = leaky_relu(x * scale + shift) for every voxel.
 template <typename T>
-void apply(T* x, T* copy, int64_t copy_stride, int64_t channels, int64_t rows, const float* scale, const float* shift,
-           float slope) {
+void apply(T* x, int64_t channels, int64_t rows, const float* scale, const float* shift, float slope) {
   at::parallel_for(0, rows, 1024, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       T* row = x + r * channels;
       for (int64_t c = 0; c < channels; c += kLanes) {
         int n = std::min<int64_t>(kLanes, channels - c);
-        Vec y = leaky_relu(load(row + c, n) * load(scale + c, n) + load(shift + c, n), slope);
-        store(row + c, y, n);
-        if (copy != nullptr) store(copy + r * copy_stride + c, y, n);
+        store(row + c, leaky_relu(load(row + c, n) * load(scale + c, n) + load(shift + c, n), slope), n);
       }
     }
   });
@@ -139,32 +137,14 @@ void for_each_sample(const at::Tensor& x, const at::Tensor& weight, const at::Te
   AT_DISPATCH_SWITCH(tensor.scalar_type(), name, \
                      AT_DISPATCH_CASE(at::kFloat, __VA_ARGS__) AT_DISPATCH_CASE(at::kBFloat16, __VA_ARGS__))
 
-// copy: channels [offset, offset + C) of a wider channels-last tensor receive the result as well.
-void norm_act_into(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, double eps, double slope,
-                   const at::Tensor* copy, int64_t offset) {
+void norm_act_(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, double eps, double slope) {
   check(x);
   int64_t channels = x.size(1), rows = x.size(2) * x.size(3) * x.size(4);
   DISPATCH(x, "norm_act", [&] {
     for_each_sample<scalar_t>(x, weight, bias, eps, [&](int64_t n, const float* scale, const float* shift) {
-      int64_t stride = copy == nullptr ? 0 : copy->size(1);
-      scalar_t* target = copy == nullptr ? nullptr : copy->mutable_data_ptr<scalar_t>() + n * rows * stride + offset;
-      apply(x.mutable_data_ptr<scalar_t>() + n * rows * channels, target, stride, channels, rows, scale, shift, slope);
+      apply(x.mutable_data_ptr<scalar_t>() + n * rows * channels, channels, rows, scale, shift, slope);
     });
   });
-}
-
-void norm_act_(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, double eps, double slope) {
-  norm_act_into(x, weight, bias, eps, slope, nullptr, 0);
-}
-
-// Returns [N, 2 C, D, H, W]: the second half of its channels is the result, the first is for upsample_into_.
-at::Tensor norm_act_skip_(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, double eps,
-                          double slope) {
-  check(x);
-  at::Tensor buffer = at::empty({x.size(0), 2 * x.size(1), x.size(2), x.size(3), x.size(4)},
-                                x.options().memory_format(at::MemoryFormat::ChannelsLast3d));
-  norm_act_into(x, weight, bias, eps, slope, &buffer, x.size(1));
-  return buffer;
 }
 
 at::Tensor norm_act_head(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, double eps,
@@ -173,6 +153,7 @@ at::Tensor norm_act_head(const at::Tensor& x, const at::Tensor& weight, const at
   int64_t channels = x.size(1), rows = x.size(2) * x.size(3) * x.size(4), classes = head.size(0);
   TORCH_CHECK(head.numel() == classes * channels, "the head must be a 1x1x1 convolution of x's channels");
   at::Tensor weights = head.to(at::kFloat).reshape({classes, channels}).contiguous();
+  Pooled memory;
   at::Tensor logits = at::empty({x.size(0), classes, x.size(2), x.size(3), x.size(4)},
                                 x.options().memory_format(at::MemoryFormat::ChannelsLast3d));
   DISPATCH(x, "norm_act_head", [&] {
@@ -185,48 +166,16 @@ at::Tensor norm_act_head(const at::Tensor& x, const at::Tensor& weight, const at
   return logits;
 }
 
-// Transposed convolution, kernel and stride 2x2x2, of x [N, Cin, D, H, W] by weight [Cin, Cout, 2, 2, 2] (x's dtype),
-// written to the first Cout channels of buffer [N, B, 2D, 2H, 2W]: a matrix product per input slice and a scatter.
-void upsample_into_(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& buffer) {
-  check(x);
-  check(buffer);
-  int64_t depth = x.size(2), height = x.size(3), width = x.size(4), inputs = x.size(1), outputs = weight.size(1);
-  TORCH_CHECK(weight.size(0) == inputs && weight.numel() == inputs * outputs * 8 && buffer.size(1) >= outputs &&
-                  buffer.size(2) == 2 * depth && buffer.size(3) == 2 * height && buffer.size(4) == 2 * width,
-              "weight or buffer does not fit x");
-  at::Tensor matrix = weight.permute({0, 2, 3, 4, 1}).reshape({inputs, 8 * outputs});
-  at::Tensor rows = x.permute({0, 2, 3, 4, 1}).reshape({x.size(0) * depth, height * width, inputs});
-  int64_t pixel = buffer.size(1), line = 2 * width * pixel, slice = 2 * height * line;
-  for (int64_t d = 0; d < rows.size(0); ++d) {
-    at::Tensor product = at::mm(rows[d], matrix);
-    DISPATCH(x, "upsample_into", [&] {
-      const scalar_t* from = product.const_data_ptr<scalar_t>();
-      scalar_t* to = buffer.mutable_data_ptr<scalar_t>() + 2 * d * slice;
-      at::parallel_for(0, height, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t h = begin; h < end; ++h)
-          for (int64_t k = 0; k < 4; ++k)
-            for (int64_t w = 0; w < 2 * width; ++w)
-              std::memcpy(to + (k / 2) * slice + (2 * h + k % 2) * line + w * pixel,
-                          from + ((h * width + w / 2) * 8 + 2 * k + w % 2) * outputs, outputs * sizeof(scalar_t));
-      });
-    });
-  }
-}
-
 }  // namespace
 
-TORCH_LIBRARY(unet3d_cpu, m) {
+TORCH_LIBRARY_FRAGMENT(unet3d_cpu, m) {
   m.def("norm_act_(Tensor(a!) x, Tensor weight, Tensor bias, float eps, float slope) -> ()");
-  m.def("norm_act_skip_(Tensor(a!) x, Tensor weight, Tensor bias, float eps, float slope) -> Tensor");
   m.def("norm_act_head(Tensor x, Tensor weight, Tensor bias, float eps, float slope, Tensor head) -> Tensor");
-  m.def("upsample_into_(Tensor x, Tensor weight, Tensor(a!) buffer) -> ()");
 }
 
 TORCH_LIBRARY_IMPL(unet3d_cpu, CPU, m) {
   m.impl("norm_act_", norm_act_);
-  m.impl("norm_act_skip_", norm_act_skip_);
   m.impl("norm_act_head", norm_act_head);
-  m.impl("upsample_into_", upsample_into_);
 }
 
 }  // namespace unet3d

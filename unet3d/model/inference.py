@@ -6,6 +6,13 @@ What differs from nnU-Net's own form, and why the result does not:
   leaves that layout; for one sample it is the same computation as batch normalisation in training mode (mean and
   biased variance over all voxels of a channel), which keeps it. A larger batch is normalised sample by sample.
 - LeakyReLU works in place, only the full-resolution head is computed, dropout (off in inference) is left out.
+
+On a CPU the C++ operators of unet3d.kernels.cpu, where they can be had, allow three more exact rewritings:
+
+- a convolution's bias is left out, since the normalisation after it takes any constant of a channel off again.
+- in the decoder conv(concat(up(x), skip)) = conv_a(up(x)) + conv_b(skip), the weights split by input channel: nothing
+  is concatenated, and oneDNN adds the second convolution to the result of the first.
+- conv_a(up(x)) is one transposed convolution with a wider kernel, see `merged_kernel`.
 """
 
 from __future__ import annotations
@@ -52,12 +59,8 @@ class ConvNormAct(nn.Module):
         self.negative_slope = negative_slope
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = instance_norm(self.conv(x), self.weight, self.bias, self.eps)
+        x = instance_norm(_channels_last(self.conv(x)), self.weight, self.bias, self.eps)
         return nn.functional.leaky_relu_(x, self.negative_slope)
-
-    def convolve(self, x: torch.Tensor) -> torch.Tensor:
-        """The convolution alone; PyTorch's choice of a kernel for small fp32 inputs loses channels_last_3d."""
-        return self.conv(x).contiguous(memory_format=torch.channels_last_3d)
 
     def norm_parameters(self) -> tuple[torch.Tensor, torch.Tensor, float, float]:
         """Scale, shift, epsilon and negative slope, in the order in which the C++ operators want them."""
@@ -78,15 +81,17 @@ class InferenceUNet(nn.Module):
         self.upsamplings = nn.ModuleList(upsamplings)
         self.decoder = nn.ModuleList(nn.Sequential(*stage) for stage in decoder)
         self.head = head
-        self.native = False
+        # What the C++ operators need in the place of the upsampling and the decoder's first convolution of each level.
+        self.merged, self.split = nn.ParameterList(), nn.ParameterList()
+        self.native_types: tuple[torch.dtype, ...] = ()
 
     @classmethod
     def from_reference(cls, reference: nn.Module, native: bool = True) -> InferenceUNet:
         """Build from nnU-Net's Generic_UNet with copies of its parameters (dtype and device are kept).
 
-        native: on a CPU, in fp32 and bf16, use the C++ operators of unet3d.kernels.cpu where they can be had
-        (unet3d.kernels.cpu.status() says whether; a compiler runs for a minute the first time); otherwise, and on
-        other devices, PyTorch's own operators. Raises ValueError where the reference uses something that this form does not compute.
+        native: on a CPU, in fp32 and bf16, use the C++ operators of unet3d.kernels.cpu where they can be had (a compiler
+        runs for a minute the first time); otherwise, and on other devices, PyTorch's own. `operators` says which.
+        Raises ValueError where the reference uses something that this form does not compute.
         """
         if not (reference.convolutional_pooling and reference.convolutional_upsampling):
             raise ValueError("only strided convolutions down and transposed convolutions up are supported")
@@ -96,57 +101,88 @@ class InferenceUNet(nn.Module):
             [_blocks(stage) for stage in reference.conv_blocks_localization],
             deepcopy(reference.seg_outputs[-1]),
         )
-        network.requires_grad_(False)
-        network.native = native and reference.seg_outputs[-1].weight.device.type == "cpu" and cpu.available()
-        return network.to(memory_format=torch.channels_last_3d).eval()
+        if native and network.head.weight.device.type == "cpu" and network._mergeable() and cpu.available():
+            for upsampling, stage in zip(network.upsamplings, network.decoder, strict=True):
+                weight = stage[0].conv.weight
+                network.merged.append(merged_kernel(upsampling.weight, weight[:, :upsampling.out_channels]))
+                network.split.append(weight[:, upsampling.out_channels:].clone())
+            network.native_types = tuple(
+                dtype for dtype in (torch.float32, torch.bfloat16) if cpu.computes(dtype)[0] == "native")
+        return network.requires_grad_(False).to(memory_format=torch.channels_last_3d).eval()
+
+    def _mergeable(self) -> bool:
+        return (self.head.bias is None and set(self.head.kernel_size) == {1}
+                and all(up.bias is None and up.stride == up.kernel_size for up in self.upsamplings)
+                and all(len(stage) > 1 and set(stage[0].conv.stride) == {1}
+                        and all(2 * p == k - 1 for p, k in zip(stage[0].conv.padding, stage[0].conv.kernel_size, strict=True))
+                        for stage in self.decoder))
+
+    def operators(self, dtype: torch.dtype) -> tuple[str, str]:
+        """('native', where the C++ operators are) or ('fallback', why PyTorch's own run) for activations of `dtype`."""
+        if self.head.weight.device.type != "cpu":
+            return "fallback", "the C++ operators are for the CPU"
+        if not self.native_types:
+            form, reason = cpu.status()
+            return "fallback", "not asked for, or the network has other layers" if form == "native" else reason
+        return cpu.computes(dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        dtype = self._activation_dtype(x)
+        if x.device.type == "cpu" and dtype in self.native_types:
+            return self._forward_native(x.to(dtype).contiguous(memory_format=torch.channels_last_3d))
         x = x.contiguous(memory_format=torch.channels_last_3d)
-        if self.native and x.device.type == "cpu" and self._activation_dtype() in (torch.float32, torch.bfloat16):
-            return self._forward_native(x)
         skips = []
         for stage in self.encoder:
             x = stage(x)
             skips.append(x)
         skips.pop()
         for upsampling, stage in zip(self.upsamplings, self.decoder, strict=True):
-            x = stage(torch.cat((upsampling(x), skips.pop()), dim=1))
-        return self.head(x)
+            x = stage(torch.cat((_channels_last(upsampling(x)), skips.pop()), dim=1))
+        return _channels_last(self.head(x))
 
-    def _activation_dtype(self) -> torch.dtype:
-        return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else self.head.weight.dtype
+    def _activation_dtype(self, x: torch.Tensor) -> torch.dtype:
+        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            return torch.get_autocast_dtype("cpu")
+        return self.head.weight.dtype
 
     def _forward_native(self, x: torch.Tensor) -> torch.Tensor:
-        """The same by the C++ operators: norm and activation in two passes, no concatenation.
-
-        The last block of an encoder stage writes its result also to the second half of a buffer of twice the
-        channels, the transposed convolution fills the first half; the head is computed while normalising.
-        """
+        """The same by the C++ operators: x [N, Cin, D, H, W] channels_last_3d in the type of the activations."""
         operators = torch.ops.unet3d_cpu
-        buffers = []
+        skips = []
         for stage in self.encoder:
-            for block in stage[:-1]:
-                x = block.convolve(x)
+            for block in stage:
+                x = operators.conv(x, block.conv.weight, block.conv.stride, block.conv.padding)
                 operators.norm_act_(x, *block.norm_parameters())
-            block = stage[-1]
-            x = block.convolve(x)
-            if stage is self.encoder[-1]:
-                operators.norm_act_(x, *block.norm_parameters())
-            else:
-                buffers.append(operators.norm_act_skip_(x, *block.norm_parameters()))
-        for upsampling, stage in zip(self.upsamplings, self.decoder, strict=True):
-            buffer = buffers.pop()
-            operators.upsample_into_(x, upsampling.weight.to(x.dtype), buffer)
-            x = buffer
-            del buffer
-            for block in stage[:-1]:
-                x = block.convolve(x)
-                operators.norm_act_(x, *block.norm_parameters())
-            block = stage[-1]
-            x = block.convolve(x)
-            if stage is not self.decoder[-1]:
-                operators.norm_act_(x, *block.norm_parameters())
-        return operators.norm_act_head(x, *block.norm_parameters(), self.head.weight)
+            skips.append(x)
+        skips.pop()
+        for upsampling, stage, merged, split in zip(self.upsamplings, self.decoder, self.merged, self.split, strict=True):
+            conv = stage[0].conv
+            x = operators.conv_transpose(x, merged, upsampling.stride, conv.padding)
+            operators.conv_add_(x, skips.pop(), split, conv.stride, conv.padding)
+            operators.norm_act_(x, *stage[0].norm_parameters())
+            for block in stage[1:]:
+                x = operators.conv(x, block.conv.weight, block.conv.stride, block.conv.padding)
+                if stage is not self.decoder[-1] or block is not stage[-1]:
+                    operators.norm_act_(x, *block.norm_parameters())
+        return operators.norm_act_head(x, *self.decoder[-1][-1].norm_parameters(), self.head.weight)
+
+
+def merged_kernel(up: torch.Tensor, conv: torch.Tensor) -> torch.Tensor:
+    """Kernel of the transposed convolution equal to `conv` (stride 1) after the transposed convolution `up`.
+
+    up [Cin, C, s, s, s], whose stride is its extent; conv [Cout, C, k, k, k]. Returns [Cin, Cout, s+k-1, ...] in conv's
+    type, computed in float64, to be used with up's stride and conv's padding. With s = 2 and k = 3 each output voxel
+    takes 8 products by Cin x Cout instead of 27 by C x Cout and one by Cin x C: 16 C^2 instead of 29 C^2 where Cin = 2C.
+    """
+    # Output voxel o is the sum over taps t of conv[t] u[o + t - p], and u[s i + j] is that over i of up[j] x[i]: x[i]
+    # reaches o through the products with j - t = o - s i - p, which a convolution of the kernels adds up.
+    padding = [extent - 1 for extent in conv.shape[2:]]
+    return nn.functional.conv3d(up.double(), conv.double(), padding=padding).to(conv.dtype)
+
+
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    """x itself, but where PyTorch's choice of a kernel for small fp32 inputs lost the layout."""
+    return x.contiguous(memory_format=torch.channels_last_3d)
 
 
 def _blocks(stage: nn.Module) -> list[ConvNormAct]:
@@ -155,9 +191,9 @@ def _blocks(stage: nn.Module) -> list[ConvNormAct]:
     for module in stage.modules():
         if not hasattr(module, "instnorm"):
             continue
-        if not (type(module).__name__ == "ConvDropoutNormNonlin" and isinstance(module.conv, nn.Conv3d) and isinstance(module.instnorm, nn.InstanceNorm3d)
-                and isinstance(module.lrelu, nn.LeakyReLU) and module.instnorm.affine
-                and not module.instnorm.track_running_stats):
+        if not (type(module).__name__ == "ConvDropoutNormNonlin" and isinstance(module.conv, nn.Conv3d)
+                and isinstance(module.instnorm, nn.InstanceNorm3d) and isinstance(module.lrelu, nn.LeakyReLU)
+                and module.instnorm.affine and not module.instnorm.track_running_stats):
             raise ValueError(f"not Conv3d + affine InstanceNorm3d + LeakyReLU: {module}")
         blocks.append(ConvNormAct(deepcopy(module.conv), module.instnorm, module.lrelu.negative_slope))
     return blocks
