@@ -62,6 +62,10 @@ def run(record: Record, out: Console, group: Solo) -> None:
 
             fp32_dice.compare(record, out, reference, scored, engine.request)
         advice.after(record)
+        if group.size == 1:
+            from unet3d.report import rates
+
+            rates.note(record)
     except Exception as error:
         if settings.device.is_out_of_memory(error):
             raise OutOfMemory(_memory_advice(record)) from error
