@@ -6,7 +6,8 @@ A subclass names its kind and adds what only its hardware has: driver, architect
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from unet3d.devices import known_issues
 from unet3d.devices.base import PowerSource, Properties
@@ -20,6 +21,7 @@ class AcceleratorDevice:
 
     kind: str
     compute_unit_name: str
+    capture_options: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, index: int = 0):
         self.index = index
@@ -58,6 +60,14 @@ class AcceleratorDevice:
     def graph_class(cls) -> Any:
         """torch.cuda.CUDAGraph, or XPUGraph in the versions of PyTorch that have it, else None."""
         return getattr(cls.runtime(), f"{cls.kind.upper()}Graph", None)
+
+    @classmethod
+    def capture(cls, call: Callable[[], Any]) -> tuple[Any, Any]:
+        """Record the kernels that `call` launches: (graph with replay(), what the call returned, its memory reused)."""
+        graph = cls.graph_class()()
+        with cls.runtime().graph(graph, **cls.capture_options):
+            result = call()
+        return graph, result
 
     def properties(self) -> Properties:
         found = self.runtime().get_device_properties(self.index)

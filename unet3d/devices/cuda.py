@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from typing import Any
+from typing import Any, ClassVar
 
 from unet3d.devices.accelerator import AcceleratorDevice
 from unet3d.devices.base import PowerSource
@@ -15,6 +15,8 @@ class CudaDevice(AcceleratorDevice):
 
     kind = "cuda"
     compute_unit_name = "streaming multiprocessors"
+    # Other threads may use the GPU while this one records.
+    capture_options: ClassVar[dict[str, Any]] = {"capture_error_mode": "thread_local"}
 
     def __init__(self, index: int = 0):
         super().__init__(index)

@@ -3,8 +3,9 @@
 PyTorch's own InstanceNorm3d leaves channels_last_3d and so pays a transposition on either side
 (github.com/pytorch/pytorch/issues/59168). Here the work is split differently:
 
-1. `moments`: count, mean and sum of squared deviations of each channel, one row for each part of the volume. A
-   convolution of ours returns these rows itself and saves this pass over memory.
+1. `moments`: count, mean and sum of squared deviations of each channel, one row for each part of the volume: sums of
+   differences to a value near the mean, so that nothing is lost where the mean is far from zero. Convolutions of ours
+   return these rows themselves and save this pass over memory.
 2. `fold`: rows merged (Chan, Golub, LeVeque 1979: pairwise update of mean and M2), which never subtracts two large
    numbers, and turned into one scale and one shift per sample and channel, with the learned weight and bias.
 3. `apply`: leaky_relu(x * scale + shift), into a new tensor or into channels of a wider one; kernels that read the
@@ -14,6 +15,8 @@ All sums are float32. Volumes are [N, C, D, H, W] with channels innermost in mem
 """
 
 from __future__ import annotations
+
+import functools
 
 import torch
 import triton
@@ -50,6 +53,14 @@ def tile_moments(tile, live):
 
 
 @triton.jit
+def moments_of_sums(count, origin, sums, squares):
+    """Mean and M2 of each column from sums and squares [M, C] of differences to origin [C]."""
+    total = tl.sum(sums, axis=0)
+    offset = total / tl.maximum(count, 1.0)
+    return origin + offset, tl.maximum(tl.sum(squares, axis=0) - total * offset, 0.0)
+
+
+@triton.jit
 def store_moments(part, row, count, mean, m2, channel, C):
     """Write row `row` of part [rows, 3, C]; `channel` [BLOCK] and its moments."""
     here = part + row.to(tl.int64) * 3 * C + channel
@@ -60,22 +71,31 @@ def store_moments(part, row, count, mean, m2, channel, C):
 
 
 @triton.jit
-def _moments_kernel(x, part, voxels, C, sample_stride, voxel_stride, STEPS: tl.constexpr, M: tl.constexpr,
-                    BC: tl.constexpr):
-    block, cblock, n = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+def _load_tile(base, v, voxels, voxel_stride, channel, C):
+    mask = (v < voxels)[:, None] & (channel < C)[None, :]
+    return tl.load(base + v[:, None] * voxel_stride + channel[None, :], mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _moments_kernel(x, part, voxels, C, sample_stride, voxel_stride, M: tl.constexpr, BC: tl.constexpr):
+    program, cblock, n = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    programs = tl.num_programs(0)
     channel = cblock * BC + tl.arange(0, BC)
     base = x + n.to(tl.int64) * sample_stride
+    v = program * M + tl.arange(0, M)
+    _, origin, _ = tile_moments(_load_tile(base, v, voxels, voxel_stride, channel, C), v < voxels)
     count = tl.zeros((), tl.float32)
-    mean = tl.zeros((BC,), tl.float32)
-    m2 = tl.zeros((BC,), tl.float32)
-    for step in range(STEPS):
-        v = (block * STEPS + step) * M + tl.arange(0, M)
-        live = v < voxels
-        tile = tl.load(base + v[:, None] * voxel_stride + channel[None, :],
-                       mask=live[:, None] & (channel < C)[None, :], other=0.0).to(tl.float32)
-        rows, tile_mean, tile_m2 = tile_moments(tile, live)
-        count, mean, m2 = merge(count, mean, m2, rows, tile_mean, tile_m2)
-    store_moments(part, n * tl.num_programs(0) + block, count, mean, m2, channel, C)
+    sums = tl.zeros((M, BC), tl.float32)
+    squares = tl.zeros((M, BC), tl.float32)
+    for tile in range(program, tl.cdiv(voxels, M), programs):
+        v = tile * M + tl.arange(0, M)
+        off = _load_tile(base, v, voxels, voxel_stride, channel, C) - origin[None, :]
+        off = tl.where((v < voxels)[:, None], off, 0.0)
+        sums += off
+        squares += off * off
+        count += tl.minimum(voxels - tile * M, M).to(tl.float32)
+    mean, m2 = moments_of_sums(count, origin, sums, squares)
+    store_moments(part, n * programs + program, count, mean, m2, channel, C)
 
 
 @triton.jit
@@ -146,6 +166,16 @@ def _channel_block(c: int) -> int:
     return max(16, min(64, triton.next_power_of_2(c)))
 
 
+@functools.cache
+def programs_for(device: torch.device) -> int:
+    """How many programs keep the device busy, for kernels whose programs share out the volume among themselves."""
+    if device.type == "cpu":
+        return 4  # Triton's interpreter
+    found = getattr(torch, device.type).get_device_properties(device)
+    # An Intel vector engine is an eighth of what an NVIDIA multiprocessor is.
+    return 4 * getattr(found, "multi_processor_count", 0) or max(4, getattr(found, "gpu_eu_count", 512) // 2)
+
+
 def moments(x: torch.Tensor) -> torch.Tensor:
     """Moments of each channel of x [N, C, D, H, W]: float32 [N, rows, 3, C], rows of count, mean and M2."""
     sample, voxel = channels_last_strides(x)
@@ -153,10 +183,10 @@ def moments(x: torch.Tensor) -> torch.Tensor:
     voxels = x.shape[2:].numel()
     block = _channel_block(c)
     m = 4096 // block
-    steps = 16 if voxels >= 2**20 else 2
-    rows = triton.cdiv(voxels, m * steps)
+    blocks = triton.cdiv(c, block)
+    rows = min(triton.cdiv(voxels, m), max(1, programs_for(x.device) // blocks))
     part = torch.empty((n, rows, ROWS, c), dtype=torch.float32, device=x.device)
-    _moments_kernel[(rows, triton.cdiv(c, block), n)](x, part, voxels, c, sample, voxel, STEPS=steps, M=m, BC=block)
+    _moments_kernel[(rows, blocks, n)](x, part, voxels, c, sample, voxel, M=m, BC=block)
     return part
 
 
@@ -166,8 +196,8 @@ def fold(part: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: floa
     n, rows, _, c = part.shape
     scale = torch.empty((n, c), dtype=torch.float32, device=part.device)
     shift = torch.empty_like(scale)
-    _fold_kernel[(triton.cdiv(c, 8), n)](part, weight, bias, scale, shift, rows, c, eps,
-                                         BP=min(512, triton.next_power_of_2(rows)), BC=8)
+    _fold_kernel[(triton.cdiv(c, 16), n)](part, weight, bias, scale, shift, rows, c, eps,
+                                          BP=min(256, triton.next_power_of_2(rows)), BC=16)
     return scale, shift
 
 

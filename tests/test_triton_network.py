@@ -1,0 +1,103 @@
+"""The network's form for GPUs against nnU-Net's own: on a GPU where there is one, else on Triton's interpreter."""
+
+import os
+import warnings
+
+import pytest
+import torch
+
+GPU = next((kind for kind in ("cuda", "xpu") if getattr(torch, kind).is_available()), None)
+if GPU is None:
+    os.environ["TRITON_INTERPRET"] = "1"
+pytest.importorskip("triton")
+DEVICE = GPU or "cpu"
+
+from unet3d.model.gpu import Block, GpuUNet, form_of, sm_90  # noqa: E402
+
+PRECISIONS = {torch.float32: 1e-4, torch.float16: 1e-2} | ({torch.bfloat16: 0.06} if GPU else {})
+
+
+@pytest.fixture(scope="module")
+def tiny_reference():
+    """nnU-Net's network with 16 to 32 channels and one pooling, norms that are not 1 and 0."""
+    from unet3d import weights
+    from unet3d.model import reference
+
+    loaded = weights.random_weights(base_features=32, max_features=32, poolings=2)
+    network = reference.build(loaded.plans, loaded.state_dict)
+    generator = torch.Generator().manual_seed(5)
+    for module in network.modules():
+        if isinstance(module, torch.nn.InstanceNorm3d):
+            module.weight.data.uniform_(0.5, 1.5, generator=generator)
+            module.bias.data.uniform_(-0.5, 0.5, generator=generator)
+    return network
+
+
+def volume(*shape, seed=1):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def built(reference, dtype):
+    return GpuUNet.from_reference(reference, dtype, choose=sm_90).to(DEVICE)
+
+
+def relative_error(output, expected):
+    return ((output.double().cpu() - expected.double()).norm() / expected.double().norm()).item()
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("samples", [1, 2])
+@torch.inference_mode()
+def test_equals_nnunet(tiny_reference, dtype, samples):
+    x = volume(samples, 4, 8, 8, 16)
+    network = built(tiny_reference, dtype)
+    output = network(x.to(DEVICE, dtype))
+    assert output.dtype == dtype and output.is_contiguous(memory_format=torch.channels_last_3d)
+    assert relative_error(output, tiny_reference(x)) < PRECISIONS[dtype]
+
+
+@torch.inference_mode()
+def test_traced_and_compiled_are_the_same_network(tiny_reference):
+    network, x = built(tiny_reference, torch.float16), volume(1, 4, 8, 8, 16).half().to(DEVICE)
+    expected = network(x).cpu()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # jit.trace is deprecated; users' commands rely on it
+        traced = torch.jit.freeze(torch.jit.trace(network, x, check_trace=False).eval())
+    assert relative_error(traced(x), expected) < 1e-5
+    torch._dynamo.reset()
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True, dynamic=False)
+    assert relative_error(compiled(x), expected) < 1e-5
+
+
+@torch.inference_mode()
+def test_profiler_sees_the_data_type_of_every_convolution(tiny_reference):
+    network, x = built(tiny_reference, torch.float16), volume(1, 4, 8, 8, 16).half().to(DEVICE)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
+        network(x)
+    seen = [(event.name(), event.dtypes()[0]) for event in profile.profiler.kineto_results.events()
+            if event.name().startswith(("unet3d::conv", "aten::convolution")) and event.dtypes()]
+    assert {dtype for _, dtype in seen} == {"c10::Half"}
+    names = [name for name, _ in seen]
+    assert names.count("unet3d::conv_upsample") == 2 and names.count("unet3d::conv_head") == 1
+    assert names.count("unet3d::conv_first") == 1 and names.count("unet3d::conv_planes") == network.forms()["planes"]
+
+
+def test_forms_follow_the_measurements(tiny_reference):
+    assert built(tiny_reference, torch.float16).forms() == {"first": 1, "planes": 7, "library": 2}
+    assert GpuUNet.from_reference(tiny_reference, torch.float16, "12.60.7").forms() == {"first": 1, "library": 9}
+    assert GpuUNet.from_reference(tiny_reference, torch.float32, "sm_90").forms() == {"library": 10}
+    assert form_of(torch.nn.Conv3d(64, 64, 3, padding=1), torch.float16, sm_90) == "library"
+
+
+def test_biased_transposed_convolution_is_refused(tiny_reference):
+    import copy
+
+    network = copy.deepcopy(tiny_reference)
+    network.tu[0] = torch.nn.ConvTranspose3d(32, 32, 2, 2, bias=True)
+    with pytest.raises(ValueError, match="without bias"):
+        GpuUNet.from_reference(network, torch.float16)
+
+
+def test_parameters_of_the_norm_stay_in_full_precision(tiny_reference):
+    block = next(module for module in built(tiny_reference, torch.float16).modules() if isinstance(module, Block))
+    assert block.conv.dtype == torch.float16 and block.weight.dtype == block.bias.dtype == torch.float32

@@ -1,0 +1,61 @@
+"""One inference call in flight: its stream on the device, and the graphs recorded for it.
+
+With several lanes the transfer of one call's volumes overlaps the network of another. A graph replays the kernels of a
+whole forward pass with one launch, from an input and to an output at fixed places in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from unet3d.devices.base import Device
+
+
+@dataclass
+class Captured:
+    """A recorded forward pass: `replay` fills its input, on the current stream, and returns its output."""
+
+    graph: Any
+    input: torch.Tensor
+    output: torch.Tensor
+
+    def replay(self, staged: torch.Tensor) -> torch.Tensor:
+        self.input.copy_(staged, non_blocking=True)
+        self.graph.replay()
+        return self.output
+
+
+class Lane:
+    """A place for one call at a time."""
+
+    def __init__(self, device: Device, own_stream: bool):
+        """own_stream: run beside other lanes; otherwise on the device's default stream. A CPU has no streams."""
+        self._device = device
+        self._stream = device.runtime().Stream() if own_stream and device.kind != "cpu" else None
+        self.graphs: dict[tuple[int, ...], Captured] = {}
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Work started inside is this lane's, and finished at the end."""
+        if self._stream is None:
+            yield
+            self._device.synchronize()
+            return
+        with self._device.runtime().stream(self._stream):
+            yield
+        self._stream.synchronize()
+
+    def capture(self, network: Callable[[torch.Tensor], torch.Tensor], staged: torch.Tensor) -> None:
+        """Record the network for volumes of this shape. The network must have run with it before."""
+        place = self._device.upload(staged)
+        if place is staged:
+            place = staged.clone()
+        self._device.synchronize()
+        graph, output = self._device.capture(lambda: network(place))
+        self.graphs[tuple(staged.shape)] = Captured(graph, place, output)
