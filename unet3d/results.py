@@ -18,7 +18,7 @@ from unet3d.record import Record
 from unet3d.timing import Statistics, summarise
 
 SCHEMA_VERSION = 1
-FILES = ("results.yaml", "results.json", "output_raw.log", "report.html", "slices.npz")
+FILES = ("results.yaml", "results.json", "output_raw.log", "report.html", "slices.npz", "profile.json")
 REGION_KEYS = (("WT", "accuracy_whole_tumor"), ("TC", "accuracy_tumor_core"), ("ET", "accuracy_enhancing_tumor"))
 MLPERF_FOLD1 = {"total": 0.85300, "WT": 0.9141, "TC": 0.8679, "ET": 0.7770}
 

@@ -55,6 +55,10 @@ def run(record: Record, out: Console, group: Solo) -> None:
                     record.accuracy = accuracy.predict_and_score(engine, scored, record, out, group)
                 with watch.watching(record, out, group):
                     _measure(record, out, group, engine, source)
+            if settings.profile and group.rank == 0:
+                from unet3d import layer_profile
+
+                layer_profile.report(engine, engine.stage(source.batch(0)), record, out)
         finally:
             engine.close()
         if settings.precision == "int8" and record.accuracy:
