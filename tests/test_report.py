@@ -108,7 +108,7 @@ def test_text_from_outside_stays_text(run, doc):
     doc["warnings"] = [{"name": HOSTILE, "message": HOSTILE, "remedy": HOSTILE}]
     doc["environment"]["hardware"]["cpu"] = HOSTILE
     doc["environment"]["variables"] = {"LD_PRELOAD": HOSTILE}
-    doc["profile"] = [{"name": HOSTILE, "seconds": 1.0, "flop": 1e9, "bytes": 1}]
+    doc["profile"] = [{"name": HOSTILE[:30], "ms": 1.0}]
     _, parsed = page(doc, run)
     assert "script" not in parsed.tags
     assert parsed.text.count("<script>") >= 5
@@ -118,11 +118,14 @@ def test_profile_and_ceilings_are_drawn_when_they_are_there(run, doc):
     _, without = page(doc, run)
     assert "Time by layer" not in without.text
     assert "ceiling" not in without.text
-    doc["profile"] = [{"name": f"layer{i}", "seconds": 0.01 * (i + 1), "flop": 1e9, "bytes": 1e6} for i in range(30)]
+    doc["profile"] = [{"name": "aten::conv3d", "shapes": [[1, 32, 8, 8, 8]], "ms": 10.0 * (i + 1), "share_of_matmul": 0.42,
+                       "share_of_copy": None} for i in range(30)]
     doc["ceilings"] = {"matmul_tflops": 4 * doc["statistics"]["tflops"], "matmul_how": "matrix product", "precision": "bf16"}
     _, parsed = page(doc, run)
     assert f"{30 / 465:.1%}" in parsed.text  # the longest layer's share of 1 + 2 + … + 30
     assert "15 others" in parsed.text
+    assert parsed.text.count("conv3d 32×8×8×8") == 15
+    assert parsed.text.count("42% of arithmetic") == 15
     assert "(25%)" in parsed.text
 
 

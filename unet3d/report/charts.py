@@ -94,30 +94,38 @@ def telemetry(series: Mapping[str, Sequence[float | None]], metrics: Sequence[tu
 
 
 def layers(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Share of the time of each layer, the longest first; the rest of them in one bar."""
-    ordered = sorted(rows, key=lambda row: -row["seconds"])
-    whole = sum(row["seconds"] for row in ordered)
-    shown = [(row["name"], row["seconds"], row.get("flop")) for row in ordered[:LAYERS_SHOWN]]
-    if rest := ordered[LAYERS_SHOWN:]:
-        shown.append((f"{len(rest)} others", sum(row["seconds"] for row in rest), None))
+    """Share of the time of each row of `unet3d.layer_profile`, the longest first; the rest of them in one bar."""
+    ordered = sorted(rows, key=lambda row: -row["ms"])
+    whole = sum(row["ms"] for row in ordered)
+    shown = [(_layer_name(row), row["ms"], _reached(row)) for row in ordered[:LAYERS_SHOWN]]
+    rest = ordered[LAYERS_SHOWN:]
+    if rest:
+        shown.append((f"{len(rest)} others", sum(row["ms"] for row in rest), ""))
     with canvas("layers", f"Share of the time of {len(ordered)} layers", 0.7 + 0.24 * len(shown)) as drawn:
         axes = drawn.axes
-        shares = [100 * seconds / whole for _, seconds, _ in shown]
-        axes.barh(range(len(shown)), shares, color=[MUTED if name.endswith(" others") else ACCENT for name, _, _ in shown],
-                  height=0.68)
-        for row, (share, (_, seconds, flop)) in enumerate(zip(shares, shown, strict=True)):
-            rate = f", {flop / seconds / 1e12:.3g} TFLOP/s" if flop and seconds else ""
-            axes.annotate(f"{share:.1f}%, {1e3 * seconds:.3g} ms{rate}", (share, row), xytext=(4, 0),
+        shares = [100 * ms / whole for _, ms, _ in shown]
+        axes.barh(range(len(shown)), shares, color=[ACCENT] * (len(shown) - bool(rest)) + [MUTED] * bool(rest), height=0.68)
+        for row, (share, (_, ms, reached)) in enumerate(zip(shares, shown, strict=True)):
+            axes.annotate(f"{share:.1f}%, {number(ms)} ms{reached}", (share, row), xytext=(4, 0),
                           textcoords="offset points", va="center", fontsize=8, color=MUTED)
-        axes.set_yticks(range(len(shown)), [_shortened(name) for name, _, _ in shown])
-        axes.set(xlabel="share of the time, %", xlim=(0, 1.75 * max(shares)))
+        axes.set_yticks(range(len(shown)), [name for name, _, _ in shown])
+        axes.set(xlabel="share of the time, %", xlim=(0, 1.9 * max(shares)))
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
     return drawn.svg
 
 
-def _shortened(name: str, most: int = 28) -> str:
-    return name if len(name) <= most else "…" + name[1 - most:]
+def _layer_name(row: Mapping[str, Any], most: int = 34) -> str:
+    """The operator without its library's name, with its first input's shape."""
+    shape = next((shape for shape in row.get("shapes") or [] if len(shape) == 5), [])
+    name = " ".join([row["name"].rpartition("::")[2], "×".join(map(str, shape[1:]))]).strip()
+    return name if len(name) <= most else name[:most - 1] + "…"
+
+
+def _reached(row: Mapping[str, Any]) -> str:
+    shares = [f", {row[key]:.0%} of {what}" for key, what in (("share_of_matmul", "arithmetic"), ("share_of_copy", "copying"))
+              if row.get(key)]
+    return max(shares, key=lambda text: float(text[2:].partition("%")[0])) if shares else ""
 
 
 def ceilings(reached: float, ceiling: float, what: str) -> str:

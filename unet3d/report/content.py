@@ -43,7 +43,7 @@ def context(doc: Mapping[str, Any], folder: Path) -> dict[str, Any]:
                     "parts": charts.call_parts(doc)}
         if ceiling := _ceiling(doc):
             figures["ceilings"] = charts.ceilings(stats["tflops"], *ceiling)
-    if layers := profile_layers(doc):
+    if layers := [row for row in doc.get("profile") or [] if row["ms"]]:
         figures["layers"] = charts.layers(layers)
     series = (doc.get("telemetry") or {}).get("series") or {}
     shown = [(key, text) for key, text in TELEMETRY if sum(value is not None for value in series.get(key, [])) > 1]
@@ -55,14 +55,6 @@ def context(doc: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         found["slices"] = _slices(doc["accuracy"], folder)
         found["regions"] = _regions(doc["accuracy"])
     return found
-
-
-def profile_layers(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Layers of the run's profile with `name`, `seconds` and, where known, `flop`; none where nothing was profiled."""
-    profile = doc.get("profile")
-    if isinstance(profile, Mapping):
-        profile = profile.get("layers")
-    return [row for row in profile or [] if row.get("seconds")]
 
 
 def _ceiling(doc: Mapping[str, Any]) -> tuple[float, str] | None:
