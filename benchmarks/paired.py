@@ -53,9 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    def count(text: str) -> int:
-        if not text.isdigit() or int(text) < 1:
-            raise argparse.ArgumentTypeError(f"{text!r} is not allowed; use a whole number of at least 1")
+    def count(text: str, least: int = 1) -> int:
+        if not text.isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not allowed; use a whole number of at least {least}")
         return int(text)
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -67,7 +67,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="seed of the volumes (0)")
     parser.add_argument("--only", help="contestants that take part, by name, separated by commas")
     parser.add_argument("--ipex-python", help="interpreter of an environment with Intel Extension for PyTorch")
-    parser.add_argument("--limit", type=count, help="runs to make now; call again to go on")
+    parser.add_argument("--limit", type=lambda text: count(text, 0), help="runs to make now; call again to go on; 0 only "
+                        "writes the tables")
     parser.add_argument("--prefix", default="", help="command put before each run, such as 'numactl -N 0 -m 0'")
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "paired", help="folder of runs and tables")
     parser.add_argument("--fresh", action="store_true", help="make all runs again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import itertools
 import re
@@ -184,7 +185,9 @@ def _settings(raw: Mapping[str, Any], where: str, given: Mapping[str, Given],
         elif key in NOT_IN_ROWS:
             problems.append(f"{where}: {key} cannot be set in a grid, {NOT_IN_ROWS[key]}; leave the column out")
         elif key not in BY_NAME:
-            problems.append(f"{where}: {str(column)!r} is not a setting; use {', '.join(BY_NAME)} or name")
+            close = difflib.get_close_matches(key, [*BY_NAME, "name"], n=1)
+            problems.append(f"{where}: {str(column)!r} is not a setting; "
+                            + (f"did you mean {close[0]}?" if close else "./run_model.sh --help lists them"))
         elif given[key].source == "flag":
             problems.append(f"{where}: {key} is set here and by {BY_NAME[key].flag}; leave one of them out")
         else:

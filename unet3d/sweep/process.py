@@ -93,10 +93,13 @@ def _wait(process: subprocess.Popen, started: float, time_limit: float | None, t
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """Ask the process and its children to end as Ctrl-C does; kill what has not ended in a minute."""
+    """Ask the process and its children to end; kill what has not ended in a minute.
+
+    SIGTERM, since children of a sweep that a shell started in the background ignore SIGINT.
+    """
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        for number in (signal.SIGINT, signal.SIGKILL):
+        for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
             try:

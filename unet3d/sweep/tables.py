@@ -96,9 +96,19 @@ def notes(document: Mapping[str, Any]) -> list[str]:
     """What failed, what was left out and the winning commands, a line each."""
     lines = [f"{row['status']}: {row['name']}: {row['reason']}" for row in document["rows"] if row["status"] != "measured"]
     lines += [f"left out: {names}: {reason}" for reason, names in by_reason(document["left_out"]).items()]
+    lines += [f"WARNING[{warning}]: {names}" for warning, names in warned(document["rows"]).items()]
     for what, winner in document["winners"].items():
         lines += [f"{what}: {winner['name']}", f"  {winner['command']}"]
     return lines
+
+
+def warned(rows: Sequence[Row]) -> dict[str, str]:
+    """Warnings of the runs, each with the configurations that have it."""
+    measured = [row for row in rows if row["status"] == "measured"]
+    names = dict.fromkeys(warning for row in measured for warning in row["warnings"])
+    found = {warning: [row["name"] for row in measured if warning in row["warnings"]] for warning in names}
+    return {warning: "all configurations" if len(those) == len(measured) else ", ".join(those)
+            for warning, those in found.items()}
 
 
 def by_reason(left_out: Sequence[Mapping[str, str]]) -> dict[str, str]:
@@ -122,6 +132,10 @@ def markdown(document: Mapping[str, Any]) -> str:
         lines.append("")
     for what, winner in document["winners"].items():
         lines += [f"{what.capitalize()}: {winner['name']}", "", "```bash", winner["command"], "```", ""]
+    warnings = warned(document["rows"])
+    if warnings:
+        lines += ["Warnings (each run's results.json says more): "
+                  + "; ".join(f"{warning}: {names}" for warning, names in warnings.items()) + ".", ""]
     others = [row for row in document["rows"] if row["status"] != "measured"]
     if others:
         lines += ["| Configuration | | Reason |", "| --- | --- | --- |"]
