@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from unet3d.engines.base import Effective, Engine, Request
+from unet3d.engines.pinning import Pinning
 from unet3d.engines.lanes import Lane
 from unet3d.errors import MismatchError
 
@@ -49,6 +50,7 @@ class TorchEngine(Engine):
         self._observed: dict[str, set[str]] = {}
         self._operators = "PyTorch's"
         device = self.request.device
+        self._pinning = None if device.kind != "cpu" else Pinning(self.request.streams)
         self._set_threads()
         network = self._network(reference).to(device.torch_device).eval()
         if not self.request.amp and not self._casts_itself:
