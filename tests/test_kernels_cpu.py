@@ -122,3 +122,33 @@ def test_a_compiler_that_fails_is_a_labelled_fallback(tmp_path):
 def test_they_can_be_switched_off(monkeypatch):
     monkeypatch.setenv("UNET3D_KERNELS", "off")
     assert cpu._load.__wrapped__() == ("fallback", "switched off by UNET3D_KERNELS=off")
+
+
+def engine_for(reference, **changes):
+    from unet3d.devices.cpu import CpuDevice
+    from unet3d.engines.base import Request
+    from unet3d.engines.torch_engine import TorchEngine
+
+    engine = TorchEngine(Request(engine="torch", device=CpuDevice(), **{"precision": "fp32", **changes}))
+    engine.load(reference)
+    engine.compare(torch.zeros(1, 4, 64, 32, 32).numpy())
+    return engine
+
+
+@needs_operators
+@pytest.mark.parametrize("jit", ["none", "trace"])
+def test_results_say_that_they_ran(narrow_reference, jit):
+    engine = engine_for(narrow_reference, jit=jit)
+    details = engine.effective().details
+    assert details["operators"].startswith("native") and not engine.warnings
+    assert "mkldnn::_convolution_transpose_pointwise" in details["convolutions"]["fp32"]
+
+
+def test_results_and_a_warning_say_why_they_did_not(narrow_reference, monkeypatch):
+    monkeypatch.setattr(cpu, "_load", lambda: ("fallback", "no C++ compiler (install g++)"))
+    engine = engine_for(narrow_reference)
+    details = engine.effective().details
+    assert details["operators"] == "fallback: no C++ compiler (install g++)"
+    assert not any(name.startswith("mkldnn::_convolution_transpose_pointwise") for name in details["convolutions"]["fp32"])
+    (name, text), = engine.warnings
+    assert name == "fallback-operators" and "install g++" in text

@@ -10,8 +10,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from unet3d.engines.base import Effective, Engine, Request
-from unet3d.engines.pinning import Pinning
 from unet3d.engines.lanes import Lane
+from unet3d.engines.pinning import Pinning
 from unet3d.errors import MismatchError
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class TorchEngine(Engine):
         network = self._network(reference).to(device.torch_device).eval()
         if not self.request.amp and not self._casts_itself:
             network = network.to(self._dtype)
-        network = network.to(memory_format=torch.channels_last_3d)
+        if not self._casts_itself:
+            network = network.to(memory_format=torch.channels_last_3d)
         if self.request.ipex:
             import intel_extension_for_pytorch as ipex
 
@@ -79,7 +80,11 @@ class TorchEngine(Engine):
         from unet3d.model.inference import InferenceUNet
 
         if request.device.kind == "cpu" or request.ipex:
-            return InferenceUNet.from_reference(reference)
+            # IPEX replaces the layers, whose weights ours would read.
+            network = InferenceUNet.from_reference(reference, native=not request.ipex)
+            if not request.ipex:
+                self._note_operators(*network.operators(self._dtype))
+            return network
         if importlib.util.find_spec("triton") is None:
             self.warnings.append(("stock-kernels", "Triton is not installed, so the network runs with PyTorch's own "
                                   "operators, slower than it could; install the triton that belongs to this torch."))
@@ -88,6 +93,14 @@ class TorchEngine(Engine):
 
         self._casts_itself = True
         return GpuUNet.from_reference(reference, self._dtype, request.device.properties().architecture)
+
+    def _note_operators(self, form: str, reason: str) -> None:
+        self._operators = f"{form}: {reason}"
+        if form == "fallback":
+            from unet3d.kernels import cpu
+
+            self.warnings.append(("fallback-operators", f"PyTorch's operators ran instead of ours: {reason}. "
+                                  f"{cpu.REMEDY}"))
 
     def _why_no_graph(self) -> str | None:
         """Why launches are not captured as a graph; None where they are."""
@@ -125,6 +138,8 @@ class TorchEngine(Engine):
 
     def infer(self, staged: torch.Tensor) -> torch.Tensor:
         """See `Engine.infer`. With a graph and one stream the logits are those of the latest call only."""
+        if self._pinning is not None:
+            self._pinning.pin()
         if self._torch.get_num_threads() != max(1, self.request.threads // self.request.streams):
             self._set_threads()
         lane = self._free.get()
@@ -237,6 +252,7 @@ class TorchEngine(Engine):
         parameter = next(self._module.parameters())
         details = {"convolutions": {dtype: sorted(names) for dtype, names in self._observed.items()},
                    "parameter_dtype": str(parameter.dtype).removeprefix("torch."),
+                   "operators": self._operators,
                    "intra_op_threads": torch.get_num_threads()}
         if self.request.device.kind != "cpu":
             details["graph"] = self.request.device.graph_class().__name__ if self._no_graph is None else (
