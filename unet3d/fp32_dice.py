@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unet3d import engines, regions
+from unet3d import regions
 from unet3d.accuracy import Cases, score_case
-from unet3d.engines.base import Request
 from unet3d.export import cache
 from unet3d.files import write_atomically
 
@@ -27,13 +25,13 @@ if TYPE_CHECKING:
 NOTABLE = 0.01
 
 
-def compare(record: Record, out: Console, reference: torch.nn.Module, cases: Cases, request: Request) -> None:
+def compare(record: Record, out: Console, reference: torch.nn.Module, cases: Cases, cache_dir: Path) -> None:
     """Put fp32's Dice on the run's cases beside the run's own, print the difference, and warn where it is notable.
 
-    record.accuracy holds what `unet3d.accuracy.predict_and_score` returned; `request` is the quantised run's.
+    record.accuracy holds what `unet3d.accuracy.predict_and_score` returned. The scores are kept in `cache_dir`.
     """
     out.info(f"comparing with fp32 on the same {len(cases.names)} cases")
-    scores = fp32_scores(reference, cases, request, out)
+    scores = fp32_scores(reference, cases, cache_dir, out)
     summary = regions.summarise([scores[name] for name in cases.names])
     ours, fp32 = record.accuracy, {**summary.means, "total": summary.total}
     loss = {region: (value - ours[region]) / value if value and ours[region] is not None else None
@@ -50,36 +48,31 @@ def compare(record: Record, out: Console, reference: torch.nn.Module, cases: Cas
                     "Use PRECISION=bf16 or fp32 where this matters.")
 
 
-def fp32_scores(reference: torch.nn.Module, cases: Cases, request: Request,
-                out: Console) -> dict[str, dict[str, float | None]]:
-    """Each case's Dice by nnU-Net's own form in fp32, run by the request's engine; those known are not run again."""
+def fp32_scores(reference: torch.nn.Module, cases: Cases, cache_dir: Path, out: Console) -> dict[str, dict[str, float | None]]:
+    """Each case's Dice by nnU-Net's own module in PyTorch in fp32, whatever the run's engine; known ones are not run again."""
+    import torch
+
     from unet3d.preprocessing.store import VERSION
 
-    asked = replace(request, precision="fp32", network="reference", streams=1, shape=(1, *request.shape[1:]),
-                    calibration=None, calibration_source="none")
     identity = "\n".join([cache.parameters_hash(reference), repr(reference), f"preprocessing {VERSION}",
-                          *cache.versions(("openvino",))])
-    folder = Path(request.cache_dir) / "fp32-dice"
+                          *cache.versions(("torch",))])
+    folder = Path(cache_dir) / "fp32-dice"
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    engine, found = None, {}
+    found = {}
     for number, name in enumerate(cases.names, start=1):
         volume, case = cases.store.load(name), cases.by_name[name]
         digest = hashlib.sha256(volume.array.tobytes())
         digest.update(case.truth.read_bytes())
         key = digest.hexdigest()
         if key not in known:
-            if engine is None:
-                engine = engines.create(asked)
-                engine.load(reference)
             out.info(f"fp32: case {number} of {len(cases.names)}")
-            labels = engine.labels(engine.infer(engine.stage(volume.array[None])))[0]
+            with torch.inference_mode():
+                labels = reference(torch.from_numpy(volume.array[None])).argmax(dim=1)[0].to(torch.uint8).numpy()
             known[key] = score_case(case, volume.properties, labels)
             write_atomically(file, json.dumps(known, indent=1) + "\n")
         found[name] = known[key]
-    if engine is not None:
-        engine.close()
     return found
 
 

@@ -64,7 +64,7 @@ def run(record: Record, out: Console, group: Solo) -> None:
         if settings.precision == "int8" and record.accuracy:
             from unet3d import fp32_dice
 
-            fp32_dice.compare(record, out, reference, scored, engine.request)
+            fp32_dice.compare(record, out, reference, scored, engine.request.cache_dir)
         advice.after(record)
         if group.size == 1:
             from unet3d.report import rates

@@ -3,15 +3,13 @@
 `network=reference` is what NNCF makes of nnU-Net's converted graph with its default presets. `network=fast` starts from
 our graph and the ranges that NNCF finds, and moves the quantisers to where they cost least in time and accuracy:
 
-- NNCF quantises a convolution's result before the normalisation reads it, with one range for all channels, although
-  the normalisation is about to give each channel its own. These quantisers are taken out: the convolution hands on
-  its result in the plugin's floating-point type, and the normalisation quantises once, in the pass that writes.
+- NNCF quantises what a convolution gives before the normalisation reads it, with one range for all channels, although
+  the normalisation is about to give each channel its own: a channel of small variance is left with a few levels. These
+  quantisers and those of the decoder's sums are taken out. Convolutions hand on the plugin's floating-point type, and
+  the normalisation quantises once, in the pass that writes.
 - A LeakyReLU of slope 0.01 has next to nothing below zero, but a symmetric range spends half of its 256 levels there.
   The range starts at zero instead: the step is half as wide, which gains more than the negative values lose (they are
   smaller than a step), and unsigned levels without zero point are what AVX512-VNNI and AMX multiply at full speed.
-- Both summands of the decoder's first convolutions keep their quantisers, and their sum too: the plugin then adds inside
-  the convolution's kernel. Without them it writes the transposed convolution's result in float32, converts and adds it
-  in three more passes over the largest tensors.
 """
 
 from __future__ import annotations
@@ -95,7 +93,7 @@ def place_quantisers(model: openvino.Model) -> None:
             low = opset13.constant(np.zeros_like(high))
             high = opset13.constant(high)
             replacement = opset13.fake_quantize(source, low, high, low, high, 256).output(0)
-        elif kind == "Convolution" and all(reader.get_node().get_type_name() == "MVN" for reader in readers):
+        elif kind in ("Convolution", "ConvolutionBackpropData", "Add"):
             replacement = source
         else:
             continue
