@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.contestants import Contestant
 from benchmarks.ratios import ratio
+from unet3d.sweep.tables import others_cpu_share
 
 Runs = Mapping[str, Mapping[int, Mapping[str, Any]]]  # contestant's name -> round -> {"reason", "document"}
 
@@ -61,6 +62,8 @@ def _contestant(one: Contestant, found: Mapping[int, Mapping[str, Any]], runs: M
             "engine": documents[0]["effective"]["engine"], "seconds_per_volume": float(np.mean(seconds)),
             "lowest": min(seconds), "highest": max(seconds), "by_round": {number: mean(each) for number, each in found.items()},
             "tflop_per_s": documents[0]["volume"]["tflop"] / float(np.mean(seconds)),
+            "others_cpu_share": max((share for each in documents if (share := others_cpu_share(each)) is not None),
+                                    default=None),
             "peak_host_gib": max(each["memory"]["peak_host_bytes"] for each in documents) / 2**30,
             "relative_error": check.get("relative_error"), "label_agreement": check.get("label_agreement"),
         }
@@ -100,16 +103,18 @@ def markdown(document: Mapping[str, Any]) -> str:
         lines += ["Not finished: some runs have not been made yet.", ""]
     if len(document["commits"]) > 1:
         lines += ["The runs are of several commits: make them again with `--fresh` before using the ratios.", ""]
-    lines += ["| Contestant | | s a volume | from–to | TFLOP/s | host GiB | error against fp32 | same labels |",
-              "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    lines += ["| Contestant | | s a volume | from–to | TFLOP/s | host GiB | error against fp32 | same labels | "
+              "CPU taken by others |",
+              "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
     for row in document["contestants"]:
         if row["rounds"]:
             cells = [f"{row['seconds_per_volume']:.2f}", f"{row['lowest']:.2f}–{row['highest']:.2f}",
                      f"{row['tflop_per_s']:.2f}", f"{row['peak_host_gib']:.1f}", f"{row['relative_error']:.2g}",
-                     f"{row['label_agreement']:.2%}"]
+                     f"{row['label_agreement']:.2%}",
+                     "–" if row["others_cpu_share"] is None else f"{row['others_cpu_share']:.0%}"]
             what = f"{row['engine']}: {row['what']}" + (f" (failed in some rounds: {row['reason']})" if row["reason"] else "")
         else:
-            cells, what = ["–"] * 6, f"{row['what']}; not measured: {row['reason'] or 'not run yet'}"
+            cells, what = ["–"] * 7, f"{row['what']}; not measured: {row['reason'] or 'not run yet'}"
         lines.append(f"| {row['name']} | {what.replace('|', '/')} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *_ratio_table(document)])
 

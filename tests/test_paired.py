@@ -50,7 +50,9 @@ def results(latencies, throughput=None, streams=1, batch=1, commit="a" * 40):
             "samples": {"latency_ms": latencies, "volumes": [batch] * len(latencies)},
             "settings": {"requested": {"streams": str(streams)}}, "benchmark": {"git_commit": commit},
             "volume": {"shape": [4, 64, 64, 64], "tflop": 3.0}, "weights": {"kind": "random"},
-            "memory": {"peak_host_bytes": 2**30}, "check": {"relative_error": 0.01, "label_agreement": 0.99}}
+            "memory": {"peak_host_bytes": 2**30}, "check": {"relative_error": 0.01, "label_agreement": 0.99},
+            "ranks": [], "environment": {"hardware": {"logical_cpus": 4}},
+            "telemetry": {"summary": {"cpu_utilisation_percent": {"mean": 90.0}, "process_cpu_percent": {"mean": 200.0}}}}
 
 
 def test_seconds_are_of_a_volume():
@@ -75,6 +77,8 @@ def test_tables_name_ratios_failures_and_absent_peers():
     assert "| absent | what; not measured: not installed |" in text
     assert "| ours | engine 1: what | 1.00 | 1.00–1.00 | 3.00 |" in text
     assert "several commits" in text
+    # 90% of four CPUs were busy, of which this process had two: the others took 40% of the machine.
+    assert document["contestants"][0]["others_cpu_share"] == pytest.approx(0.4)
 
 
 def test_peers_run_nnunets_own_module_and_ours_the_inference_form():

@@ -24,6 +24,7 @@ FIGURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("peak_device_gib", "device GiB", lambda value: f"{value:.2f}"),
     ("relative_error", "error against fp32", lambda value: f"{value:.2g}"),
     ("label_agreement", "same labels", lambda value: f"{value:.2%}"),
+    ("others_cpu_share", "CPU taken by others", lambda value: f"{value:.0%}"),
     ("dice", "Dice", lambda value: f"{value:.4f}"),
     ("dice_minus_fp32", "Dice − fp32", lambda value: f"{value:+.4f}"),
 )
@@ -42,11 +43,25 @@ def figures(document: Mapping[str, Any]) -> Row:
         "tflop_per_s": stats["tflops"],
         "peak_host_gib": gib["peak_host_bytes"], "peak_device_gib": gib["peak_device_bytes"],
         "relative_error": check.get("relative_error"), "label_agreement": check.get("label_agreement"),
+        "others_cpu_share": others_cpu_share(document),
         "dice": dice, "dice_minus_fp32": None if dice is None or exact is None else dice - exact,
         "calls": stats["calls"],
         "engine": document["effective"].get("engine"), "precision": document["effective"].get("precision"),
         "warnings": [warning["name"] for warning in document["warnings"]],
     }
+
+
+def others_cpu_share(document: Mapping[str, Any]) -> float | None:
+    """Share of the machine's CPU time that other processes took while a run of one process was measured.
+
+    None where the run has no telemetry of it. Times under more than a few percent are not the machine's.
+    """
+    summary = (document.get("telemetry") or {}).get("summary", {})
+    machine, own = summary.get("cpu_utilisation_percent"), summary.get("process_cpu_percent")
+    if not machine or not own or document["ranks"]:
+        return None
+    cpus = document["environment"]["hardware"]["logical_cpus"]
+    return max(0.0, (machine["mean"] - own["mean"] / cpus) / 100)
 
 
 def ranked(rows: Sequence[Row]) -> list[Row]:
