@@ -47,7 +47,13 @@ def read(argument: str) -> Side:
     """
     from unet3d import report
 
-    paths = [Path(argument)] if Path(argument).exists() else [Path(part) for part in argument.split(",") if part.strip()]
+    try:
+        whole = Path(argument).exists()
+        paths = [Path(argument)] if whole else [Path(part) for part in argument.split(",") if part.strip()]
+        any(path.is_dir() for path in paths)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{argument[:80]!r} cannot be a results folder ({reason}); name OUTPUT_DIRs of runs") from None
     docs = []
     for path in paths:
         file = path / "results.json" if path.is_dir() else path
