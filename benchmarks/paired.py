@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +39,8 @@ OUTCOME = "outcome.json"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing and write the tables; 0 when all runs are done, 1 when some are left, 2 for bad input."""
     arguments = _arguments(argv)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         return _benchmark(arguments)
     except UserErrors as error:
@@ -50,6 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped; the same command goes on.", file=sys.stderr)
         return 130
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Ends the run in progress too, whichever signal came and also where a shell's background made SIGINT ignored."""
+    raise KeyboardInterrupt
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
