@@ -44,11 +44,10 @@ def two_ranks(monkeypatch, count=2):
 def record_of(folder, **variables):
     variables = {name.upper(): str(value) for name, value in variables.items()}
     given, problems = parse.parse([], {"PLATFORM": "CPU", "WEIGHTS": "random", "PRECISION": "fp32", "THREADS": "4",
-                                       "OUTPUT_DIR": str(folder), **variables})
+                                       "NETWORK": "reference", "OUTPUT_DIR": str(folder), **variables})
     assert not problems + resolve.impossible(given)
     folder.mkdir(exist_ok=True)
     settings = resolve.complete(given)
-    settings.output_dir.mkdir(exist_ok=True)
     return Record(settings)
 
 

@@ -54,7 +54,7 @@ class Ranks(Solo):
 
         self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self.local_rank, self.local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-        self._dist, self._spool, self._step = dist, spool, ("in a group", True)
+        self._dist, self._spool, self._step = dist, spool, ("beginning", True)
         self._together(lambda: dist.init_process_group("gloo", timeout=FOR_EVER))
 
     def barrier(self) -> None:

@@ -83,10 +83,11 @@ def run(record: Record, out: Console, task: str = "unet3d.runner:run") -> None:
         record.at_end.append(lambda: bulletin.tell(f"node {settings.node_rank}: {record.incomplete_reason}")
                              if not record.complete else None)
     where = ", ".join(place.name for place in places)
-    out.line(f"{len(places)} ranks on this machine: {where}" + (
+    out.line(f"{len(places)} rank{'s' if len(places) > 1 else ''} on this machine: {where}" + (
         f"; node {settings.node_rank} of {settings.nnodes}, meeting at {settings.rdzv_endpoint}" if bulletin else ""))
     advice.other_load(record)
     load = list(record.warnings)
+    _build_operators(settings)
     kills = _oom_kills()
     agent = Agent(settings, len(places), job)
     hung: dict[int, str] = {}
@@ -112,6 +113,14 @@ def run(record: Record, out: Console, task: str = "unet3d.runner:run") -> None:
         out.size = len(record.ranks)
         for line in pool.table(record):
             out.line(line)
+
+
+def _build_operators(settings: Any) -> None:
+    """Have the CPU's C++ operators built once, rather than by every rank at the same time."""
+    if settings.platform == "CPU" and settings.engine == "torch" and settings.network == "fast":
+        from unet3d.kernels import cpu
+
+        cpu.status()
 
 
 def _job(record: Record, places: list[placement.Placement], task: str) -> Job:

@@ -11,6 +11,7 @@ from unet3d.devices.base import device_class
 from unet3d.devices.platforms import KINDS
 from unet3d.distributed import binding, topology
 from unet3d.errors import UserError
+from unet3d.files import prepare_folder
 
 HIERARCHY, MASK = "ZE_FLAT_DEVICE_HIERARCHY", "ZE_AFFINITY_MASK"
 
@@ -37,9 +38,14 @@ def many(settings: Any) -> bool:
 
 
 def decide(settings: Any) -> list[str]:
-    """Fill in INSTANCES and DEVICES, and where nodes other than 0 keep their logs; what is wrong, a line each."""
+    """Fill in INSTANCES and DEVICES, and where nodes other than 0 keep their logs; what is wrong, a line each.
+
+    Raises:
+        UserError: when that folder cannot be written to, or as `device_names`.
+    """
     if settings.node_rank:
         settings.decide("output_dir", settings.output_dir / f"node{settings.node_rank}", "node 0 writes the results")
+        prepare_folder(settings.output_dir, "OUTPUT_DIR")
     problems = _on_cpu(settings) if settings.platform == "CPU" else _on_devices(settings)
     if not problems and many(settings) and settings.scenario != "Default":
         problems.append(f"SCENARIO={settings.scenario} on {ranks_here(settings) * settings.nnodes} ranks is not possible; "
