@@ -129,3 +129,12 @@ def test_absent_platform_is_refused_with_what_is_missing(tmp_path):
     assert ended.returncode == 2
     assert len(ended.stderr.splitlines()) == 1
     assert "Traceback" not in ended.stderr
+
+
+def test_reader_that_has_enough_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as pipe:
+        ended = subprocess.run([sys.executable, ROOT / "predict.py", "--help"], stdout=pipe, stderr=subprocess.PIPE, text=True)
+    assert ended.stderr == ""
+    assert ended.returncode == 128 + signal.SIGPIPE

@@ -46,7 +46,7 @@ def run(tmp_path_factory):
     """A folder with the results of a real run."""
     folder = tmp_path_factory.mktemp("run")
     ended = subprocess.run([sys.executable, ROOT / "predict.py"], cwd=ROOT, capture_output=True, text=True, timeout=300, env={
-        **os.environ, "PLATFORM": "CPU", "VOLUME_SHAPE": "32,32,32", "WEIGHTS": "random", "NUM_ITERATIONS": "6", "JIT": "none",
+        **os.environ, "PLATFORM": "CPU", "VOLUME_SHAPE": "64,32,32", "WEIGHTS": "random", "NUM_ITERATIONS": "6", "JIT": "none",
         "WARM_UP": "1", "OUTPUT_DIR": str(folder)})
     assert ended.returncode == 0, ended.stderr
     assert str(folder / "report.html") in ended.stdout

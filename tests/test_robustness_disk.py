@@ -121,7 +121,7 @@ def in_process(monkeypatch):
 
     def run(*words):
         try:
-            return cli.main([*words, "--platform", "CPU", "--volume-shape", "32,32,32", "--warm-up", "0", "--jit", "none"])
+            return cli.main([*words, "--platform", "CPU", "--volume-shape", "64,32,32", "--warm-up", "0", "--jit", "none"])
         except Ended as ended:
             return ended.args[0]
 

@@ -51,8 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb in VERBS:
         return _guarded(lambda: importlib.import_module(VERBS[verb]).main(argv[1:]))
     if "--help" in argv or "-h" in argv:
-        print(table.help_text("./run_model.sh"))
-        return 0
+        return _guarded(lambda: _show(table.help_text("./run_model.sh")))
 
     def work() -> int:
         given, problems = parse.parse(argv, os.environ)
@@ -75,8 +74,7 @@ def preprocess(argv: Sequence[str] | None = None) -> int:
     """Preprocess every case of DATASET_DIR; returns the exit code: 0, 1 when cases are bad, 2 on bad input."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if "--help" in argv or "-h" in argv:
-        print(table.help_text("./preprocess.sh", ("dataset_dir", "preprocessed_dir")))
-        return 0
+        return _guarded(lambda: _show(table.help_text("./preprocess.sh", ("dataset_dir", "preprocessed_dir"))))
 
     def work() -> int:
         given, problems = parse.parse(argv, os.environ)
@@ -99,6 +97,11 @@ def preprocess(argv: Sequence[str] | None = None) -> int:
     return _guarded(work)
 
 
+def _show(text: str) -> int:
+    print(text, flush=True)
+    return 0
+
+
 def _guarded(work: Callable[[], int]) -> int:
     """Answer signals and every error in one line."""
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -110,6 +113,10 @@ def _guarded(work: Callable[[], int]) -> int:
     except Stopped as stop:
         print(f"ERROR: stopped by {stop.name} before anything was measured", file=sys.stderr)
         return stop.exit_code
+    except BrokenPipeError:
+        # Whoever read the output, such as `head`, has enough; closing it would fail once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except Exception as error:
         if os.environ.get("UNET3D_TRACEBACK"):
             raise

@@ -91,6 +91,9 @@ def shape(text: str) -> tuple[int, int, int]:
         raise ValueError(allowed) from None
     if len(numbers) != 3 or any(number % 32 or number > 1024 for number in numbers):
         raise ValueError(allowed + ", each at most 1024")
+    if numbers == (32, 32, 32):
+        # The deepest layer would have one voxel, of which instance normalisation knows no variance.
+        raise ValueError(allowed + ", one of them at least 64")
     return numbers
 
 
