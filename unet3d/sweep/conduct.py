@@ -49,6 +49,8 @@ class Sweep:
         Raises:
             UserError: when weights cannot be read or files cannot be written.
         """
+        from unet3d.cli import Stopped  # which imports this package only when a sweep is asked for
+
         prints = {one.name: resume.fingerprint(one.settings, self.prefix) for one in self.planned}
         todo = []
         for one in self.planned:
@@ -64,13 +66,13 @@ class Sweep:
         try:
             for number, one in enumerate(todo, start=1):
                 self._run_one(one, prints[one.name], f"[{number}/{len(todo)}] {one.name}", todo[number - 1:])
-        except BaseException:
+        except Stopped as stop:
             done = sum(row["status"] == "measured" for row in self.rows.values())
             self._write()
             _clear_line()
             print(f"\nStopped: {done} of {len(self.planned)} configurations are in {self.folder / 'sweep.md'}. To go on: "
                   f"{self.again}", flush=True)
-            raise
+            return stop.exit_code
         document = self._write()
         print()
         print("\n".join(tables.console(document)))
