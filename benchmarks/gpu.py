@@ -101,9 +101,9 @@ def run_variant(variant: tuple, precision: str, options: argparse.Namespace, dev
     name, kind, network, jit = variant
     torch._dynamo.reset()
     engine = kind(Request(engine="torch", device=device, precision=precision, jit=jit, network=network))
-    engine.load(reference)
     row = {"variant": name, "precision": precision}
     try:
+        engine.load(reference)
         row["relative_error"] = check.against_fp32(engine, reference, options.seed).relative_error
         row["effective"] = dataclasses.asdict(engine.effective())
         for batch in options.batches:

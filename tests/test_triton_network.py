@@ -33,6 +33,9 @@ def tiny_reference():
     return network
 
 
+torch.backends.cudnn.allow_tf32 = False  # as the CUDA device sets it
+
+
 def volume(*shape, seed=1):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 

@@ -5,7 +5,7 @@ gets one 3x3 convolution to three times the channels: what it gives to the outpu
 Triton kernel then adds up the three parts of every output plane (`add_planes`), in float32, and takes the moments for
 the next normalisation in the same pass.
 
-Planes are worked off in chunks, so that the parts are still in the device's cache when they are added.
+Planes are worked off in chunks, which bounds the memory for the parts.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def conv_planes(x: torch.Tensor, w: torch.Tensor, chunk: int) -> tuple[torch.Ten
     cout = w.shape[0] // 3
     voxels = height * width
     block = max(16, triton.next_power_of_2(cout))
-    m = 4096 // block
+    m = max(16, 2048 // block)
     programs = programs_for(x.device)
     y = new_volume(n, cout, (depth, height, width), x)
     part = torch.empty((n, programs, ROWS, cout), dtype=torch.float32, device=x.device)

@@ -26,15 +26,16 @@ from unet3d.kernels.triton_planes import pack_planes_weight
 from unet3d.model.inference import ConvNormAct, InferenceUNet
 
 HALF = (torch.float16, torch.bfloat16)
-# Planes that `conv_planes` works off at a time.
-CHUNK = 8
+# Planes that `conv_planes` works off at a time: fewer are slower, more need memory for three times the output.
+CHUNK = 112
 
 Raw = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # a convolution's output with its normalisation's scale and shift
 
 
 def sm_90(conv: nn.Conv3d) -> str:
-    """Forms that were fastest on an H100 (benchmarks/gpu.py --layers): up to 32 output channels, 2D is twice as fast."""
-    return "planes" if conv.out_channels <= 32 and conv.in_channels >= 32 else "library"
+    """Forms that were fastest on an H100 (benchmarks/gpu.py --layers): by planes where outputs are few for the inputs."""
+    few = conv.out_channels <= 32 or (conv.out_channels <= 128 and conv.in_channels >= 2 * conv.out_channels)
+    return "planes" if conv.in_channels >= 32 and few else "library"
 
 
 def elsewhere(conv: nn.Conv3d) -> str:
