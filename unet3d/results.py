@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,7 @@ from unet3d.timing import Statistics, summarise
 SCHEMA_VERSION = 1
 FILES = ("results.yaml", "results.json", "output_raw.log", "report.html", "slices.npz", "profile.json")
 REGION_KEYS = (("WT", "accuracy_whole_tumor"), ("TC", "accuracy_tumor_core"), ("ET", "accuracy_enhancing_tumor"))
+_WRITING = threading.Lock()
 MLPERF_FOLD1 = {"total": 0.85300, "WT": 0.9141, "TC": 0.8679, "ET": 0.7770}
 
 
@@ -153,9 +155,11 @@ def write(record: Record, folder: Path) -> dict[str, Any]:
     Raises:
         UserError: when the folder cannot be written to.
     """
-    doc = document(record)
-    write_atomically(folder / "results.json", json.dumps(doc, indent=1, allow_nan=False) + "\n")
-    write_atomically(folder / "results.yaml", to_yaml(doc))
+    # The thread that measures writes what there is so far; it must not put that over what a signal has closed meanwhile.
+    with _WRITING:
+        doc = document(record)
+        write_atomically(folder / "results.json", json.dumps(doc, indent=1, allow_nan=False) + "\n")
+        write_atomically(folder / "results.yaml", to_yaml(doc))
     return doc
 
 
