@@ -207,7 +207,10 @@ class TorchEngine(Engine):
         elif self.request.jit == "compile":
             torch._dynamo.utils.counters.clear()
             # Static shapes: the check's small volume and the measured one get a graph each.
-            self._run = torch.compile(self._module, dynamic=False)
+            # Our form for GPUs leaves Inductor nothing to fuse: its operators are kernels of their own. Inductor needed
+            # more than 85 s for it without coming to an end on torch 2.11, so only the graph is taken and run as it is.
+            backend = "aot_eager" if self._casts_itself else "inductor"
+            self._run = torch.compile(self._module, dynamic=False, backend=backend)
         else:
             example = staged.to(self.request.device.torch_device)
             with torch.inference_mode(), self._autocast(), warnings.catch_warnings():
@@ -260,6 +263,8 @@ class TorchEngine(Engine):
             details["input_on_device"] = self.request.input_on_device
         if self._casts_itself:
             details["convolution_forms"] = self._module.forms()
+            if jit == "compile":
+                details["compile_backend"] = "aot_eager"
         return Effective(
             engine=f"torch {torch.__version__}",
             device=str(parameter.device),
