@@ -272,7 +272,8 @@ class TorchEngine(Engine):
             jit=jit,
             layout=self._layout,
             network=type(self._module).__name__,
-            amp=self.request.amp,
+            # Our GPU form holds its weights in the precision, whatever AMP says.
+            amp=None if self._casts_itself else self.request.amp,
             ipex=self.request.ipex,
             details=details,
         )
