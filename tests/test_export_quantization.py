@@ -83,6 +83,22 @@ def test_layers_hand_on_without_a_pass_between(run):
         assert readers <= {"Convolution", "Deconvolution"}
 
 
+def test_transposed_convolutions_write_the_type_that_the_decoder_adds_in(run):
+    """No reorder of their results: where the CPU has bf16 they write it themselves, two bytes a value instead of four."""
+    from unet3d import environment
+
+    engine = run("fast")
+    engine.compare(np.zeros((1, 4, *SHAPE), dtype=np.float32))
+    compiled = next(iter(engine._compiled.values()))[0]
+    ups = [op for op in compiled.get_runtime_model().get_ordered_ops() if layer_type(op) == "Deconvolution"]
+    assert len(ups) == 2
+    expected = "bf16" if environment.bf16_instructions() else "f32"
+    for up in ups:
+        assert up.get_output_element_type(0).get_type_name() == expected
+        readers = {layer_type(reader.get_node()) for reader in up.output(0).get_target_inputs()}
+        assert "Reorder" not in readers
+
+
 def layer_type(op):
     value = op.get_rt_info()["layerType"]
     return str(getattr(value, "value", value))

@@ -10,6 +10,9 @@ our graph and the ranges that NNCF finds, and moves the quantisers to where they
 - A LeakyReLU of slope 0.01 has next to nothing below zero, but a symmetric range spends half of its 256 levels there.
   The range starts at zero instead: the step is half as wide, which gains more than the negative values lose (they are
   smaller than a step), and unsigned levels without zero point are what AVX512-VNNI and AMX multiply at full speed.
+- OpenVINO's CPU plugin lets an int8 transposed convolution hand on float32, four bytes a voxel and then a reorder to
+  bf16, unless an operation is fused into it. A clamp to bounds that nothing reaches is fused, changes no value, and the
+  result is written in bf16 at once.
 """
 
 from __future__ import annotations
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
     import torch
 
     from unet3d.engines.base import Request
+
+# Beyond every activation, and finite in bf16.
+UNREACHED = 1e30
 
 
 def quantised(reference: torch.nn.Module, request: Request) -> tuple[Path, dict[str, float]]:
@@ -93,7 +99,9 @@ def place_quantisers(model: openvino.Model) -> None:
             low = opset13.constant(np.zeros_like(high))
             high = opset13.constant(high)
             replacement = opset13.fake_quantize(source, low, high, low, high, 256).output(0)
-        elif kind in ("Convolution", "ConvolutionBackpropData", "Add"):
+        elif kind == "ConvolutionBackpropData":
+            replacement = opset13.clamp(source, -UNREACHED, UNREACHED).output(0)
+        elif kind in ("Convolution", "Add"):
             replacement = source
         else:
             continue
