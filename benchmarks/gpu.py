@@ -145,6 +145,7 @@ def time_layers(options: argparse.Namespace, device: Any, reference: Any) -> Non
     """Each 3x3x3 convolution with its moments: milliseconds in the library's form and in ours."""
     import torch
 
+    from unet3d.kernels.triton_march import CHANNELS
     from unet3d.model import gpu
     from unet3d.model.inference import InferenceUNet
 
@@ -166,6 +167,8 @@ def time_layers(options: argparse.Namespace, device: Any, reference: Any) -> Non
             forms = [("library", 0)]
             if gpu.form_of(conv, dtype, lambda _: "planes") == "planes":
                 forms += [("planes", chunk) for chunk in (2, 3, 4, 8, 16, 32, size[0])]
+                if {conv.in_channels, conv.out_channels} <= set(CHANNELS):
+                    forms.append(("march", 0))
             elif gpu.form_of(conv, dtype, gpu.elsewhere) == "first":
                 forms.append(("first", 0))
             x = torch.randn((1, *size, conv.in_channels), device=device.torch_device, dtype=dtype).permute(0, 4, 1, 2, 3)

@@ -13,7 +13,7 @@ DEVICE = GPU or "cpu"
 
 from torch.nn import functional  # noqa: E402
 
-from unet3d.kernels import triton_conv, triton_gemm, triton_norm, triton_ops, triton_planes  # noqa: E402, F401
+from unet3d.kernels import triton_conv, triton_gemm, triton_march, triton_norm, triton_ops, triton_planes  # noqa: E402, F401
 
 SLOPE = 0.01
 # Rounding of the operands is not the kernels' error: references start from the rounded numbers.
@@ -94,6 +94,25 @@ def test_first_convolution(dtype, shape, cout):
     expected = functional.conv3d(x.double(), w.double(), padding=1)
     assert relative_error(y, expected) < LIMITS[dtype]
     check_moments(part, expected)
+
+
+@pytest.mark.parametrize("dtype", PRODUCTS)
+@pytest.mark.parametrize("shape, cout, planes", [((2, 32, 5, 6, 18), 32, 2), ((2, 16, 3, 4, 16), 32, 3),
+                                                 ((1, 32, 3, 9, 5), 16, 56)])
+def test_marching_convolution(dtype, shape, cout, planes):
+    """Walks of which the last is shorter, just as long as the volume is deep, and longer; tiles that stand out of it."""
+    x, w = volume(*shape, dtype=dtype, mean=0.5), volume(cout, shape[1], 3, 3, 3, dtype=dtype, seed=2)
+    y, part = triton_march.conv_march(x, triton_march.pack_march_weight(w), planes)
+    expected = functional.conv3d(x.double(), w.double(), padding=1)
+    assert relative_error(y, expected) < LIMITS[dtype]
+    check_moments(part, expected)
+
+
+def test_marching_convolution_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="not 64 and 32"):
+        triton_march.pack_march_weight(volume(32, 64, 3, 3, 3))
+    with pytest.raises(ValueError, match="32 inputs"):
+        triton_march.conv_march(volume(1, 16, 4, 4, 4), triton_march.pack_march_weight(volume(32, 32, 3, 3, 3)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

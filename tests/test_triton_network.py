@@ -82,11 +82,13 @@ def test_profiler_sees_the_data_type_of_every_convolution(tiny_reference):
     assert {dtype for _, dtype in seen} == {"c10::Half"}
     names = [name for name, _ in seen]
     assert names.count("unet3d::conv_upsample") == 2 and names.count("unet3d::conv_head") == 1
-    assert names.count("unet3d::conv_first") == 1 and names.count("unet3d::conv_planes") == network.forms()["planes"]
+    forms = network.forms()
+    assert names.count("unet3d::conv_first") == forms["first"] == 1
+    assert names.count("unet3d::conv_march") == forms["march"] and names.count("unet3d::conv_planes") == forms["planes"]
 
 
 def test_forms_follow_the_measurements(tiny_reference):
-    assert built(tiny_reference, torch.float16).forms() == {"first": 1, "planes": 7, "library": 2}
+    assert built(tiny_reference, torch.float16).forms() == {"first": 1, "march": 5, "planes": 2, "library": 2}
     assert GpuUNet.from_reference(tiny_reference, torch.float16, "12.60.7").forms() == {"first": 1, "library": 9}
     assert GpuUNet.from_reference(tiny_reference, torch.float32, "sm_90").forms() == {"library": 10}
     assert form_of(torch.nn.Conv3d(64, 64, 3, padding=1), torch.float16, sm_90) == "library"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from unet3d.kernels import triton_conv, triton_gemm, triton_norm, triton_planes
+from unet3d.kernels import triton_conv, triton_gemm, triton_march, triton_norm, triton_planes
 from unet3d.kernels.triton_norm import new_volume
 
 _LIBRARY = torch.library.Library("unet3d", "FRAGMENT")
@@ -44,6 +44,14 @@ def _fake_conv(x, channels, like):
 def conv_first(x, w, weight, bias, eps):
     """See `triton_conv.conv_first`: the raw output, its scale and shift."""
     y, part = triton_conv.conv_first(x, w)
+    return y, *triton_norm.fold(part, weight, bias, eps)
+
+
+@_operator("conv_march(Tensor x, Tensor w, Tensor weight, Tensor bias, float eps) -> (Tensor, Tensor, Tensor)",
+           lambda x, w, weight, bias, eps: _fake_conv(x, w.shape[1] // 4, x))
+def conv_march(x, w, weight, bias, eps):
+    """See `triton_march.conv_march`: the raw output, its scale and shift."""
+    y, part = triton_march.conv_march(x, w)
     return y, *triton_norm.fold(part, weight, bias, eps)
 
 

@@ -22,6 +22,7 @@ from torch import nn
 from unet3d.kernels import triton_ops  # noqa: F401 - registers torch.ops.unet3d
 from unet3d.kernels.triton_conv import MODALITIES, pack_first_weight
 from unet3d.kernels.triton_gemm import pack_upsample_weight
+from unet3d.kernels.triton_march import pack_march_weight
 from unet3d.kernels.triton_planes import pack_planes_weight
 from unet3d.model.inference import ConvNormAct, InferenceUNet
 
@@ -33,7 +34,10 @@ Raw = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # a convolution's output 
 
 
 def sm_90(conv: nn.Conv3d) -> str:
-    """Forms that were fastest on an H100 (benchmarks/gpu.py --layers): by planes where outputs are few for the inputs."""
+    """Forms that were fastest on an H100 (benchmarks/gpu.py --layers): marching from 32 channels to 32, by planes where
+    outputs are few for the inputs."""
+    if conv.in_channels == conv.out_channels == 32:
+        return "march"
     few = conv.out_channels <= 32 or (conv.out_channels <= 128 and conv.in_channels >= 2 * conv.out_channels)
     return "planes" if conv.in_channels >= 32 and few else "library"
 
@@ -55,7 +59,7 @@ class Block(nn.Module):
         self.form = form
         self.stride, self.padding = conv.stride, conv.padding
         weight = conv.weight.detach().to(dtype)
-        packed = {"first": pack_first_weight, "planes": pack_planes_weight,
+        packed = {"first": pack_first_weight, "march": pack_march_weight, "planes": pack_planes_weight,
                   "library": lambda w: w.contiguous(memory_format=torch.channels_last_3d)}[form](weight)
         self.conv = nn.Parameter(packed, requires_grad=False)
         # The bias of a convolution is subtracted again by the normalisation.
@@ -66,6 +70,8 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor) -> Raw:
         if self.form == "first":
             return torch.ops.unet3d.conv_first(x, self.conv, self.weight, self.bias, self.eps)
+        if self.form == "march":
+            return torch.ops.unet3d.conv_march(x, self.conv, self.weight, self.bias, self.eps)
         if self.form == "planes":
             return torch.ops.unet3d.conv_planes(x, self.conv, self.weight, self.bias, self.eps, CHUNK)
         y = torch.conv3d(x, self.conv, None, self.stride, self.padding)
@@ -77,7 +83,7 @@ class Block(nn.Module):
 
 
 def form_of(conv: nn.Conv3d, dtype: torch.dtype, choose: Callable[[nn.Conv3d], str]) -> str:
-    """Which form computes this convolution: "first", "planes" or "library"."""
+    """Which form computes this convolution: "first", "march", "planes" or "library"."""
     if dtype not in HALF or conv.stride != (1, 1, 1) or conv.kernel_size != (3, 3, 3) or conv.padding != (1, 1, 1):
         return "library"
     return "first" if conv.in_channels == MODALITIES else choose(conv)
