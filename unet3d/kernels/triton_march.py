@@ -26,38 +26,29 @@ TAPS = (0, 1, 2, 3, 5, 6, 7, 8, 4)
 
 
 @triton.jit
-def _load_neighbours(x, z, k, yy, xx, D, H, W, C: tl.constexpr, CENTRE: tl.constexpr):
-    """[M, K] of plane z: the pixels themselves, or their 8 neighbours one after another; zero outside the volume."""
+def _load_neighbours(x, z, k, zz, yy, xx, D, H, W, C: tl.constexpr, CENTRE: tl.constexpr):
+    """[M, K] of plane z, which zz [M] repeats: the pixels themselves, or their 8 neighbours one after another; zero
+    outside the volume."""
     tap = k // C + 4 if CENTRE else k // C + (k // C >= 4).to(tl.int32)
     dy = (tap // 3 - 1)[None, :]
     dx = (tap % 3 - 1)[None, :]
     iy = yy[:, None] + dy
     ix = xx[:, None] + dx
-    iz = tl.zeros_like(iy) + z
-    ok = (iz >= 0) & (iz < D) & (iy >= 0) & (iy < H) & (ix >= 0) & (ix < W)
+    ok = ((zz >= 0) & (zz < D))[:, None] & (iy >= 0) & (iy < H) & (ix >= 0) & (ix < W)
     at = ((yy * W + xx) * C)[:, None] + (dy * W + dx) * C + (k % C)[None, :]
     return tl.load(x + z.to(tl.int64) * H * W * C + at, mask=ok, other=0.0)
 
 
 @triton.jit
-def _columns(acc, M: tl.constexpr, N: tl.constexpr):
-    """The four quarters [M, N] of the columns of acc [M, 4 * N]; a thread keeps its numbers."""
+def _move_up(acc, M: tl.constexpr, N: tl.constexpr):
+    """The first of four planes in the columns of acc [M, 4 * N], and acc with the next two in front and zeros behind. A
+    thread keeps its numbers."""
     low, high = tl.split(tl.permute(tl.reshape(acc, (M, 2, 2, N)), (0, 3, 2, 1)))
-    first, second = tl.split(low)
-    third, fourth = tl.split(high)
-    return first, second, third, fourth
-
-
-@triton.jit
-def _side_by_side(first, second, third, fourth, M: tl.constexpr, N: tl.constexpr):
-    both = tl.join(tl.join(first, second), tl.join(third, fourth))
-    return tl.reshape(tl.permute(both, (0, 3, 2, 1)), (M, 4 * N))
-
-
-@triton.jit
-def _pair_sums(tile, M: tl.constexpr, N: tl.constexpr):
-    """[M / 2, N] of rows that are 8 apart, as one thread of a matrix instruction holds them: no exchange is needed."""
-    return tl.reshape(tl.sum(tl.reshape(tile, (M // 16, 2, 8, N)), axis=1), (M // 2, N))
+    out, second = tl.split(low)
+    third, _ = tl.split(high)
+    zeros = tl.zeros_like(out)
+    moved = tl.join(tl.join(second, third), tl.join(zeros, zeros))
+    return out, tl.reshape(tl.permute(moved, (0, 3, 2, 1)), (M, 4 * N))
 
 
 @triton.jit
@@ -77,27 +68,28 @@ def _march_kernel(x, w, y, part, D, H, W, PLANES, C: tl.constexpr, N: tl.constex
     w_around = tl.load(w + around[:, None] * (4 * N) + column[None, :])
     w_centre = tl.load(w + (8 * C + centre[:, None]) * (4 * N) + column[None, :])
     acc = tl.zeros((M, 4 * N), tl.float32)
-    nothing = tl.zeros((M, N), tl.float32)
-    sums = tl.zeros((M // 2, N), tl.float32)
-    squares = tl.zeros((M // 2, N), tl.float32)
+    # Of rows that are 8 apart, which one thread of a matrix instruction holds: adding them needs no exchange.
+    sums = tl.zeros((M // 16, 8, N), tl.float32)
+    squares = tl.zeros((M // 16, 8, N), tl.float32)
     first = z_block * PLANES
     last = tl.minimum(first + PLANES, D)
     for step in range(last - first + 2):
         z = first - 1 + step
-        acc = tl.dot(_load_neighbours(x, z, centre, yy, xx, D, H, W, C, True), w_centre, acc)
-        acc = tl.dot(_load_neighbours(x, z, around, yy, xx, D, H, W, C, False), w_around, acc)
-        out, at, ahead, _ = _columns(acc, M, N)
-        acc = _side_by_side(at, ahead, nothing, nothing, M, N)
+        zz = tl.zeros_like(yy) + z
+        acc = tl.dot(_load_neighbours(x, z, centre, zz, yy, xx, D, H, W, C, True), w_centre, acc)
+        acc = tl.dot(_load_neighbours(x, z, around, zz, yy, xx, D, H, W, C, False), w_around, acc)
+        out, acc = _move_up(acc, M, N)
         # The first two planes complete outputs of the walk before.
-        inside = (live & (tl.zeros_like(yy) + z > first))[:, None]
-        counted = tl.where(inside, out, 0.0)
-        sums += _pair_sums(counted, M, N)
-        squares += _pair_sums(counted * counted, M, N)
+        inside = (live & (zz > first))[:, None]
+        counted = tl.reshape(tl.where(inside, out, 0.0), (M // 16, 2, 8, N))
+        sums += tl.sum(counted, axis=1)
+        squares += tl.sum(counted * counted, axis=1)
         tl.store(y + (z - 1).to(tl.int64) * H * W * N + ((yy * W + xx) * N)[:, None] + channel[None, :],
                  out.to(y.dtype.element_ty), mask=inside)
     count = tl.sum(live.to(tl.float32), axis=0) * (last - first).to(tl.float32)
     # A program's few thousand voxels lose less in float32 sums of squares than the output loses by its rounding.
-    mean, m2 = moments_of_sums(count, tl.zeros((N,), tl.float32), sums, squares)
+    mean, m2 = moments_of_sums(count, tl.zeros((N,), tl.float32), tl.reshape(sums, (M // 2, N)),
+                               tl.reshape(squares, (M // 2, N)))
     row = (n * tl.num_programs(1) + z_block) * tl.num_programs(0) + tile
     store_moments(part, row, count, mean, m2, channel, N)
 
