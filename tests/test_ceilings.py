@@ -12,12 +12,16 @@ from unet3d import ceilings
 def brief(monkeypatch):
     monkeypatch.setattr(ceilings, "BUDGET", 0.02)
     monkeypatch.setattr(ceilings, "LONG_ENOUGH", 0.002)
+    ceilings.measure.cache_clear()
+    yield
+    ceilings.measure.cache_clear()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_rates_bound_what_the_same_machine_does(precision):
     found = ceilings.measure("cpu", precision, threads=1)
     assert (found.precision, found.threads) == (precision, 1)
+    assert found.matmul_how in ("matrix product", "3x3x3 convolution")
     # Any copy is bounded by memory, and any product by the ceiling, both with wide margins for a loaded machine.
     assert 0.1 < found.copy_gbs < 2000
     assert 1e-4 < found.matmul_tflops < 100
@@ -37,6 +41,10 @@ def test_fp32_rate_is_that_of_a_product_timed_here():
     finally:
         torch.set_num_threads(before)
     assert found.matmul_tflops > 0.2 * 2 * 512**3 / min(seconds) / 1e12
+
+
+def test_a_process_measures_once():
+    assert ceilings.measure("cpu", "fp32", 1) is ceilings.measure("cpu", "fp32", 1)
 
 
 def test_threads_are_as_they_were():

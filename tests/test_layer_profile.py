@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from unet3d import ceilings, layer_profile
+from unet3d import ceilings, engines, layer_profile
 from unet3d.devices.cpu import CpuDevice
+from unet3d.engines import torch_operators
 from unet3d.engines.base import Request
 from unet3d.engines.torch_engine import TorchEngine
 from unet3d.model import flops
@@ -51,7 +52,52 @@ def test_rows_are_our_operators_and_add_up(narrow_reference):
     assert layer_profile.table(layers)[-1].endswith(f"{sum(layer.flop for layer in layers) / 1e12:.3f} TFLOP")
 
 
+@pytest.mark.parametrize(("engine", "precision"), [("openvino", "fp32"), ("openvino", "int8"), ("onnxruntime", "fp32")])
+def test_other_engines_tell_the_operators_that_they_execute(narrow_reference, tmp_path, engine, precision):
+    for package in {"openvino": ("openvino", "nncf"), "onnxruntime": ("onnx", "onnxruntime")}[engine]:
+        pytest.importorskip(package)
+    volumes = np.random.default_rng(1).standard_normal((1, 4, 64, 32, 32), dtype=np.float32)
+    engine = engines.create(Request(engine, CpuDevice(), precision, network="reference", cache_dir=tmp_path, profile=True,
+                                    calibration=lambda: iter([volumes[0]])))
+    engine.load(narrow_reference)
+    staged = engine.stage(volumes)
+    engine.compile(staged)
+    layers = layer_profile.measure(engine, staged)
+    engine.close()
+    assert sum(layer.flop for layer in layers) == flops.flops(narrow_reference, (4, 64, 32, 32))
+    assert sum(layer.share_of_time for layer in layers) == pytest.approx(1, abs=1e-6)
+    convolutions = [layer for layer in layers if layer.flop]
+    assert all(layer.name.startswith(("Conv", "Deconv", "FusedConv")) and layer.ms > 0 for layer in convolutions)
+    # The first convolution reads the volume and writes its features, a byte or four each.
+    first, size = convolutions[0], {"int8": 1, "fp32": 4}[precision]
+    features = narrow_reference.conv_blocks_context[0].output_channels
+    assert first.shapes[:2] == [[1, 4, 64, 32, 32], [features, 4, 3, 3, 3]]
+    assert first.bytes == pytest.approx(size * ((4 + features) * 64 * 32 * 32 + 27 * 4 * features), rel=0.01)
+
+
+def test_each_call_has_its_own_times(narrow_reference, tmp_path):
+    """OpenVINO gives means over all calls: a first call, slower by far, must not show in a later one's profile."""
+    pytest.importorskip("openvino")
+    engine = engines.create(Request("openvino", CpuDevice(), "fp32", cache_dir=tmp_path, profile=True))
+    engine.load(narrow_reference)
+    staged = engine.stage(np.zeros((1, 4, 64, 64, 64), dtype=np.float32))
+    engine.compile(staged)
+    for _ in range(4):
+        operators, whole = engine.operators(staged)
+        assert 0.3 * whole < sum(operator.ms for operator in operators) <= 1.05 * whole
+
+
+@pytest.mark.parametrize(("asked", "says"), [
+    ({"engine": "onnxruntime", "precision": "fp32", "streams": 2}, "STREAMS=2 is not possible"),
+    ({"engine": "openvino", "precision": "fp32", "streams": 2}, "STREAMS=2 is not possible"),
+])
+def test_an_engine_that_cannot_tell_refuses(asked, says):
+    reasons = engines.engine_class(asked["engine"]).refuse(Request(device=CpuDevice(), profile=True, **asked))
+    assert any(says in reason for reason in reasons)
+
+
 def test_work_of_a_convolution_counted_by_hand():
-    flop, moved = layer_profile.work("unet3d_cpu::conv", [[1, 4, 8, 8, 8], [6, 4, 3, 3, 3]], ["", "", [2, 2, 2], [1, 1, 1]], 2)
+    shapes, arguments = [[1, 4, 8, 8, 8], [6, 4, 3, 3, 3]], ["", "", [2, 2, 2], [1, 1, 1]]
+    flop, moved = torch_operators.work("unet3d_cpu::conv", shapes, arguments, 2)
     assert flop == 2 * 4**3 * 6 * 4 * 27
     assert moved == 2 * (4 * 8**3 + 6 * 4 * 27 + 6 * 4**3)

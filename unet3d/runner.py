@@ -124,7 +124,7 @@ def request(settings: Settings) -> Request:
         engine=settings.engine, device=settings.device, precision=settings.precision, jit=settings.jit,
         amp=settings.amp, ipex=settings.ipex, network=settings.network,
         shape=(settings.batch_size, 4, *settings.volume_shape), streams=settings.streams, threads=settings.threads,
-        input_on_device=settings.input_on_device, **chosen)
+        input_on_device=settings.input_on_device, profile=settings.profile, **chosen)
 
 
 def _prepare(record: Record, out: Console, reference: Any, source: Any, group: Solo) -> Engine:

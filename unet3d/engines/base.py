@@ -45,6 +45,19 @@ class Request:
     # Preprocessed volumes float32 [4, z, y, x] from outside the validated fold, yielded one by one; int8 only.
     calibration: Callable[[], Any] | None = None
     calibration_source: str = "none"
+    profile: bool = False  # `operators` will be asked for
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator of one inference. FLOP: convolutions only, a multiplication and an addition are two. Bytes: the least
+    that it reads and writes."""
+
+    name: str
+    shapes: list[list[int]]  # of its inputs
+    ms: float
+    flop: int
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -107,6 +120,11 @@ class Engine(ABC):
     def compare(self, volumes: np.ndarray) -> np.ndarray:
         """Float32 logits of volumes of another shape than the request's, by the same code path."""
         return self.logits(self.infer(self.stage(volumes)))
+
+    @abstractmethod
+    def operators(self, staged: Any) -> tuple[list[Operator], float]:
+        """One more inference of the object that was timed: its operators in order of execution, and milliseconds of the
+        whole. The last call of all, and only for a request with `profile`."""
 
     @abstractmethod
     def effective(self) -> Effective:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import tempfile
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from unet3d.engines.base import Effective, Engine, Request
+from unet3d.engines.base import Effective, Engine, Operator, Request
 from unet3d.errors import MismatchError
 
 if TYPE_CHECKING:
@@ -33,6 +35,9 @@ class OnnxRuntimeEngine(Engine):
         if request.precision != "fp32":
             reasons.append(f"PRECISION={request.precision} with ENGINE=onnxruntime is not possible, its CPU kernels "
                            "for 3D convolutions are fp32; use PRECISION=fp32 or ENGINE=openvino")
+        if request.profile and request.streams > 1:
+            reasons.append(f"PROFILE=yes with ENGINE=onnxruntime and STREAMS={request.streams} is not possible, each stream "
+                           "is a session that is profiled by itself; use STREAMS=1")
         if request.jit != "none":
             reasons.append(f"JIT={request.jit} with ENGINE=onnxruntime is not possible; use JIT=none")
         return reasons
@@ -42,6 +47,7 @@ class OnnxRuntimeEngine(Engine):
 
         from unet3d.export.onnx_export import export
 
+        self._profiles: tempfile.TemporaryDirectory[str] | None = None
         start = perf_counter()
         path, kept = export(reference, self.request.cache_dir)
         self.load_seconds["read export" if kept else "export"] = perf_counter() - start
@@ -50,6 +56,10 @@ class OnnxRuntimeEngine(Engine):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = max(1, self.request.threads // self.request.streams)
         options.log_severity_level = 3
+        if self.request.profile:
+            self._profiles = tempfile.TemporaryDirectory(prefix="unet3d-onnxruntime-")
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(self._profiles.name) / "profile")
         # A session a stream: each has threads of its own, as many as its share.
         self._sessions = [onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
                           for _ in range(self.request.streams)]
@@ -85,6 +95,12 @@ class OnnxRuntimeEngine(Engine):
         finally:
             pool.put(session)
 
+    def operators(self, staged: np.ndarray) -> tuple[list[Operator], float]:
+        from unet3d.engines import onnxruntime_operators
+
+        self.infer(staged)
+        return onnxruntime_operators.read(Path(self._sessions[0].end_profiling()))
+
     def logits(self, output: np.ndarray) -> np.ndarray:
         return output.astype("float32", copy=False)
 
@@ -104,3 +120,5 @@ class OnnxRuntimeEngine(Engine):
     def close(self) -> None:
         self._sessions = []
         self._free = None
+        if self._profiles is not None:
+            self._profiles.cleanup()

@@ -14,7 +14,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from unet3d import environment
-from unet3d.engines.base import Effective, Engine, Request
+from unet3d.engines.base import Effective, Engine, Operator, Request
+from unet3d.engines.openvino_operators import convolution_work
 from unet3d.errors import MismatchError
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ DEVICES = {"cpu": "CPU", "xpu": "GPU"}
 # hint of the plugin's fastest floating-point type.
 PRECISIONS = {"cpu": ("fp32", "bf16", "int8"), "xpu": ("fp32", "fp16", "int8")}
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
-NAMES = {"f32": "fp32", "float": "fp32", "bf16": "bf16", "bfloat16": "bf16", "f16": "fp16", "float16": "fp16",
-         "i8": "int8", "int8_t": "int8", "u8": "int8", "uint8_t": "int8"}
-CONVOLUTIONS = ("Convolution", "Deconvolution", "convolution", "deconvolution")
 
 
 class OpenVINOEngine(Engine):
@@ -59,6 +57,9 @@ class OpenVINOEngine(Engine):
             reasons.append("IPEX=yes with ENGINE=openvino is not possible; use IPEX=no")
         if request.input_on_device and request.device.kind != "cpu":
             reasons.append("INPUT_ON_DEVICE=yes with ENGINE=openvino is not possible on a GPU; use INPUT_ON_DEVICE=no")
+        if request.profile and request.streams > 1:
+            reasons.append(f"PROFILE=yes with ENGINE=openvino and STREAMS={request.streams} is not possible, its operators' "
+                           "times are kept stream by stream; use STREAMS=1")
         if request.precision == "int8":
             if importlib.util.find_spec("nncf") is None:
                 reasons.append(f"PRECISION=int8 with ENGINE=openvino, but nncf is not installed; {INSTALL}")
@@ -75,6 +76,7 @@ class OpenVINOEngine(Engine):
         self._device = self._pick_device()
         self._compiled: dict[tuple[int, ...], tuple[openvino.CompiledModel, queue.SimpleQueue]] = {}
         self._compiling = threading.Lock()
+        self._calls: Counter[tuple[int, ...]] = Counter()
         if self.request.precision == "int8":
             from unet3d.export.quantization import quantised
 
@@ -102,6 +104,7 @@ class OpenVINOEngine(Engine):
             "INFERENCE_PRECISION_HINT": HINTS.get(request.precision, fallback),
             "NUM_STREAMS": request.streams,
             "PERFORMANCE_HINT": "THROUGHPUT" if request.streams > 1 else "LATENCY",
+            "PERF_COUNT": request.profile,
         }
         if self._device == "CPU":
             properties["INFERENCE_NUM_THREADS"] = request.threads
@@ -142,12 +145,23 @@ class OpenVINOEngine(Engine):
             request.set_input_tensor(staged)
             request.set_output_tensor(output)
             request.infer()
+            if self.request.profile:
+                self._calls[tuple(staged.shape)] += 1
             return output
         finally:
             requests.put(request)
 
     def logits(self, output: openvino.Tensor) -> np.ndarray:
         return output.data
+
+    def operators(self, staged: openvino.Tensor) -> tuple[list[Operator], float]:
+        from unet3d.engines import openvino_operators
+
+        shape = tuple(staged.shape)
+        compiled, requests = self._for_shape(shape)
+        request = requests.get()
+        requests.put(request)
+        return openvino_operators.profile(compiled, request, self._calls[shape], lambda: self.infer(staged))
 
     def effective(self) -> Effective:
         if not self._compiled:
@@ -158,7 +172,7 @@ class OpenVINOEngine(Engine):
         total = sum(work.values())
         main = max(work, key=work.__getitem__)
         share = {name: part / total for name, part in work.items()}
-        layouts = Counter(layer["layout"] for layer in layers)
+        layouts = Counter(layer.layout for layer in layers)
         return Effective(
             engine=f"openvino {self._openvino.__version__.split('-')[0]}",
             # The name that the platform's checks know beside OpenVINO's own.
@@ -170,7 +184,7 @@ class OpenVINOEngine(Engine):
             details={
                 "device_name": self._core.get_property(self._device, "FULL_DEVICE_NAME"),
                 "convolution_flop_share_by_input_type": share,
-                "convolution_kernels": dict(Counter(layer["kernel"] for layer in layers)),
+                "convolution_kernels": dict(Counter(layer.kernel for layer in layers)),
                 "inference_precision_hint": str(compiled.get_property("INFERENCE_PRECISION_HINT")),
                 "streams": compiled.get_property("NUM_STREAMS"),
                 "calibration": self.request.calibration_source if self.request.precision == "int8" else None,
@@ -179,27 +193,3 @@ class OpenVINOEngine(Engine):
 
     def close(self) -> None:
         self._compiled = {}
-
-
-def convolution_work(compiled: openvino.CompiledModel) -> tuple[dict[str, float], list[dict[str, str]]]:
-    """Multiplications of the convolutions by the data type of their input, and each layer's kernel and layout.
-
-    Read from the graph that the plugin executes, so that it is what runs and not what was asked for.
-    """
-    work: dict[str, float] = Counter()
-    layers = []
-    for node in compiled.get_runtime_model().get_ordered_ops():
-        info = node.get_rt_info()
-        text = {key: str(getattr(info[key], "value", info[key]))
-                for key in ("layerType", "primitiveType", "outputLayouts")}
-        if text["layerType"] not in CONVOLUTIONS:
-            continue
-        kind = node.input(0).get_element_type().get_type_name()
-        image, kernel, result = node.input(0).get_shape(), node.input(1).get_shape(), node.output(0).get_shape()
-        positions = result if text["layerType"].lower() == "convolution" else image
-        extent = 1.0
-        for value in (*kernel, positions[0], *positions[2:]):
-            extent *= value
-        work[NAMES.get(kind, kind)] += extent
-        layers.append({"kernel": text["primitiveType"], "layout": text["outputLayouts"]})
-    return dict(work), layers

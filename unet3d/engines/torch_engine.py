@@ -9,7 +9,7 @@ import warnings
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from unet3d.engines.base import Effective, Engine, Request
+from unet3d.engines.base import Effective, Engine, Operator, Request
 from unet3d.engines.lanes import Lane
 from unet3d.engines.pinning import Pinning
 from unet3d.errors import MismatchError
@@ -240,6 +240,11 @@ class TorchEngine(Engine):
     def labels(self, output: torch.Tensor) -> np.ndarray:
         with self._torch.inference_mode():
             return output.argmax(dim=1).to(self._torch.uint8).cpu().numpy()
+
+    def operators(self, staged: torch.Tensor) -> tuple[list[Operator], float]:
+        from unet3d.engines import torch_operators
+
+        return torch_operators.profile(self, staged)
 
     def effective(self) -> Effective:
         torch = self._torch
