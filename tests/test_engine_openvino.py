@@ -120,7 +120,8 @@ def test_each_stream_gets_its_own_volumes_logits(network, ask):
     for thread in threads:
         thread.join()
     for x, logits in zip(inputs, found, strict=True):
-        assert difference(logits, truth(network, x)) < 1e-5
+        # Another volume's logits would differ by more than 1.
+        assert difference(logits, truth(network, x)) < 1e-4
 
 
 def test_export_is_kept_until_weights_or_form_change(network, ask, tmp_path):

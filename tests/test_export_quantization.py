@@ -57,6 +57,24 @@ def test_convolutions_run_in_int8_and_our_quantisers_are_nearer_to_fp32(run, net
     assert error(ours, network, batch=2) < 0.2
 
 
+@pytest.mark.parametrize("flags, merged", [({"avx2", "avx512bw"}, True), ({"avx2"}, False)])
+def test_upsampling_stays_apart_where_int8_would_be_lost_by_merging_it(run, network, monkeypatch, flags, merged):
+    import openvino
+
+    from unet3d import environment
+
+    monkeypatch.setattr(environment, "cpu_flags", lambda: frozenset(flags))
+    engine = run("fast")
+    assert error(engine, network) < 0.1
+    assert engine.effective().precision == "int8"
+    model = openvino.Core().read_model(engine._path)
+    ups = [op for op in model.get_ops() if op.get_type_name() == "ConvolutionBackpropData"]
+    assert {tuple(op.input_value(1).get_shape()[2:]) for op in ups} == {(4, 4, 4) if merged else (2, 2, 2)}
+    for up in ups:
+        readers = {reader.get_node().get_type_name() for reader in up.output(0).get_target_inputs()}
+        assert readers == ({"Clamp"} if merged else {"FakeQuantize"})
+
+
 def test_norms_take_what_convolutions_give_and_activations_become_unsigned(run, network):
     import openvino
 
@@ -92,7 +110,9 @@ def test_transposed_convolutions_write_the_type_that_the_decoder_adds_in(run):
     compiled = next(iter(engine._compiled.values()))[0]
     ups = [op for op in compiled.get_runtime_model().get_ordered_ops() if layer_type(op) == "Deconvolution"]
     assert len(ups) == 2
-    expected = "bf16" if environment.bf16_instructions() else "f32"
+    floating = "bf16" if environment.bf16_instructions() else "f32"
+    # Without AVX-512 it is a convolution that reads them.
+    expected = floating if "avx512bw" in environment.cpu_flags() else "u8"
     for up in ups:
         assert up.get_output_element_type(0).get_type_name() == expected
         readers = {layer_type(reader.get_node()) for reader in up.output(0).get_target_inputs()}

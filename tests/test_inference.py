@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from unet3d.kernels import cpu
-from unet3d.model.inference import InferenceUNet, instance_norm, merged_kernel
+from unet3d.model.inference import InferenceUNet, instance_norm
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +74,6 @@ def test_layout_is_kept_through_every_layer(reference):
     for hook in hooks:
         hook.remove()
     assert len(layouts) > 20 and all(layouts)
-
-
-@torch.inference_mode()
-def test_merged_kernel_is_upsampling_then_convolution():
-    up, conv, x = volume(6, 3, 2, 2, 2), volume(5, 3, 3, 3, 3, seed=2), volume(2, 6, 3, 4, 5, seed=3)
-    expected = nn.functional.conv3d(nn.functional.conv_transpose3d(x, up, stride=2), conv, padding=1)
-    merged = nn.functional.conv_transpose3d(x, merged_kernel(up, conv), stride=2, padding=1)
-    assert relative_error(merged, expected) < 1e-6
 
 
 @pytest.mark.parametrize("samples", [1, 2])

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 
 from unet3d.model import reference
 from unet3d.weights.plans import random_plans
@@ -14,21 +13,6 @@ pytest.importorskip("openvino", reason="openvino is not installed: pip install -
 from unet3d.engines import openvino_graph
 
 
-@pytest.mark.parametrize("stride", [(2, 2, 2), (1, 2, 2)])
-@pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3)])
-def test_one_transposed_convolution_equals_two_layers(stride, kernel):
-    torch.manual_seed(3)
-    up = nn.ConvTranspose3d(5, 6, stride, stride, bias=False).double()
-    padding = [extent // 2 for extent in kernel]
-    conv = nn.Conv3d(6, 7, kernel, padding=padding, bias=False).double()
-    x = torch.randn(2, 5, 4, 3, 5, dtype=torch.float64)
-    merged = openvino_graph.merged_kernel(up.weight.detach().numpy(), conv.weight.detach().numpy())
-    found = functional.conv_transpose3d(x, torch.from_numpy(merged).double(), stride=stride, padding=padding)
-    expected = conv(up(x))
-    assert found.shape == expected.shape
-    np.testing.assert_allclose(found, expected.detach(), atol=1e-6)
-
-
 def test_no_concatenation_is_left_and_shapes_stay_open():
     network = reference.build(random_plans(base_features=8, max_features=32, poolings=3))
     graph = openvino_graph.build(network)
@@ -36,6 +20,19 @@ def test_no_concatenation_is_left_and_shapes_stay_open():
     assert "Concat" not in kinds
     assert kinds.count("MVN") == sum(isinstance(module, nn.InstanceNorm3d) for module in network.modules())
     assert [dimension.is_dynamic for dimension in graph.output(0).get_partial_shape()] == [True, False, True, True, True]
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_merged_or_not_it_computes_the_same(merge):
+    import openvino
+
+    network = reference.build(random_plans(base_features=8, max_features=32, poolings=3))
+    compiled = openvino.Core().compile_model(openvino_graph.build(network, merge), "CPU",
+                                             {"INFERENCE_PRECISION_HINT": "f32"})
+    x = torch.randn(2, 4, 16, 32, 24, generator=torch.Generator().manual_seed(4))
+    with torch.inference_mode():
+        expected = network(x).numpy()
+    np.testing.assert_allclose(compiled(x.numpy())[0], expected, atol=1e-4 * abs(expected).max())
 
 
 @pytest.mark.parametrize("spoil", [

@@ -6,10 +6,11 @@ where `up` is the transposed convolution (no bias, no activation after it) and `
 - conv(concat(up(x), skip)) = conv_a(up(x)) + conv_b(skip), with the convolution's weights split by input channel.
   The concatenated tensor, the largest of the network, is never written or read; OpenVINO runs Concat of a
   channels-last layout in a reference kernel, and the sum is fused into the convolution that comes last.
-- conv_a(up(x)) = one transposed convolution of a wider kernel: a 2x2x2 transposed convolution of stride 2 followed
-  by a 3x3x3 convolution is a transposed convolution with a 4x4x4 kernel and stride 2. For each output voxel it
-  multiplies 8 low-resolution voxels instead of 27 full-resolution ones and those before them: with C channels in the
-  result 16 C^2 multiplications instead of 27 C^2 + 2 C^2.
+- conv_a(up(x)) = one transposed convolution of a wider kernel (unet3d.model.merging): a 2x2x2 transposed convolution of
+  stride 2 followed by a 3x3x3 convolution is a transposed convolution with a 4x4x4 kernel and stride 2. For each output
+  voxel it multiplies 8 low-resolution voxels instead of 27 full-resolution ones and those before them: with C channels
+  in the result 16 C^2 multiplications instead of 27 C^2 + 2 C^2. `merge=False` leaves it out, where the plugin computes
+  transposed convolutions slower than that gains.
 
 Each normalisation is MVN, scale and shift and PReLU in the order that the plugin fuses into one kernel.
 """
@@ -25,27 +26,10 @@ if TYPE_CHECKING:
     import torch
 
 
-def merged_kernel(up: np.ndarray, conv: np.ndarray) -> np.ndarray:
-    """Kernel of the transposed convolution equal to `conv` after the transposed convolution `up`.
-
-    up: [Cin, C, s, s, s], whose stride is its extent; conv: [Cout, C, k, k, k] of stride 1. Computed in float64.
-    Returns float32 [Cin, Cout, s + k - 1, ...]; stride s, and the padding to take off is the convolution's.
-    """
-    extent = tuple(s + k - 1 for s, k in zip(up.shape[2:], conv.shape[2:], strict=True))
-    merged = np.zeros((up.shape[0], conv.shape[0], *extent), dtype=np.float64)
-    up, conv = up.astype(np.float64), conv.astype(np.float64)
-    # Output voxel o reads voxel u = o + tap - padding of the upsampled volume, which is x[i] * up[u - s * i]:
-    # so o - s * i + padding, the position in the merged kernel, is (u - s * i) + 2 * padding - tap.
-    for tap in np.ndindex(*conv.shape[2:]):
-        begin = [k - 1 - t for k, t in zip(conv.shape[2:], tap, strict=True)]
-        window = tuple(slice(b, b + s) for b, s in zip(begin, up.shape[2:], strict=True))
-        weights = conv[(slice(None), slice(None), *tap)]
-        merged[(slice(None), slice(None), *window)] += np.einsum("icdhw,oc->iodhw", up, weights)
-    return merged.astype(np.float32)
-
-
-def build(reference: torch.nn.Module) -> openvino.Model:
+def build(reference: torch.nn.Module, merge: bool = True) -> openvino.Model:
     """Float32 graph [N, 4, D, H, W] -> logits [N, classes, D, H, W] of a Generic_UNet, with every extent open.
+
+    merge: whether a level's upsampling and the convolution after it become one.
 
     Raises ValueError where the network has something that this graph does not compute.
     """
@@ -63,37 +47,43 @@ def build(reference: torch.nn.Module) -> openvino.Model:
     skips.pop()
     for up, stage in zip(reference.tu, reference.conv_blocks_localization, strict=True):
         level = len(skips) - 1
-        x = _join(ops, (x, skips.pop()), up, _blocks(stage)[0], f"decoder.{level}")
+        x = _join(ops, (x, skips.pop()), up, _blocks(stage)[0], f"decoder.{level}", merge)
         for number, block in enumerate(_blocks(stage)[1:], start=1):
             x = _block(ops, x, block, f"decoder.{level}.{number}")
     head = reference.seg_outputs[-1]
-    x = _convolution(ops, x, _array(head.weight), head, "head")
+    x = _convolution(ops, x, head.weight, head, "head")
     if head.bias is not None:
         x = ops.add(x, ops.constant(_per_channel(head.bias)))
     return openvino.Model([ops.result(x, name="logits")], [volume], "unet3d")
 
 
 def _block(ops: Any, x: Any, block: torch.nn.Module, name: str) -> Any:
-    return _norm_act(ops, _convolution(ops, x, _array(block.conv.weight), block.conv, name), block, name)
+    return _norm_act(ops, _convolution(ops, x, block.conv.weight, block.conv, name), block, name)
 
 
-def _join(ops: Any, inputs: tuple[Any, Any], up: torch.nn.Module, block: torch.nn.Module, name: str) -> Any:
+def _join(ops: Any, inputs: tuple[Any, Any], up: torch.nn.Module, block: torch.nn.Module, name: str, merge: bool) -> Any:
     """The decoder's first block of a level: upsampling, concatenation, convolution, norm, activation."""
+    from unet3d.model.merging import merged_kernel
+
     x, skip = inputs
-    weight = _array(block.conv.weight)
-    split = up.out_channels
-    padding = list(block.conv.padding)
-    raised = ops.convolution_backprop_data(
-        x, ops.constant(merged_kernel(_array(up.weight), weight[:, :split])), list(up.stride), pads_begin=padding,
-        pads_end=padding, dilations=[1, 1, 1], name=f"{name}.up")
-    kept = _convolution(ops, skip, np.ascontiguousarray(weight[:, split:]), block.conv, f"{name}.0")
+    of_x, of_skip = block.conv.weight[:, :up.out_channels], block.conv.weight[:, up.out_channels:]
+    if merge:
+        raised = _raise(ops, x, merged_kernel(up.weight, of_x), up, block.conv.padding, f"{name}.up")
+    else:
+        raised = _convolution(ops, _raise(ops, x, up.weight, up, up.padding, f"{name}.up"), of_x, block.conv, f"{name}.raised")
+    kept = _convolution(ops, skip, of_skip, block.conv, f"{name}.0")
     return _norm_act(ops, ops.add(kept, raised), block, f"{name}.0")
 
 
-def _convolution(ops: Any, x: Any, weight: np.ndarray, conv: torch.nn.Module, name: str) -> Any:
+def _raise(ops: Any, x: Any, weight: torch.Tensor, up: torch.nn.Module, padding: Any, name: str) -> Any:
+    return ops.convolution_backprop_data(x, ops.constant(_array(weight)), list(up.stride), pads_begin=list(padding),
+                                         pads_end=list(padding), dilations=[1, 1, 1], name=name)
+
+
+def _convolution(ops: Any, x: Any, weight: torch.Tensor, conv: torch.nn.Module, name: str) -> Any:
     """Without bias: the normalisation that follows takes any constant of a channel off again."""
     padding = list(conv.padding)
-    return ops.convolution(x, ops.constant(weight), list(conv.stride), padding, padding, list(conv.dilation), name=name)
+    return ops.convolution(x, ops.constant(_array(weight)), list(conv.stride), padding, padding, list(conv.dilation), name=name)
 
 
 def _norm_act(ops: Any, x: Any, block: torch.nn.Module, name: str) -> Any:
@@ -110,7 +100,7 @@ def _blocks(stage: torch.nn.Module) -> list[torch.nn.Module]:
 
 
 def _array(parameter: torch.Tensor) -> np.ndarray:
-    return parameter.detach().float().cpu().numpy()
+    return parameter.detach().float().contiguous().cpu().numpy()
 
 
 def _per_channel(parameter: torch.Tensor) -> np.ndarray:

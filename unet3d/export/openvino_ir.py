@@ -14,23 +14,24 @@ if TYPE_CHECKING:
     import torch
 
 
-def ingredients(reference: torch.nn.Module, network: str) -> list[str]:
+def ingredients(reference: torch.nn.Module, network: str, merge: bool = True) -> list[str]:
     """Everything that decides what `exported` writes."""
     from unet3d.engines import openvino_graph
+    from unet3d.model import merging
 
-    return ["openvino", network, cache.parameters_hash(reference), repr(reference),
-            cache.sources_hash(openvino_graph) if network == "fast" else "",
+    form = [f"merge={merge}", cache.sources_hash(openvino_graph, merging)] if network == "fast" else []
+    return ["openvino", network, cache.parameters_hash(reference), repr(reference), *form,
             *cache.versions(("torch", "openvino"))]
 
 
-def make_model(reference: torch.nn.Module, network: str) -> openvino.Model:
-    """fast: our graph; reference: OpenVINO's conversion of the module."""
+def make_model(reference: torch.nn.Module, network: str, merge: bool = True) -> openvino.Model:
+    """fast: our graph, `merge` as its `build` takes it; reference: OpenVINO's conversion of the module."""
     import openvino
 
     if network == "fast":
         from unet3d.engines.openvino_graph import build
 
-        return build(reference)
+        return build(reference, merge)
     import torch
 
     channels = reference.conv_blocks_context[0].input_channels

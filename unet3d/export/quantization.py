@@ -13,6 +13,8 @@ our graph and the ranges that NNCF finds, and moves the quantisers to where they
 - OpenVINO's CPU plugin lets an int8 transposed convolution hand on float32, four bytes a voxel and then a reorder to
   bf16, unless an operation is fused into it. A clamp to bounds that nothing reaches is fused, changes no value, and the
   result is written in bf16 at once.
+- On a CPU without AVX-512 the plugin runs larger transposed convolutions in float32. There the upsampling stays small
+  (2x2x2) instead of being merged with the convolution after it, and its result is quantised for that one.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unet3d import environment
 from unet3d.export import cache, openvino_ir
 
 if TYPE_CHECKING:
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
 
 # Beyond every activation, and finite in bf16.
 UNREACHED = 1e30
+CONVOLUTIONS = ("Convolution", "ConvolutionBackpropData")
+PRODUCERS = (*CONVOLUTIONS, "Add")
 
 
 def quantised(reference: torch.nn.Module, request: Request) -> tuple[Path, dict[str, float]]:
@@ -49,15 +54,16 @@ def quantised(reference: torch.nn.Module, request: Request) -> tuple[Path, dict[
 
     start = perf_counter()
     volumes = list(request.calibration())
+    merge = request.device.kind != "cpu" or "avx512bw" in environment.cpu_flags()
     seconds = {"calibration volumes": perf_counter() - start}
-    ingredients = ["int8", *openvino_ir.ingredients(reference, request.network), *cache.versions(("nncf",)),
+    ingredients = ["int8", *openvino_ir.ingredients(reference, request.network, merge), *cache.versions(("nncf",)),
                    cache.sources_hash(sys.modules[__name__]), *(_digest(volume) for volume in volumes)]
 
     def make(folder: Path) -> None:
         import openvino
 
         begin = perf_counter()
-        model = openvino_ir.make_model(reference, request.network)
+        model = openvino_ir.make_model(reference, request.network, merge)
         seconds["export"] = perf_counter() - begin
         begin = perf_counter()
         model = _quantise(model, volumes)
@@ -99,12 +105,12 @@ def place_quantisers(model: openvino.Model) -> None:
             low = opset13.constant(np.zeros_like(high))
             high = opset13.constant(high)
             replacement = opset13.fake_quantize(source, low, high, low, high, 256).output(0)
+        elif kind not in PRODUCERS or any(reader.get_node().get_type_name() in CONVOLUTIONS for reader in readers):
+            continue
         elif kind == "ConvolutionBackpropData":
             replacement = opset13.clamp(source, -UNREACHED, UNREACHED).output(0)
-        elif kind in ("Convolution", "Add"):
-            replacement = source
         else:
-            continue
+            replacement = source
         for reader in readers:
             reader.replace_source_output(replacement)
     model.validate_nodes_and_infer_types()

@@ -12,7 +12,7 @@ On a CPU the C++ operators of unet3d.kernels.cpu, where they can be had, allow t
 - a convolution's bias is left out, since the normalisation after it takes any constant of a channel off again.
 - in the decoder conv(concat(up(x), skip)) = conv_a(up(x)) + conv_b(skip), the weights split by input channel: nothing
   is concatenated, and oneDNN adds the second convolution to the result of the first.
-- conv_a(up(x)) is one transposed convolution with a wider kernel, see `merged_kernel`.
+- conv_a(up(x)) is one transposed convolution with a wider kernel, see unet3d.model.merging.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from unet3d.kernels import cpu
+from unet3d.model.merging import merged_kernel
 
 
 @torch.jit.script_if_tracing
@@ -165,19 +166,6 @@ class InferenceUNet(nn.Module):
                 if stage is not self.decoder[-1] or block is not stage[-1]:
                     operators.norm_act_(x, *block.norm_parameters())
         return operators.norm_act_head(x, *self.decoder[-1][-1].norm_parameters(), self.head.weight)
-
-
-def merged_kernel(up: torch.Tensor, conv: torch.Tensor) -> torch.Tensor:
-    """Kernel of the transposed convolution equal to `conv` (stride 1) after the transposed convolution `up`.
-
-    up [Cin, C, s, s, s], whose stride is its extent; conv [Cout, C, k, k, k]. Returns [Cin, Cout, s+k-1, ...] in conv's
-    type, computed in float64, to be used with up's stride and conv's padding. With s = 2 and k = 3 each output voxel
-    takes 8 products by Cin x Cout instead of 27 by C x Cout and one by Cin x C: 16 C^2 instead of 29 C^2 where Cin = 2C.
-    """
-    # Output voxel o is the sum over taps t of conv[t] u[o + t - p], and u[s i + j] is that over i of up[j] x[i]: x[i]
-    # reaches o through the products with j - t = o - s i - p, which a convolution of the kernels adds up.
-    padding = [extent - 1 for extent in conv.shape[2:]]
-    return nn.functional.conv3d(up.double(), conv.double(), padding=padding).to(conv.dtype)
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:
