@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from marks import HAS_BF16
 
 from unet3d import check
 from unet3d.devices.cpu import CpuDevice
@@ -12,7 +13,7 @@ from unet3d.errors import MismatchError
 
 @pytest.fixture
 def engine(narrow_reference):
-    made = TorchEngine(Request(engine="torch", device=CpuDevice(), precision="bf16", jit="none"))
+    made = TorchEngine(Request(engine="torch", device=CpuDevice(), precision="bf16" if HAS_BF16 else "fp32", jit="none"))
     made.load(narrow_reference)
     return made
 

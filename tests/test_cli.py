@@ -138,3 +138,12 @@ def test_reader_that_has_enough_is_no_error():
         ended = subprocess.run([sys.executable, ROOT / "predict.py", "--help"], stdout=pipe, stderr=subprocess.PIPE, text=True)
     assert ended.stderr == ""
     assert ended.returncode == 128 + signal.SIGPIPE
+
+
+def test_what_no_engine_can_run_is_refused_before_earlier_results_are_moved(tmp_path):
+    (tmp_path / "results.yaml").write_text("earlier\n")
+    ended = predict("--engine", "openvino", "--precision", "fp16", OUTPUT_DIR=str(tmp_path))
+    assert ended.returncode == 2
+    assert "ERROR: PRECISION=fp16 with ENGINE=openvino on CPU is not possible; use fp32, bf16, int8\n" in ended.stderr
+    assert not ended.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["results.yaml"]

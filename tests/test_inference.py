@@ -6,6 +6,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from marks import HAS_BF16, needs_bf16, needs_fp16
 from torch import nn
 
 from unet3d.kernels import cpu
@@ -62,6 +63,7 @@ def test_fp32_equals_reference(reference, fused, shape):
     assert relative_error(output, reference(x)) < 1e-5
 
 
+@needs_bf16
 @torch.inference_mode()
 def test_layout_is_kept_through_every_layer(reference):
     fused = InferenceUNet.from_reference(reference, native=False)
@@ -87,7 +89,9 @@ def test_norm_is_instance_norm_even_far_from_zero_mean(samples):
     assert relative_error(output, expected) < 1e-5
 
 
-@pytest.mark.parametrize("dtype, amp", [(torch.bfloat16, True), (torch.bfloat16, False), (torch.float16, False)])
+@pytest.mark.parametrize("dtype, amp", [
+    pytest.param(torch.bfloat16, True, marks=needs_bf16), pytest.param(torch.bfloat16, False, marks=needs_bf16),
+    pytest.param(torch.float16, False, marks=needs_fp16)])
 @torch.inference_mode()
 def test_half_precision_is_as_close_to_fp32_as_the_reference_is(reference, fused, dtype, amp):
     if dtype == torch.float16 and fused.native_types:
@@ -104,7 +108,7 @@ def test_half_precision_is_as_close_to_fp32_as_the_reference_is(reference, fused
     assert error(fused) < 1.2 * error(reference)
 
 
-@pytest.mark.parametrize("amp", [True, False])
+@pytest.mark.parametrize("amp", [pytest.param(True, marks=needs_bf16), False])
 @torch.inference_mode()
 def test_trace_is_right_for_other_shapes_and_batch_sizes(fused, amp):
     context = torch.autocast("cpu", dtype=torch.bfloat16) if amp else contextlib.nullcontext()
@@ -120,8 +124,8 @@ def test_trace_is_right_for_other_shapes_and_batch_sizes(fused, amp):
 def test_compiled_graph_is_whole_and_right(fused, samples):
     torch._dynamo.reset()
     compiled = torch.compile(fused, backend="eager", fullgraph=True)
-    x = volume(samples, 4, 32, 64, 32).to(torch.bfloat16)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    x = volume(samples, 4, 32, 64, 32).to(torch.bfloat16 if HAS_BF16 else torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=HAS_BF16):
         assert relative_error(compiled(x), fused(x)) < 1e-2
 
 

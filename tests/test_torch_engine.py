@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from marks import HAS_BF16, needs_bf16
 
 from unet3d import runner
 from unet3d.devices.cpu import CpuDevice
 from unet3d.engines.base import Request
 from unet3d.engines.torch_engine import TorchEngine
 from unet3d.errors import MismatchError
+from unet3d.kernels import cpu
 
 VOLUME = np.random.default_rng(1).standard_normal((1, 4, 64, 64, 64), dtype=np.float32)
 TOLERANCE = {"fp32": 1e-5, "bf16": 0.05, "fp16": 0.01}
@@ -20,7 +22,7 @@ def engine_for(reference, **changes):
     return made
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
 @pytest.mark.parametrize("jit", ["none", "trace"])
 @pytest.mark.parametrize("amp", [True, False])
 @pytest.mark.parametrize("network", ["fast", "reference"])
@@ -39,11 +41,12 @@ def test_agrees_with_nnunet_and_says_what_ran(narrow_reference, precision, jit, 
 
 
 def test_compiled_network_agrees_and_is_named_so(narrow_reference):
-    engine = engine_for(narrow_reference, precision="bf16", jit="compile")
+    precision = "bf16" if HAS_BF16 else "fp32"
+    engine = engine_for(narrow_reference, precision=precision, jit="compile")
     logits = engine.compare(VOLUME)
     with torch.inference_mode():
         expected = narrow_reference(torch.from_numpy(VOLUME)).numpy()
-    assert np.linalg.norm(logits - expected) < TOLERANCE["bf16"] * np.linalg.norm(expected)
+    assert np.linalg.norm(logits - expected) < TOLERANCE[precision] * np.linalg.norm(expected)
     assert engine.effective().jit == "compile"
 
 
@@ -76,6 +79,18 @@ def test_nothing_observed_is_an_error_not_a_guess(narrow_reference):
     engine = engine_for(narrow_reference)
     with pytest.raises(MismatchError, match="no convolution was seen"):
         engine.effective()
+
+
+@pytest.mark.parametrize("has, precision, part", [
+    ({"bf16"}, "fp16", "needs a CPU with AVX512-FP16, without it PyTorch takes hours a volume; use PRECISION=bf16"),
+    (set(), "fp16", "use PRECISION=fp32"),
+    (set(), "bf16", "needs a CPU with AVX-512, without it PyTorch takes hours a volume; use PRECISION=fp32"),
+])
+def test_refuses_a_precision_that_the_cpu_would_take_hours_for(monkeypatch, has, precision, part):
+    monkeypatch.setattr(cpu, "onednn_computes", lambda name: name in has)
+    [reason] = TorchEngine.refuse(Request(engine="torch", device=CpuDevice(), precision=precision))
+    assert part in reason
+    assert not TorchEngine.refuse(Request(engine="torch", device=CpuDevice(), precision="fp32"))
 
 
 def test_refuses_int8():

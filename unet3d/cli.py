@@ -65,7 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             from unet3d.distributed import scaling
 
             return scaling.run(given, argv)
-        return _run(resolve.complete(given), argv)
+        settings = resolve.complete(given)
+        from unet3d import engines, runner
+
+        # Before earlier results are moved and anything is written: there is nothing to be measured.
+        engines.check(runner.request(settings))
+        return _run(settings, argv)
 
     return _guarded(work)
 

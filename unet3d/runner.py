@@ -33,7 +33,6 @@ def run(record: Record, out: Console, group: Solo) -> None:
             for, OutOfMemory.
     """
     settings = record.settings
-    engines.check(request(settings))
     record.environment.update(_environment())
     try:
         group.working("loading the weights")

@@ -41,9 +41,19 @@ def computes(dtype: torch.dtype) -> tuple[str, str]:
 
     if dtype not in (torch.float32, torch.bfloat16):
         return "fallback", f"the C++ operators compute fp32 and bf16, not {str(dtype).removeprefix('torch.')}"
-    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if dtype == torch.bfloat16 and not onednn_computes("bf16"):
         return "fallback", "oneDNN computes bf16 only on CPUs with AVX-512"
     return _load()
+
+
+def onednn_computes(precision: str) -> bool:
+    """Whether oneDNN has convolutions in bf16 or fp16 for this CPU.
+
+    Where it has none, PyTorch computes them by a loop of its own at 0.2 GFLOP/s, which is hours a volume.
+    """
+    import torch
+
+    return {"bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported, "fp16": torch.ops.mkldnn._is_mkldnn_fp16_supported}[precision]()
 
 
 @functools.cache
