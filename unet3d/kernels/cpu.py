@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -115,6 +116,8 @@ def _build(folder: Path, library: Path) -> None:
         raise RuntimeError("no C++ compiler (install g++)")
     if not shutil.which("ninja"):
         raise RuntimeError("no ninja (pip install ninja)")
+    # A PyTorch for CUDA on a machine without a GPU says so here, of which nothing follows for the CPU's operators.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     from torch.utils import cpp_extension
 
     folder.mkdir(parents=True, exist_ok=True)
