@@ -3,8 +3,12 @@
 import os
 
 import pytest
+import torch
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+# Read when Triton is first imported, which PyTorch does in its own time: before any test.
+if not (torch.cuda.is_available() or torch.xpu.is_available()):
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,9 @@
 """The Triton kernels against PyTorch in float64: on a GPU where there is one, else on Triton's interpreter."""
 
-import os
-
 import pytest
 import torch
 
 GPU = next((kind for kind in ("cuda", "xpu") if getattr(torch, kind).is_available()), None)
-if GPU is None:
-    os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton")
 DEVICE = GPU or "cpu"
 

@@ -1,14 +1,11 @@
 """The network's form for GPUs against nnU-Net's own: on a GPU where there is one, else on Triton's interpreter."""
 
-import os
 import warnings
 
 import pytest
 import torch
 
 GPU = next((kind for kind in ("cuda", "xpu") if getattr(torch, kind).is_available()), None)
-if GPU is None:
-    os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton")
 DEVICE = GPU or "cpu"
 
