@@ -4,6 +4,11 @@ import pytest
 
 from unet3d.kernels import cpu
 
+
+def needs(precision):
+    return pytest.mark.skipif(not cpu.onednn_computes(precision),
+                              reason=f"oneDNN computes {precision} only on CPUs with {cpu.HALF_NEEDS[precision]}")
+
+
 HAS_BF16 = cpu.onednn_computes("bf16")
-needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="oneDNN computes bf16 only on CPUs with AVX-512")
-needs_fp16 = pytest.mark.skipif(not cpu.onednn_computes("fp16"), reason="oneDNN computes fp16 only on CPUs with AVX512-FP16")
+needs_bf16, needs_fp16 = needs("bf16"), needs("fp16")

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 # Operators that compute a convolution, as PyTorch's profiler names them; ours are registered as unet3d::conv….
 CONVOLUTIONS = ("aten::convolution", "aten::_convolution", "mkldnn::_convolution", "torch_ipex::", "unet3d::conv")
 CALLS_BEFORE_CAPTURE = 3
-HALF_NEEDS = {"bf16": "AVX-512", "fp16": "AVX512-FP16"}
 DTYPES = {"float": "fp32", "c10::BFloat16": "bf16", "c10::Half": "fp16", "double": "fp64"}
 
 
@@ -41,10 +40,11 @@ class TorchEngine(Engine):
         if request.ipex and importlib.util.find_spec("intel_extension_for_pytorch") is None:
             reasons.append("IPEX=yes, but intel-extension-for-pytorch is not installed; "
                            "pip install -r requirements-ipex.txt, or use IPEX=no")
-        if request.device.kind == "cpu" and request.precision in HALF_NEEDS and not cpu.onednn_computes(request.precision):
+        if request.device.kind == "cpu" and request.precision in cpu.HALF_NEEDS and not cpu.onednn_computes(request.precision):
             other = "bf16" if request.precision == "fp16" and cpu.onednn_computes("bf16") else "fp32"
-            reasons.append(f"PRECISION={request.precision} with ENGINE=torch needs a CPU with {HALF_NEEDS[request.precision]}, "
-                           f"without it PyTorch takes hours a volume; use PRECISION={other}")
+            reasons.append(f"PRECISION={request.precision} with ENGINE=torch needs a CPU with "
+                           f"{cpu.HALF_NEEDS[request.precision]}, without it PyTorch takes hours a volume; "
+                           f"use PRECISION={other}")
         return reasons
 
     def load(self, reference: torch.nn.Module) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SOURCES = ("cpu_conv.cpp", "cpu_norm.cpp", "cpu_pool.cpp")
 HEADERS = ("cpu_pool.h", "cpu_vec.h")
+# What a CPU must have for oneDNN to compute convolutions in a half precision.
+HALF_NEEDS = {"bf16": "AVX-512", "fp16": "AVX512-FP16"}
 REMEDY = "For the faster form: g++ and ninja (pip install ninja), PRECISION=bf16 or fp32, UNET3D_KERNELS not off."
 
 
@@ -43,12 +45,12 @@ def computes(dtype: torch.dtype) -> tuple[str, str]:
     if dtype not in (torch.float32, torch.bfloat16):
         return "fallback", f"the C++ operators compute fp32 and bf16, not {str(dtype).removeprefix('torch.')}"
     if dtype == torch.bfloat16 and not onednn_computes("bf16"):
-        return "fallback", "oneDNN computes bf16 only on CPUs with AVX-512"
+        return "fallback", f"oneDNN computes bf16 only on CPUs with {HALF_NEEDS['bf16']}"
     return _load()
 
 
 def onednn_computes(precision: str) -> bool:
-    """Whether oneDNN has convolutions in bf16 or fp16 for this CPU.
+    """Whether oneDNN has convolutions in bf16 or fp16 for this CPU (see HALF_NEEDS).
 
     Where it has none, PyTorch computes them by a loop of its own at 0.2 GFLOP/s, which is hours a volume.
     """
