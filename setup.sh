@@ -102,9 +102,9 @@ fi
 # Whoever only asks for the interpreter has weights already, or ran without; the network is not tried at every run.
 if [ "$print" = no ] || [ -e "$fresh" ]; then
     rm -f "$fresh"
-    PYTHONPATH="$here" "$python" -m unet3d.weights "$here/weights" >&2 || true
+    PYTHONPATH="$here" "$python" -m unet3d.brats.weights "$here/weights" >&2 || true
 fi
-[ -z "$sample_data" ] || PYTHONPATH="$here" "$python" -m unet3d.sample_data "$sample_data" >&2
+[ -z "$sample_data" ] || PYTHONPATH="$here" "$python" -m unet3d.brats.sample_data "$sample_data" >&2
 if [ "$print" = yes ]; then
     echo "$python"
 else

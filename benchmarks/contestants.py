@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unet3d import engines, environment, runner
-from unet3d.config import parse, resolve
+from unet3d.config import parse
+from unet3d.devices import host
+from unet3d.engines import registry
 from unet3d.errors import BenchmarkError, UserErrors
+from unet3d.measure import run
+from unet3d.planning import resolve
 
 IPEX_MISSING = ("no interpreter with Intel Extension for PyTorch was given; python3 -m venv .venv-ipex && "
                 ".venv-ipex/bin/pip install -r requirements-ipex.txt, then --ipex-python .venv-ipex/bin/python")
@@ -30,7 +33,7 @@ class Contestant:
 
 def everyone(ipex_python: str | None) -> list[Contestant]:
     """All contestants in the order in which a round runs them; half precision where the CPU has it, else fp32."""
-    half = "bf16" if environment.bf16_instructions() else "fp32"
+    half = "bf16" if host.bf16_instructions() else "fp32"
 
     def one(name: str, what: str, engine: str, precision: str, *more: str, ours: bool = False, **rest: object) -> Contestant:
         network = () if engine == "onnxruntime" else ("--network", "fast" if ours else "reference")
@@ -60,10 +63,10 @@ def why_not(contestant: Contestant, words: Sequence[str], environ: dict[str, str
     if problems:
         return "; ".join(problems)
     try:
-        request = runner.request(resolve.complete(given))
+        request = run.request(resolve.complete(given))
     except BenchmarkError as error:
         return "; ".join(error.messages) if isinstance(error, UserErrors) else str(error)
-    return "; ".join(engines.engine_class(request.engine).refuse(request)) or None
+    return "; ".join(registry.engine_class(request.engine).refuse(request)) or None
 
 
 def _without_ipex(python: str) -> str | None:

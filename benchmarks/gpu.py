@@ -19,12 +19,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from unet3d import check, environment, weights
-from unet3d.devices import base
+from unet3d.brats import weights
+from unet3d.devices import base, host
 from unet3d.engines.base import Request
-from unet3d.engines.torch_engine import TorchEngine
+from unet3d.engines.pytorch.engine import TorchEngine
 from unet3d.errors import BenchmarkError
-from unet3d.timing import timed
+from unet3d.measure import against_fp32
+from unet3d.results.timing import timed
 
 SHAPE = (224, 224, 160)
 
@@ -104,7 +105,7 @@ def run_variant(variant: tuple, precision: str, options: argparse.Namespace, dev
     row = {"variant": name, "precision": precision}
     try:
         engine.load(reference)
-        row["relative_error"] = check.against_fp32(engine, reference, options.seed).relative_error
+        row["relative_error"] = against_fp32.against_fp32(engine, reference, options.seed).relative_error
         row["effective"] = dataclasses.asdict(engine.effective())
         for batch in options.batches:
             volumes = np.random.default_rng(options.seed).standard_normal((batch, 4, *options.shape), dtype=np.float32)
@@ -145,9 +146,9 @@ def time_layers(options: argparse.Namespace, device: Any, reference: Any) -> Non
     """Each 3x3x3 convolution with its moments: milliseconds in the library's form and in ours."""
     import torch
 
-    from unet3d.kernels.triton_march import CHANNELS
-    from unet3d.model import gpu
-    from unet3d.model.inference import InferenceUNet
+    from unet3d.network import gpu
+    from unet3d.network.inference import InferenceUNet
+    from unet3d.network.triton_ops.march import CHANNELS
 
     form = InferenceUNet.from_reference(reference, native=False)
     extent = list(options.shape)
@@ -212,7 +213,7 @@ def main() -> int:
     options = parser.parse_args()
     kind = options.device or next((kind for kind in ("cuda", "xpu") if base.device_class(kind).is_available()), "cuda")
     device = base.open_device(kind)
-    from unet3d.model import reference
+    from unet3d.network import reference
 
     loaded = weights.random_weights()
     network = reference.build(loaded.plans, loaded.state_dict)
@@ -220,8 +221,8 @@ def main() -> int:
         time_layers(options, device, network)
         return 0
     options.output.mkdir(parents=True, exist_ok=True)
-    found = {"device": dataclasses.asdict(device.properties()), "versions": environment.versions(),
-             "hardware": environment.hardware(), "shape": options.shape, "rows": []}
+    found = {"device": dataclasses.asdict(device.properties()), "versions": host.versions(),
+             "hardware": host.hardware(), "shape": options.shape, "rows": []}
     for precision in options.precisions:
         for variant in VARIANTS:
             if options.only not in variant[0]:

@@ -26,12 +26,12 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import contestants, report  # noqa: E402 - found by the path set above
 from benchmarks.contestants import Contestant  # noqa: E402
-from unet3d import environment  # noqa: E402
+from unet3d.commands.sweep import process  # noqa: E402
+from unet3d.commands.sweep.conduct import machine  # noqa: E402
 from unet3d.config import parse  # noqa: E402
+from unet3d.devices import host  # noqa: E402
 from unet3d.errors import BenchmarkError, UserErrors  # noqa: E402
 from unet3d.files import prepare_folder, write_atomically  # noqa: E402
-from unet3d.sweep import process  # noqa: E402
-from unet3d.sweep.conduct import machine  # noqa: E402
 
 OUTCOME = "outcome.json"
 
@@ -158,8 +158,8 @@ def _report(folder: Path, arguments: argparse.Namespace, words: Sequence[str], t
                        if (ended := _outcome(folder / f"round-{number:02}" / one.name, [*words, *one.settings]))}
             for one in taking_part}
     document = report.document(taking_part, runs, absent, arguments.rounds)
-    document["machine"] = machine(environment.hardware(), environment.versions())
-    document["hardware"] = environment.hardware()
+    document["machine"] = machine(host.hardware(), host.versions())
+    document["hardware"] = host.hardware()
     document["streams"], document["seed"] = arguments.streams, arguments.seed
     document["shared_settings"] = list(words)
     write_atomically(folder / "paired.json", json.dumps(document, indent=1, allow_nan=False) + "\n")

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.contestants import Contestant
 from benchmarks.ratios import ratio
-from unet3d.sweep.tables import others_cpu_share
+from unet3d.commands.sweep.tables import others_cpu_share
 
 Runs = Mapping[str, Mapping[int, Mapping[str, Any]]]  # contestant's name -> round -> {"reason", "document"}
 

@@ -14,8 +14,8 @@ if not (torch.cuda.is_available() or torch.xpu.is_available()):
 @pytest.fixture(scope="session")
 def narrow_reference():
     """nnU-Net's own network with 8 base features, at most 32, random weights."""
-    from unet3d import weights
-    from unet3d.model import reference
+    from unet3d.brats import weights
+    from unet3d.network import reference
 
     loaded = weights.random_weights(base_features=8, max_features=32)
     return reference.build(loaded.plans, loaded.state_dict)

@@ -2,13 +2,13 @@
 
 import pytest
 
-from unet3d.kernels import cpu
+from unet3d.network.cpu_ops import library
 
 
 def needs(precision):
-    return pytest.mark.skipif(not cpu.onednn_computes(precision),
-                              reason=f"oneDNN computes {precision} only on CPUs with {cpu.HALF_NEEDS[precision]}")
+    return pytest.mark.skipif(not library.onednn_computes(precision),
+                              reason=f"oneDNN computes {precision} only on CPUs with {library.HALF_NEEDS[precision]}")
 
 
-HAS_BF16 = cpu.onednn_computes("bf16")
+HAS_BF16 = library.onednn_computes("bf16")
 needs_bf16, needs_fp16 = needs("bf16"), needs("fp16")

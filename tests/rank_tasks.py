@@ -6,10 +6,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from unet3d import accuracy, engines, folds, preprocessing, runner, weights
+from unet3d.brats import folds, preprocessing, weights
+from unet3d.engines import registry
 from unet3d.errors import UserError
-from unet3d.model import reference
-from unet3d.timing import Sample
+from unet3d.measure import accuracy, run
+from unet3d.network import reference
+from unet3d.results.timing import Sample
 
 SHAPE = (64, 64, 64)
 CALLS = 4
@@ -71,7 +73,7 @@ def predict_cases(record, out, group):
 
     accuracy.score_case, record.weights = noting, {"kind": "random"}
     loaded = weights.random_weights(base_features=8, max_features=32)
-    engine = engines.create(replace(runner.request(settings), shape=(1, 4, *SHAPE), threads=1, jit="none", network="reference"))
+    engine = registry.create(replace(run.request(settings), shape=(1, 4, *SHAPE), threads=1, jit="none", network="reference"))
     network = reference.build(loaded.plans, loaded.state_dict)
     engine.load(network)
     engine.compare(cases.store.load(cases.names[0]).array[None])

@@ -5,7 +5,7 @@ from time import perf_counter
 import pytest
 import torch
 
-from unet3d import ceilings
+from unet3d.devices import ceilings
 
 
 @pytest.fixture(autouse=True)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from marks import HAS_BF16
 
-from unet3d import check
 from unet3d.devices.cpu import CpuDevice
 from unet3d.engines.base import Request
-from unet3d.engines.torch_engine import TorchEngine
+from unet3d.engines.pytorch.engine import TorchEngine
 from unet3d.errors import MismatchError
+from unet3d.measure import against_fp32
 
 
 @pytest.fixture
@@ -20,19 +20,19 @@ def engine(narrow_reference):
 
 def test_equal_logits_agree_wholly():
     logits = np.random.default_rng(0).standard_normal((1, 4, 2, 2, 2)).astype(np.float32)
-    agreement = check.compare(logits, logits, "fp32")
+    agreement = against_fp32.compare(logits, logits, "fp32")
     assert (agreement.relative_error, agreement.label_agreement, agreement.finite) == (0.0, 1.0, True)
 
 
 def test_hand_made_difference():
     reference = np.array([3.0, 4.0], dtype=np.float32).reshape(1, 2, 1, 1, 1)
-    agreement = check.compare(reference[:, ::-1], reference, "fp32")
+    agreement = against_fp32.compare(reference[:, ::-1], reference, "fp32")
     assert agreement.relative_error == pytest.approx(np.sqrt(2) / 5)
     assert agreement.label_agreement == 0
 
 
 def test_right_network_passes(engine, narrow_reference):
-    agreement = check.against_fp32(engine, narrow_reference, seed=0)
+    agreement = against_fp32.against_fp32(engine, narrow_reference, seed=0)
     assert 0 < agreement.relative_error < 0.1
     assert agreement.label_agreement > 0.9
 
@@ -43,7 +43,7 @@ def test_wrong_weights_stop_the_run(engine, narrow_reference):
     with torch.no_grad():
         next(module for module in engine._module.modules() if isinstance(module, torch.nn.Conv3d)).weight.neg_()
     with pytest.raises(MismatchError, match="differs from fp32 by .*nothing was timed"):
-        check.against_fp32(engine, narrow_reference, seed=0)
+        against_fp32.against_fp32(engine, narrow_reference, seed=0)
 
 
 def test_nan_stops_the_run(engine, narrow_reference):
@@ -52,4 +52,4 @@ def test_nan_stops_the_run(engine, narrow_reference):
     with torch.no_grad():
         engine._module.head.weight.fill_(float("nan"))
     with pytest.raises(MismatchError, match="NaN or Inf"):
-        check.against_fp32(engine, narrow_reference, seed=0)
+        against_fp32.against_fp32(engine, narrow_reference, seed=0)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unet3d import cli, compare
-from unet3d.compare import bootstrap, measure, runs
+from unet3d import cli
+from unet3d.commands import compare
+from unet3d.commands.compare import bootstrap, measure, runs
 from unet3d.errors import UserError
-from unet3d.timing import Sample, summarise
+from unet3d.results.timing import Sample, summarise
 
 
 def document(latencies, streams=1, ranks=1, **changes):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from unet3d.config import kinds, parse, resolve, table
+from unet3d.config import kinds, parse, table
 from unet3d.config.settings import BY_NAME, SETTINGS
+from unet3d.planning import resolve
 
 ROOT = Path(__file__).parents[1]
 

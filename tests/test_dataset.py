@@ -2,7 +2,7 @@
 
 import pytest
 
-from unet3d.dataset import find_cases
+from unet3d.brats.dataset import find_cases
 from unet3d.errors import UserError
 
 

@@ -13,7 +13,7 @@ from unet3d.devices.accelerator import AcceleratorDevice
 from unet3d.devices.cuda import CudaDevice, Nvml
 from unet3d.devices.xpu import KernelCounter, XpuDevice
 from unet3d.engines.base import Request
-from unet3d.engines.torch_engine import CALLS_BEFORE_CAPTURE, TorchEngine
+from unet3d.engines.pytorch.engine import CALLS_BEFORE_CAPTURE, TorchEngine
 
 
 class FakeGraph:

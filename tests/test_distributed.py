@@ -9,12 +9,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from unet3d.config import kinds, parse, resolve
-from unet3d.distributed import placement, pool, scaling, spool, topology
-from unet3d.distributed.topology import Core
+from unet3d.commands import scaling
+from unet3d.config import kinds, parse
+from unet3d.devices import topology
+from unet3d.devices.topology import Core
 from unet3d.errors import MismatchError, UserError, UserErrors
-from unet3d.record import Record, Warning
-from unet3d.timing import Sample, summarise
+from unet3d.planning import placement, resolve
+from unet3d.ranks import pool, spool
+from unet3d.results.record import Record, Warning
+from unet3d.results.timing import Sample, summarise
 
 ROOT = Path(__file__).parents[1]
 TWO_SOCKETS = [Core(node, 8 * node + number) for node in (0, 1) for number in range(8)]
@@ -73,7 +76,7 @@ def test_lists_of_cpus_are_the_kernels(text):
 def settings_of(monkeypatch, cores=None, **variables):
     if cores is not None:
         monkeypatch.setattr(topology, "cores", lambda: list(cores))
-        monkeypatch.setattr("unet3d.environment.usable_cores", lambda: len(cores))
+        monkeypatch.setattr("unet3d.devices.host.usable_cores", lambda: len(cores))
     given, problems = parse.parse([], {"PLATFORM": "CPU", "WEIGHTS": "random", "PRECISION": "fp32",
                                        **{name.upper(): str(value) for name, value in variables.items()}})
     problems += resolve.impossible(given)
@@ -194,7 +197,8 @@ def test_what_cannot_run_is_refused_in_one_line(monkeypatch, variables, part):
 
 
 def test_a_rank_is_pinned_and_its_memory_bound_and_the_kernel_says_so():
-    code = ("from unet3d.distributed import placement, topology\n"
+    code = ("from unet3d.devices import topology\n"
+            "from unet3d.planning import placement\n"
             "core = topology.cores()[-1]\n"
             "told = placement.take(placement.Placement('one', 1, (core.cpu,), (core.node,)))\n"
             "import os, re\n"

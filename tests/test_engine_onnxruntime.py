@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from unet3d.config import parse, resolve
+from unet3d.config import parse
 from unet3d.devices.base import open_device
-from unet3d.engines import create
 from unet3d.engines.base import Request
+from unet3d.engines.registry import create
 from unet3d.errors import UserErrors
+from unet3d.planning import resolve
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install -r requirements-onnxruntime.txt")
 pytest.importorskip("onnx", reason="onnx is not installed: pip install -r requirements-onnxruntime.txt")

@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from unet3d import environment, runner
+from unet3d.devices import host
 from unet3d.devices.base import open_device
-from unet3d.engines import create
 from unet3d.engines.base import Request
+from unet3d.engines.registry import create
 from unet3d.errors import MismatchError, UserErrors
-from unet3d.model import reference
-from unet3d.weights.plans import random_plans
+from unet3d.measure import run
+from unet3d.network import reference
+from unet3d.network.plans import random_plans
 
 ov = pytest.importorskip("openvino", reason="openvino is not installed: pip install -r requirements-openvino.txt")
 
-needs_bf16 = pytest.mark.skipif(environment.bf16_instructions() is None, reason="this CPU has no bf16 instructions")
+needs_bf16 = pytest.mark.skipif(host.bf16_instructions() is None, reason="this CPU has no bf16 instructions")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_a_plugin_that_runs_another_precision_is_found_out(network, ask, monkeyp
         precision, jit, network, engine, platform, device = "bf16", "none", "fast", "openvino", "CPU", open_device("cpu")
 
     with pytest.raises(MismatchError, match="PRECISION=bf16 was asked for, fp32 ran"):
-        runner.must_match(Settings, vars(engine.effective()))
+        run.must_match(Settings, vars(engine.effective()))
 
 
 def test_each_stream_gets_its_own_volumes_logits(network, ask):
@@ -152,7 +153,7 @@ def test_refuses_up_front(ask, settings, reason):
 
 
 def test_refuses_bf16_where_the_cpu_would_emulate_it(ask, monkeypatch):
-    monkeypatch.setattr(environment, "bf16_instructions", lambda: None)
+    monkeypatch.setattr(host, "bf16_instructions", lambda: None)
     with pytest.raises(UserErrors, match="needs a CPU with AMX or AVX512-BF16"):
         create(ask(precision="bf16"))
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from unet3d import calibration, sample_data
+from unet3d import places
+from unet3d.brats import calibration, sample_data
 from unet3d.devices.base import open_device
-from unet3d.engines import create
 from unet3d.engines.base import Request
-from unet3d.model import reference
-from unet3d.weights.plans import random_plans
+from unet3d.engines.registry import create
+from unet3d.network import reference
+from unet3d.network.plans import random_plans
 
 pytest.importorskip("openvino", reason="openvino is not installed: pip install -r requirements-openvino.txt")
 pytest.importorskip("nncf", reason="nncf is not installed: pip install -r requirements-openvino.txt")
@@ -61,9 +62,9 @@ def test_convolutions_run_in_int8_and_our_quantisers_are_nearer_to_fp32(run, net
 def test_upsampling_stays_apart_where_int8_would_be_lost_by_merging_it(run, network, monkeypatch, flags, merged):
     import openvino
 
-    from unet3d import environment
+    from unet3d.devices import host
 
-    monkeypatch.setattr(environment, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(host, "cpu_flags", lambda: frozenset(flags))
     engine = run("fast")
     assert error(engine, network) < 0.1
     assert engine.effective().precision == "int8"
@@ -103,16 +104,16 @@ def test_layers_hand_on_without_a_pass_between(run):
 
 def test_transposed_convolutions_write_the_type_that_the_decoder_adds_in(run):
     """No reorder of their results: where the CPU has bf16 they write it themselves, two bytes a value instead of four."""
-    from unet3d import environment
+    from unet3d.devices import host
 
     engine = run("fast")
     engine.compare(np.zeros((1, 4, *SHAPE), dtype=np.float32))
     compiled = next(iter(engine._compiled.values()))[0]
     ups = [op for op in compiled.get_runtime_model().get_ordered_ops() if layer_type(op) == "Deconvolution"]
     assert len(ups) == 2
-    floating = "bf16" if environment.bf16_instructions() else "f32"
+    floating = "bf16" if host.bf16_instructions() else "f32"
     # Without AVX-512 it is a convolution that reads them.
-    expected = floating if "avx512bw" in environment.cpu_flags() else "u8"
+    expected = floating if "avx512bw" in host.cpu_flags() else "u8"
     for up in ups:
         assert up.get_output_element_type(0).get_type_name() == expected
         readers = {layer_type(reader.get_node()) for reader in up.output(0).get_target_inputs()}
@@ -144,7 +145,7 @@ def data(tmp_path_factory):
 
 
 def test_calibrates_with_cases_outside_the_fold(data):
-    from unet3d import folds
+    from unet3d.brats import folds
 
     folder, names = data
     chosen = calibration.choose(settings(dataset_dir=folder))
@@ -158,7 +159,7 @@ def test_calibrates_with_cases_outside_the_fold(data):
 
 
 def test_without_data_noise_is_used_and_called_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(calibration, "SAMPLE_DATA", tmp_path)
+    monkeypatch.setattr(places, "SAMPLE_DATA", tmp_path)
     chosen = calibration.choose(settings())
     assert "standard normal noise (64, 64, 64), seed 3; there is no data set" in chosen.source
     first, again = list(chosen.volumes()), list(chosen.volumes())
@@ -167,5 +168,5 @@ def test_without_data_noise_is_used_and_called_so(monkeypatch, tmp_path):
 
 
 def test_sample_data_beside_the_program_is_used_in_dummy_mode(monkeypatch, data):
-    monkeypatch.setattr(calibration, "SAMPLE_DATA", data[0])
+    monkeypatch.setattr(places, "SAMPLE_DATA", data[0])
     assert "synthetic sample cases outside fold 1" in calibration.choose(settings()).source

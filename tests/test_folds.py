@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.model_selection import KFold
 
-from unet3d import folds
+from unet3d import places
+from unet3d.brats import folds
 from unet3d.errors import UserError
 
 # Of the fold 1 list that nnU-Net users have published, one name a line.
@@ -24,7 +25,7 @@ def test_committed_names():
 
 
 def test_fold_1_is_the_published_one():
-    assert hashlib.sha256((folds.FOLDER / "fold1_validation.txt").read_bytes()).hexdigest() == PUBLISHED_FOLD_1
+    assert hashlib.sha256((places.FOLDS / "fold1_validation.txt").read_bytes()).hexdigest() == PUBLISHED_FOLD_1
 
 
 def test_committed_folds_are_those_of_scikit_learn(tmp_path):
@@ -33,7 +34,7 @@ def test_committed_folds_are_those_of_scikit_learn(tmp_path):
     folds.write(reversed(ALL), tmp_path)
     for fold in range(5):
         name = f"fold{fold}_validation.txt"
-        assert (tmp_path / name).read_bytes() == (folds.FOLDER / name).read_bytes()
+        assert (tmp_path / name).read_bytes() == (places.FOLDS / name).read_bytes()
 
 
 def test_whole_and_part_of_brats_2019():

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from unet3d import dataset, fp32_dice, preprocessing, sample_data
-from unet3d.accuracy import Cases, score_case
-from unet3d.record import Record
+from unet3d.brats import dataset, preprocessing, sample_data
+from unet3d.measure import int8_loss
+from unet3d.measure.accuracy import Cases, score_case
+from unet3d.results.record import Record
 
 
 class Silent:
@@ -27,24 +28,24 @@ def cases(tmp_path_factory):
 
 
 def test_scores_are_nnunets_own_and_computed_once(narrow_reference, cases, tmp_path):
-    first = fp32_dice.fp32_scores(narrow_reference, cases, tmp_path, Silent())
+    first = int8_loss.fp32_scores(narrow_reference, cases, tmp_path, Silent())
     for name in cases.names:
         volume = cases.store.load(name)
         with torch.inference_mode():
             labels = narrow_reference(torch.from_numpy(volume.array[None])).numpy().argmax(axis=1)[0].astype(np.uint8)
         assert first[name] == score_case(cases.by_name[name], volume.properties, labels)
     again = Silent()
-    assert fp32_dice.fp32_scores(narrow_reference, cases, tmp_path, again) == first
+    assert int8_loss.fp32_scores(narrow_reference, cases, tmp_path, again) == first
     assert again.lines == []
 
 
 @pytest.mark.parametrize(("share", "warned"), [(0.995, False), (0.985, True)])
 def test_a_loss_of_more_than_one_percent_is_a_warning(narrow_reference, cases, tmp_path, monkeypatch, share, warned):
     fp32 = {name: {"WT": 0.9, "TC": 0.8, "ET": None} for name in cases.names}
-    monkeypatch.setattr(fp32_dice, "fp32_scores", lambda *_: fp32)
+    monkeypatch.setattr(int8_loss, "fp32_scores", lambda *_: fp32)
     record = Record(settings=None)
     record.accuracy = {"WT": 0.9, "TC": 0.8 * share, "ET": None, "total": 0.85}
-    fp32_dice.compare(record, Silent(), narrow_reference, cases, tmp_path)
+    int8_loss.compare(record, Silent(), narrow_reference, cases, tmp_path)
     assert record.accuracy["relative_loss_from_fp32"]["TC"] == pytest.approx(1 - share)
     assert record.accuracy["relative_loss_from_fp32"]["ET"] is None
     assert [warning.name for warning in record.warnings] == (["int8-accuracy"] if warned else [])

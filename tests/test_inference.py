@@ -9,8 +9,8 @@ import torch
 from marks import HAS_BF16, needs_bf16, needs_fp16
 from torch import nn
 
-from unet3d.kernels import cpu
-from unet3d.model.inference import InferenceUNet, instance_norm
+from unet3d.network.cpu_ops import library
+from unet3d.network.inference import InferenceUNet, instance_norm
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def reference():
 def fused(reference, request):
     network = InferenceUNet.from_reference(reference, native=request.param)
     if request.param and not network.native_types:
-        pytest.skip(cpu.status()[1])
+        pytest.skip(library.status()[1])
     return network
 
 

@@ -1,6 +1,6 @@
 """Data types read from oneDNN's report, in the forms of its versions 2 and 3."""
 
-from unet3d.engines.ipex_witness import PRIMITIVE
+from unet3d.engines.pytorch.ipex_witness import PRIMITIVE
 
 VERSION_3 = ("onednn_verbose,v1,primitive,exec,cpu,convolution,brg_conv_fwd:avx512_core_bf16,forward_training,"
              "src:bf16::blocked:acdeb::f0 wei:bf16:a:blocked:AcdeB32a2b::f0 dst:bf16::blocked:acdeb::f0,,,mb1_ic4oc32,0.1\n"

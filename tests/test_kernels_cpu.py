@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from unet3d.kernels import cpu
+from unet3d.network.cpu_ops import library
 
 ROOT = Path(__file__).parents[1]
-needs_operators = pytest.mark.skipif(not cpu.available(), reason=cpu.status()[1])
+needs_operators = pytest.mark.skipif(not library.available(), reason=library.status()[1])
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
-TYPES = [dtype for dtype in TOLERANCE if cpu.computes(dtype)[0] == "native"]
+TYPES = [dtype for dtype in TOLERANCE if library.computes(dtype)[0] == "native"]
 
 
 def random(*shape, dtype=torch.float32, seed=1):
@@ -88,15 +88,15 @@ def test_pooled_memory_is_used_again_but_never_while_it_is_held():
 
 def test_another_cpu_gets_a_library_of_its_own(monkeypatch):
     """A library made for AVX-512 must not be loaded by a CPU without it: the folder depends on the CPU's flags."""
-    here = cpu._cache_folder("2.13.0")
+    here = library._cache_folder("2.13.0")
     read = Path.read_text
     monkeypatch.setattr(Path, "read_text", lambda path, *a, **k: (
         "flags\t\t: fpu sse2 avx2\n" if str(path) == "/proc/cpuinfo" else read(path, *a, **k)))
-    assert cpu._cache_folder("2.13.0") != here
+    assert library._cache_folder("2.13.0") != here
 
 
 def status_in_new_process(**variables):
-    code = "from unet3d.kernels import cpu; print(*cpu.status())"
+    code = "from unet3d.network.cpu_ops import library; print(*library.status())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300,
                           env={**os.environ, **variables})
     assert done.returncode == 0, done.stderr
@@ -106,11 +106,11 @@ def status_in_new_process(**variables):
 @pytest.mark.parametrize("missing, remedy", [("c++", "install g++"), ("ninja", "pip install ninja")])
 def test_without_a_tool_the_fallback_says_which(monkeypatch, tmp_path, missing, remedy):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    found = cpu.shutil.which
-    monkeypatch.setattr(cpu.shutil, "which", lambda name: None if name == missing else found(name) or name)
+    found = library.shutil.which
+    monkeypatch.setattr(library.shutil, "which", lambda name: None if name == missing else found(name) or name)
     monkeypatch.delenv("UNET3D_KERNELS", raising=False)
     monkeypatch.delenv("CXX", raising=False)
-    form, reason = cpu._load.__wrapped__()
+    form, reason = library._load.__wrapped__()
     assert form == "fallback" and remedy in reason
 
 
@@ -121,13 +121,13 @@ def test_a_compiler_that_fails_is_a_labelled_fallback(tmp_path):
 
 def test_they_can_be_switched_off(monkeypatch):
     monkeypatch.setenv("UNET3D_KERNELS", "off")
-    assert cpu._load.__wrapped__() == ("fallback", "switched off by UNET3D_KERNELS=off")
+    assert library._load.__wrapped__() == ("fallback", "switched off by UNET3D_KERNELS=off")
 
 
 def engine_for(reference, **changes):
     from unet3d.devices.cpu import CpuDevice
     from unet3d.engines.base import Request
-    from unet3d.engines.torch_engine import TorchEngine
+    from unet3d.engines.pytorch.engine import TorchEngine
 
     engine = TorchEngine(Request(engine="torch", device=CpuDevice(), **{"precision": "fp32", **changes}))
     engine.load(reference)
@@ -145,7 +145,7 @@ def test_results_say_that_they_ran(narrow_reference, jit):
 
 
 def test_results_and_a_warning_say_why_they_did_not(narrow_reference, monkeypatch):
-    monkeypatch.setattr(cpu, "_load", lambda: ("fallback", "no C++ compiler (install g++)"))
+    monkeypatch.setattr(library, "_load", lambda: ("fallback", "no C++ compiler (install g++)"))
     engine = engine_for(narrow_reference)
     details = engine.effective().details
     assert details["operators"] == "fallback: no C++ compiler (install g++)"

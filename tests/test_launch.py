@@ -17,13 +17,15 @@ import psutil
 import pytest
 import rank_tasks
 
-from unet3d import folds, sample_data, training, weights
-from unet3d.config import parse, resolve
-from unet3d.console import Console
-from unet3d.distributed import Solo, launch, topology
+from unet3d.brats import folds, sample_data, training, weights
+from unet3d.config import parse
+from unet3d.devices import topology
 from unet3d.errors import BenchmarkError
-from unet3d.record import Record
-from unet3d.timing import summarise
+from unet3d.planning import resolve
+from unet3d.ranks import Solo, launch
+from unet3d.results.console import Console
+from unet3d.results.record import Record
+from unet3d.results.timing import summarise
 
 ROOT = Path(__file__).parents[1]
 
@@ -167,7 +169,7 @@ def test_cases_are_shared_out_each_once_and_dice_is_that_of_one_rank(tmp_path, m
     sample_data.make(data, cases=3, size=(48, 48, 31), processes=1)
     common = {"dummy": "no", "dataset_dir": data, "fold": 0, "num_images": "all"}
     alone = record_of(tmp_path / "one", **common, threads=1)
-    monkeypatch.setattr("unet3d.folds.fold_names", folds.fold_names)  # put back what the task replaces
+    monkeypatch.setattr("unet3d.brats.folds.fold_names", folds.fold_names)  # put back what the task replaces
     rank_tasks.predict_cases(alone, Console(stream=SimpleNamespace(write=lambda t: None, flush=lambda: None)), Solo())
     two_ranks(monkeypatch)
     many = record_of(tmp_path / "two", **common, instances=2)

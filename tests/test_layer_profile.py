@@ -5,12 +5,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from unet3d import ceilings, engines, layer_profile
+from unet3d.devices import ceilings
 from unet3d.devices.cpu import CpuDevice
-from unet3d.engines import torch_operators
+from unet3d.engines import registry
 from unet3d.engines.base import Request
-from unet3d.engines.torch_engine import TorchEngine
-from unet3d.model import flops
+from unet3d.engines.pytorch import operators
+from unet3d.engines.pytorch.engine import TorchEngine
+from unet3d.measure import profile
+from unet3d.network import flops
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +25,7 @@ def profiled(reference, **changes):
     engine.load(reference)
     staged = engine.stage(np.random.default_rng(1).standard_normal((1, 4, 64, 32, 32), dtype=np.float32))
     engine.compile(staged)
-    return engine, layer_profile.measure(engine, staged)
+    return engine, profile.measure(engine, staged)
 
 
 def test_flop_are_those_that_pytorch_counts_in_nnunets_form(narrow_reference):
@@ -49,7 +51,7 @@ def test_rows_are_our_operators_and_add_up(narrow_reference):
     convolution = max(layers, key=lambda layer: layer.flop)
     assert convolution.share_of_matmul == pytest.approx(convolution.flop / 1e12 / (convolution.ms / 1e3))
     assert convolution.share_of_copy == pytest.approx(convolution.bytes / 1e10 / (convolution.ms / 1e3))
-    assert layer_profile.table(layers)[-1].endswith(f"{sum(layer.flop for layer in layers) / 1e12:.3f} TFLOP")
+    assert profile.table(layers)[-1].endswith(f"{sum(layer.flop for layer in layers) / 1e12:.3f} TFLOP")
 
 
 @pytest.mark.parametrize(("engine", "precision"), [("openvino", "fp32"), ("openvino", "int8"), ("onnxruntime", "fp32")])
@@ -57,12 +59,12 @@ def test_other_engines_tell_the_operators_that_they_execute(narrow_reference, tm
     for package in {"openvino": ("openvino", "nncf"), "onnxruntime": ("onnx", "onnxruntime")}[engine]:
         pytest.importorskip(package)
     volumes = np.random.default_rng(1).standard_normal((1, 4, 64, 32, 32), dtype=np.float32)
-    engine = engines.create(Request(engine, CpuDevice(), precision, network="reference", cache_dir=tmp_path, profile=True,
+    engine = registry.create(Request(engine, CpuDevice(), precision, network="reference", cache_dir=tmp_path, profile=True,
                                     calibration=lambda: iter([volumes[0]])))
     engine.load(narrow_reference)
     staged = engine.stage(volumes)
     engine.compile(staged)
-    layers = layer_profile.measure(engine, staged)
+    layers = profile.measure(engine, staged)
     engine.close()
     assert sum(layer.flop for layer in layers) == flops.flops(narrow_reference, (4, 64, 32, 32))
     assert sum(layer.share_of_time for layer in layers) == pytest.approx(1, abs=1e-6)
@@ -78,7 +80,7 @@ def test_other_engines_tell_the_operators_that_they_execute(narrow_reference, tm
 def test_each_call_has_its_own_times(narrow_reference, tmp_path):
     """OpenVINO gives means over all calls: a first call, slower by far, must not show in a later one's profile."""
     pytest.importorskip("openvino")
-    engine = engines.create(Request("openvino", CpuDevice(), "fp32", cache_dir=tmp_path, profile=True))
+    engine = registry.create(Request("openvino", CpuDevice(), "fp32", cache_dir=tmp_path, profile=True))
     engine.load(narrow_reference)
     staged = engine.stage(np.zeros((1, 4, 64, 64, 64), dtype=np.float32))
     engine.compile(staged)
@@ -92,12 +94,12 @@ def test_each_call_has_its_own_times(narrow_reference, tmp_path):
     ({"engine": "openvino", "precision": "fp32", "streams": 2}, "STREAMS=2 is not possible"),
 ])
 def test_an_engine_that_cannot_tell_refuses(asked, says):
-    reasons = engines.engine_class(asked["engine"]).refuse(Request(device=CpuDevice(), profile=True, **asked))
+    reasons = registry.engine_class(asked["engine"]).refuse(Request(device=CpuDevice(), profile=True, **asked))
     assert any(says in reason for reason in reasons)
 
 
 def test_work_of_a_convolution_counted_by_hand():
     shapes, arguments = [[1, 4, 8, 8, 8], [6, 4, 3, 3, 3]], ["", "", [2, 2, 2], [1, 1, 1]]
-    flop, moved = torch_operators.work("unet3d_cpu::conv", shapes, arguments, 2)
+    flop, moved = operators.work("unet3d_cpu::conv", shapes, arguments, 2)
     assert flop == 2 * 4**3 * 6 * 4 * 27
     assert moved == 2 * (4 * 8**3 + 6 * 4 * 27 + 6 * 4**3)

@@ -11,22 +11,26 @@ import numpy as np
 import pytest
 import yaml
 
-from unet3d import accuracy, cli, dataset, preprocessing, results, sample_data
+from unet3d import cli
+from unet3d.brats import dataset, preprocessing, sample_data
+from unet3d.brats.volumes import RandomVolumes
 from unet3d.config import parse
-from unet3d.config.resolve import Settings
-from unet3d.console import Console
 from unet3d.devices.cpu import CpuDevice
-from unet3d.distributed import Solo
 from unet3d.errors import UserError
-from unet3d.loadgen import logs, rules
-from unet3d.loadgen import run as loadgen
-from unet3d.loadgen.harness import Harness
-from unet3d.record import Record
-from unet3d.volumes import RandomVolumes
+from unet3d.measure import accuracy
+from unet3d.measure.loadgen import logs
+from unet3d.measure.loadgen import run as loadgen
+from unet3d.measure.loadgen.harness import Harness
+from unet3d.planning import mlperf
+from unet3d.planning.resolve import Settings
+from unet3d.ranks import Solo
+from unet3d.results import document
+from unet3d.results.console import Console
+from unet3d.results.record import Record
 
 SHAPE = (64, 64, 64)
 TINY = (48, 48, 31)
-needs_loadgen = pytest.mark.skipif(importlib.util.find_spec("mlperf_loadgen") is None, reason=rules.INSTALL)
+needs_loadgen = pytest.mark.skipif(importlib.util.find_spec("mlperf_loadgen") is None, reason=mlperf.INSTALL)
 
 
 class Thresholds:
@@ -83,25 +87,25 @@ def cases(tmp_path_factory):
 
 def test_defaults_are_those_of_the_last_round_with_this_benchmark(tmp_path):
     standard = {"volume_shape": "224,224,160"}
-    single = rules.plan(record_of(tmp_path, scenario="SingleStream", **standard).settings, 67, "mlperf", {})
-    offline = rules.plan(record_of(tmp_path, scenario="Offline", **standard).settings, 67, "mlperf", {})
+    single = mlperf.plan(record_of(tmp_path, scenario="SingleStream", **standard).settings, 67, "mlperf", {})
+    offline = mlperf.plan(record_of(tmp_path, scenario="Offline", **standard).settings, 67, "mlperf", {})
     assert (single.queries, single.duration_s, single.performance_samples) == (1024, 600, 16)
     assert (offline.queries, offline.duration_s, offline.performance_samples) == (24576, 600, 16)
     assert single.departures == offline.departures == ("random volumes",)
     whole = record_of(tmp_path, scenario="Offline", **standard)
     whole.settings.values["dummy"] = False
-    assert rules.plan(whole.settings, 67, "mlperf", {"standard_names": True}).departures == ()
+    assert mlperf.plan(whole.settings, 67, "mlperf", {"standard_names": True}).departures == ()
 
 
 def test_shorter_runs_say_what_they_lack(tmp_path):
     settings = record_of(tmp_path, scenario="SingleStream", num_iterations="7").settings
-    plan = rules.plan(settings, 3, "sample", {})
+    plan = mlperf.plan(settings, 3, "sample", {})
     assert plan.limited and plan.queries == 7
     text = "; ".join(plan.departures)
     for part in ("7 queries instead of 1024", "0 s instead of 600 s", "3 different volumes instead of 16", "(64, 64, 64)",
                  "random volumes", "weights: sample"):
         assert part in text
-    longer = rules.plan(record_of(tmp_path, scenario="Offline", num_iterations="7", min_duration="30",
+    longer = mlperf.plan(record_of(tmp_path, scenario="Offline", num_iterations="7", min_duration="30",
                                   batch_size="2").settings, 3, "sample", {})
     assert (longer.queries, longer.duration_s, longer.limited) == (14, 30, False)
 
@@ -122,8 +126,8 @@ def test_settings_that_no_scenario_runs(words, part, capsys, tmp_path, monkeypat
 
 def test_several_processes_are_not_loadgens():
     value = {"scenario": "Offline", "multi_tile": True, "instances": 2, "nnodes": 1, "devices": None}
-    assert any("MULTI_TILE, INSTANCES with SCENARIO=Offline" in text for text in rules.refuse(value))
-    assert rules.refuse({**value, "multi_tile": False, "instances": 1}) == rules.refuse(
+    assert any("MULTI_TILE, INSTANCES with SCENARIO=Offline" in text for text in mlperf.refuse(value))
+    assert mlperf.refuse({**value, "multi_tile": False, "instances": 1}) == mlperf.refuse(
         {"scenario": "Offline", "multi_tile": False})
 
 
@@ -151,8 +155,8 @@ def test_single_stream_latency_is_ours(tmp_path, out):
     assert record.warnings[-1].name == "not-valid-for-submission"
     assert (tmp_path / "loadgen" / "performance" / "mlperf_log_summary.txt").stat().st_size
     record.finish()
-    document = results.write(record, tmp_path)
-    assert document["scenario"] == "SingleStream"
+    doc = document.write(record, tmp_path)
+    assert doc["scenario"] == "SingleStream"
     written = yaml.safe_load((tmp_path / "results.yaml").read_text())
     rows = {row["key"]: row["value"] for row in written["results"]}
     assert rows["loadgen_latency_p90"] == pytest.approx(rows["latency_p90"], rel=0.5)

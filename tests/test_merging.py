@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from unet3d.model.merging import merged_kernel
+from unet3d.network.merging import merged_kernel
 
 
 @pytest.mark.parametrize("stride", [(2, 2, 2), (1, 2, 2)])

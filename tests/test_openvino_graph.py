@@ -5,21 +5,21 @@ import pytest
 import torch
 from torch import nn
 
-from unet3d.model import reference
-from unet3d.weights.plans import random_plans
+from unet3d.network import reference
+from unet3d.network.plans import random_plans
 
 pytest.importorskip("openvino", reason="openvino is not installed: pip install -r requirements-openvino.txt")
 
-from unet3d.engines import openvino_graph
+from unet3d.engines.openvino import graph
 
 
 def test_no_concatenation_is_left_and_shapes_stay_open():
     network = reference.build(random_plans(base_features=8, max_features=32, poolings=3))
-    graph = openvino_graph.build(network)
-    kinds = [op.get_type_name() for op in graph.get_ops()]
+    model = graph.build(network)
+    kinds = [op.get_type_name() for op in model.get_ops()]
     assert "Concat" not in kinds
     assert kinds.count("MVN") == sum(isinstance(module, nn.InstanceNorm3d) for module in network.modules())
-    assert [dimension.is_dynamic for dimension in graph.output(0).get_partial_shape()] == [True, False, True, True, True]
+    assert [dimension.is_dynamic for dimension in model.output(0).get_partial_shape()] == [True, False, True, True, True]
 
 
 @pytest.mark.parametrize("merge", [True, False])
@@ -27,7 +27,7 @@ def test_merged_or_not_it_computes_the_same(merge):
     import openvino
 
     network = reference.build(random_plans(base_features=8, max_features=32, poolings=3))
-    compiled = openvino.Core().compile_model(openvino_graph.build(network, merge), "CPU",
+    compiled = openvino.Core().compile_model(graph.build(network, merge), "CPU",
                                              {"INFERENCE_PRECISION_HINT": "f32"})
     x = torch.randn(2, 4, 16, 32, 24, generator=torch.Generator().manual_seed(4))
     with torch.inference_mode():
@@ -45,4 +45,4 @@ def test_another_network_is_refused(spoil):
     network = reference.build(random_plans(base_features=8, max_features=32, poolings=3))
     spoil(network)
     with pytest.raises(ValueError, match="only|not"):
-        openvino_graph.build(network)
+        graph.build(network)

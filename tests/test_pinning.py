@@ -6,7 +6,7 @@ from threading import Barrier
 
 import pytest
 
-from unet3d.engines.pinning import Pinning, physical_cores
+from unet3d.engines.pytorch.pinning import Pinning, physical_cores
 
 
 def cores_of_streams(pinning, streams):

@@ -7,12 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from unet3d import ceilings, cli, environment, preflight
-from unet3d.config import resolve
+from unet3d import cli, places
+from unet3d.commands import check
 from unet3d.config.settings import SETTINGS
+from unet3d.devices import ceilings, host
 from unet3d.devices.cuda import CudaDevice
-from unet3d.model import flops
-from unet3d.weights.plans import random_plans
+from unet3d.network import flops
+from unet3d.network.plans import random_plans
 
 INFINITE = 1e30
 
@@ -24,13 +25,13 @@ def layers():
 
 def test_arithmetic_alone_is_flop_over_rate(layers):
     """3.70 TFLOP, the benchmark's figure for one volume."""
-    found = preflight.bounds(layers, tflops=1.0, gbs=INFINITE)
+    found = check.bounds(layers, tflops=1.0, gbs=INFINITE)
     assert found.best == found.plain == pytest.approx(flops.flops(random_plans(), (4, 224, 224, 160)) / 1e12)
     assert found.best == pytest.approx(3.70, abs=0.005)
 
 
 def test_memory_alone_is_bytes_over_rate(layers):
-    found = preflight.bounds(layers, tflops=INFINITE, gbs=10.0)
+    found = check.bounds(layers, tflops=INFINITE, gbs=10.0)
     moved = sum(layer.input_bytes + layer.output_bytes + layer.weight_bytes for layer in layers)
     assert found.best == pytest.approx(moved / 1e10)
     assert found.plain == pytest.approx((moved + 3 * sum(layer.output_bytes for layer in layers)) / 1e10)
@@ -39,12 +40,12 @@ def test_memory_alone_is_bytes_over_rate(layers):
 def test_each_layer_meets_its_own_ceiling():
     heavy = SimpleNamespace(flop=3e12, input_bytes=1e9, output_bytes=0, weight_bytes=0)
     wide = SimpleNamespace(flop=1e12, input_bytes=2e9, output_bytes=3e9, weight_bytes=0)
-    found = preflight.bounds([heavy, wide], tflops=1.0, gbs=1.0)
+    found = check.bounds([heavy, wide], tflops=1.0, gbs=1.0)
     assert (found.best, found.plain) == (3 + 5, 3 + 1 + 1 + 5 + 9)
 
 
 @pytest.fixture
-def check(monkeypatch, capsys, tmp_path):
+def run_check(monkeypatch, capsys, tmp_path):
     """Runs --check with rates of a small machine instead of seconds of measuring."""
     for setting in SETTINGS:
         monkeypatch.delenv(setting.variable, raising=False)
@@ -65,10 +66,10 @@ def row(text, title):
     return next(line for line in text.splitlines() if line.strip().startswith(title))
 
 
-def test_report_of_a_cpu(check):
-    code, text, _ = check("--platform", "CPU")
+def test_report_of_a_cpu(run_check):
+    code, text, _ = run_check("--platform", "CPU")
     assert code == 0
-    assert environment.cpu_model() in text
+    assert host.cpu_model() in text
     assert "fp32" in row(text, "torch:")
     best, plain = (float(part.split()[-1]) for part in row(text, "CPU fp32").removesuffix(" s").split(" s, "))
     assert plain > best >= 3.70 / 0.5 - 0.05
@@ -77,14 +78,14 @@ def test_report_of_a_cpu(check):
     assert not any(line.strip().startswith(("CUDA:", "Flex")) for line in text.splitlines())
 
 
-def test_what_is_missing_comes_with_how_to_get_it(check, monkeypatch, tmp_path):
+def test_what_is_missing_comes_with_how_to_get_it(run_check, monkeypatch, tmp_path):
     find = importlib.util.find_spec
     gone = ("openvino", "onnxruntime", "mlperf_loadgen", "ninja")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in gone else find(name, *rest))
     monkeypatch.setattr(shutil, "which", lambda name, *rest, **named: None)
-    monkeypatch.setattr(resolve, "FETCHED_WEIGHTS", tmp_path / "none.zip")
+    monkeypatch.setattr(places, "FETCHED_WEIGHTS", tmp_path / "none.zip")
     monkeypatch.setattr(CudaDevice, "is_available", classmethod(lambda cls: False))
-    code, text, _ = check("--precision", "fp32")
+    code, text, _ = run_check("--precision", "fp32")
     assert code == 0
     missing = text.partition("What is missing")[2]
     for part in ("pip install -r requirements-openvino.txt", "pip install -r requirements-onnxruntime.txt",
@@ -94,26 +95,26 @@ def test_what_is_missing_comes_with_how_to_get_it(check, monkeypatch, tmp_path):
     assert "openvino:" not in text.partition("What is missing")[0]
 
 
-def test_too_little_memory_and_disk_are_told(check, monkeypatch, tmp_path):
-    monkeypatch.setattr(environment, "available_memory", lambda: 2**20)
+def test_too_little_memory_and_disk_are_told(run_check, monkeypatch, tmp_path):
+    monkeypatch.setattr(host, "available_memory", lambda: 2**20)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1e6))
-    code, text, _ = check("--platform", "CPU", "--dataset-dir", str(tmp_path), "--batch-size", "4")
+    code, text, _ = run_check("--platform", "CPU", "--dataset-dir", str(tmp_path), "--batch-size", "4")
     assert code == 0
     assert "memory: BATCH_SIZE=4" in text and "0.0 GiB are free" in text
     assert "disk: OUTPUT_DIR output needs about 0.1 GB, 0.0 GB are free" in text
     assert "disk: PREPROCESSED_DIR" in text and "3.7 GB" in text
 
 
-def test_nothing_that_can_run_is_2(check, monkeypatch):
+def test_nothing_that_can_run_is_2(run_check, monkeypatch):
     monkeypatch.setattr(CudaDevice, "is_available", classmethod(lambda cls: False))
-    code, text, _ = check("--platform", "CUDA")
+    code, text, _ = run_check("--platform", "CUDA")
     assert code == 2 and "nothing with these settings" in text and "use PLATFORM=CPU" in text
 
 
-def test_without_torch_nothing_runs(check, monkeypatch):
+def test_without_torch_nothing_runs(run_check, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else find(name, *rest))
-    code, text, _ = check()
+    code, text, _ = run_check()
     assert code == 2 and "./setup.sh" in text
 
 
@@ -121,17 +122,17 @@ def test_without_torch_nothing_runs(check, monkeypatch):
     (["--platform", "TPU"], "use Flex, Max, CUDA, CPU"), (["--no-such-flag"], "unknown flag"), (["nonsense"], "'nonsense'"),
     (["--volume-shape", "1,2"], "multiples of 32"), ([""], "unexpected word"),
 ])
-def test_bad_settings_are_one_line(check, words, part):
-    code, text, errors = check(*words)
+def test_bad_settings_are_one_line(run_check, words, part):
+    code, text, errors = run_check(*words)
     assert code == 2 and text == "" and len(errors.splitlines()) == 1 and part in errors
 
 
-def test_help_names_what_it_heeds(check):
-    code, text, _ = check("--help")
+def test_help_names_what_it_heeds(run_check):
+    code, text, _ = run_check("--help")
     assert code == 0 and "--dataset-dir, DATASET_DIR" in text and "--num-iterations" not in text
 
 
-def test_nothing_is_written(check, tmp_path):
+def test_nothing_is_written(run_check, tmp_path):
     before = os.listdir(tmp_path)
-    check("--platform", "CPU", "--output-dir", str(tmp_path / "output"))
+    run_check("--platform", "CPU", "--output-dir", str(tmp_path / "output"))
     assert os.listdir(tmp_path) == before

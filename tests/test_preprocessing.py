@@ -17,11 +17,11 @@ import nibabel
 import numpy as np
 import pytest
 
-from unet3d import preprocessing, sample_data, segmentations
-from unet3d.dataset import MODALITIES, find_cases
+from unet3d.brats import preprocessing, sample_data, segmentations
+from unet3d.brats.dataset import MODALITIES, find_cases
+from unet3d.brats.preprocessing import Store, pad, preprocess, restore
+from unet3d.brats.preprocessing.case import prepare
 from unet3d.errors import UserError
-from unet3d.preprocessing import Store, pad, preprocess, restore
-from unet3d.preprocessing.case import prepare
 
 TINY = (48, 48, 31)
 SHAPE = (32, 48, 40)
@@ -244,7 +244,7 @@ def test_read_only_store_that_is_complete_is_enough(data, store, monkeypatch):
 
 SCRIPT = """
 import sys
-from unet3d.preprocessing import preprocess
+from unet3d.brats.preprocessing import preprocess
 if __name__ == "__main__":
     print(len(preprocess(sys.argv[1], sys.argv[2], None, 1, (32, 48, 40)).done))
 """

@@ -8,10 +8,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from unet3d import preprocessing, sample_data, segmentations
-from unet3d.dataset import find_cases
-from unet3d.preprocessing.case import prepare
-from unet3d.weights import random_plans
+from unet3d.brats import preprocessing, sample_data, segmentations
+from unet3d.brats.dataset import find_cases
+from unet3d.brats.preprocessing.case import prepare
+from unet3d.brats.weights import random_plans
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from unet3d import weights
+from unet3d.brats import weights
 from unet3d.errors import UserError
-from unet3d.model import flops, reference
-from unet3d.weights.plans import architecture, random_plans
+from unet3d.network import flops, reference
+from unet3d.network.plans import architecture, random_plans
 
 
 def test_full_network_is_that_of_mlperf():
@@ -126,5 +126,5 @@ def test_plans_that_describe_no_network(key, value, message):
 
 def test_nothing_on_stdout():
     """nnunet greets with a banner when imported; results go to stdout, so the banner must not."""
-    done = subprocess.run([sys.executable, "-c", "import unet3d.model.reference"], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", "import unet3d.network.reference"], capture_output=True, text=True, check=True)
     assert done.stdout == ""

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from unet3d import regions
+from unet3d.brats import regions
 
 
 def labels(*values):

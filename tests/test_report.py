@@ -13,9 +13,11 @@ import nibabel
 import numpy as np
 import pytest
 
-from unet3d import cli, regions, report
+from unet3d import cli
+from unet3d.brats import regions
 from unet3d.errors import UserError
-from unet3d.report import slices
+from unet3d.results import report
+from unet3d.results.report import slices
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = "<script>alert(1)</script>&'\""
@@ -181,8 +183,8 @@ def test_a_failed_drawing_costs_a_warning_only(run, tmp_path, monkeypatch):
 
     written = []
     monkeypatch.setattr(report, "write", fail)
-    monkeypatch.setattr("unet3d.results.write", lambda record, folder: written.append(list(record.warnings)) or {"new": True})
-    from unet3d.record import Record
+    monkeypatch.setattr("unet3d.results.document.write", lambda record, folder: written.append(list(record.warnings)) or {"new": True})
+    from unet3d.results.record import Record
 
     record = Record(SimpleNamespace())
     assert cli._report(record, {}, tmp_path) == {"new": True}

@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 import yaml
 
-from unet3d import cli, files, preprocessing, segmentations
-from unet3d.console import Console
-from unet3d.dataset import MODALITIES, find_cases
+from unet3d import cli, files
+from unet3d.brats import preprocessing, segmentations
+from unet3d.brats.dataset import MODALITIES, find_cases
+from unet3d.brats.preprocessing import Store
+from unet3d.brats.preprocessing.case import prepare
+from unet3d.brats.weights import unpack
 from unet3d.errors import UserError
-from unet3d.preprocessing import Store
-from unet3d.preprocessing.case import prepare
-from unet3d.weights import unpack
+from unet3d.results.console import Console
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (32, 32, 32)

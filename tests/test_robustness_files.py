@@ -18,12 +18,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from unet3d import cli, preprocessing, segmentations, weights, workers
-from unet3d.dataset import MODALITIES, find_cases
+from unet3d import cli
+from unet3d.brats import preprocessing, segmentations, weights, workers
+from unet3d.brats.dataset import MODALITIES, find_cases
+from unet3d.brats.preprocessing import Store
+from unet3d.brats.preprocessing.case import prepare
+from unet3d.brats.weights import safe_pickle, unpack
 from unet3d.errors import UserError
-from unet3d.preprocessing import Store
-from unet3d.preprocessing.case import prepare
-from unet3d.weights import safe_pickle, unpack
 
 SIZE, SHAPE = (14, 15, 16), (32, 32, 32)
 FUZZ = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}

@@ -9,9 +9,9 @@ import subprocess
 import numpy as np
 import pytest
 
+from unet3d.brats.weights import safe_pickle
 from unet3d.errors import UserError
-from unet3d.weights import safe_pickle
-from unet3d.weights.plans import random_plans
+from unet3d.network.plans import random_plans
 
 PLAIN = {
     "plans": random_plans(),

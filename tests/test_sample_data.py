@@ -9,10 +9,10 @@ import SimpleITK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unet3d import sample_data
+from unet3d.brats import sample_data
+from unet3d.brats.sample_data import __main__ as command
+from unet3d.brats.sample_data.anatomy import smooth_noise
 from unet3d.errors import UserError
-from unet3d.sample_data import __main__ as command
-from unet3d.sample_data.anatomy import smooth_noise
 
 TINY = (48, 48, 31)
 

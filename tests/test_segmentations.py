@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from unet3d import sample_data, segmentations
+from unet3d.brats import sample_data, segmentations
 from unet3d.errors import UserError
 
 PROPERTIES = {

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from unet3d.sweep import process, resume, tables
+from unet3d.commands.sweep import process, resume, tables
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"PLATFORM": "CPU", "VOLUME_SHAPE": "64,32,32", "WEIGHTS": "sample", "WARM_UP": "0"}

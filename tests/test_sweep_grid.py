@@ -2,10 +2,10 @@
 
 import pytest
 
-from unet3d import sweep
+from unet3d.commands import sweep
+from unet3d.commands.sweep import grid
 from unet3d.config import parse
 from unet3d.errors import UserErrors
-from unet3d.sweep import grid
 
 
 @pytest.fixture(autouse=True)

@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from unet3d.console import Console
 from unet3d.devices.cpu import CpuDevice
-from unet3d.distributed import Solo
-from unet3d.record import Record
-from unet3d.telemetry import sources, watch, xpu_smi
-from unet3d.timing import Sample
+from unet3d.measure.telemetry import sources, watch, xpu_smi
+from unet3d.ranks import Solo
+from unet3d.results.console import Console
+from unet3d.results.record import Record
+from unet3d.results.timing import Sample
 
 
 def domain(root, number, name, microjoules, largest=1_000_000):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from unet3d.timing import Sample, WarmUp, percentile, summarise, timed
+from unet3d.results.timing import Sample, WarmUp, percentile, summarise, timed
 
 
 def test_one_call_in_flight_counts_inference_only():

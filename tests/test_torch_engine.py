@@ -5,12 +5,12 @@ import pytest
 import torch
 from marks import HAS_BF16, needs_bf16
 
-from unet3d import runner
 from unet3d.devices.cpu import CpuDevice
 from unet3d.engines.base import Request
-from unet3d.engines.torch_engine import TorchEngine
+from unet3d.engines.pytorch.engine import TorchEngine
 from unet3d.errors import MismatchError
-from unet3d.kernels import cpu
+from unet3d.measure import run
+from unet3d.network.cpu_ops import library
 
 VOLUME = np.random.default_rng(1).standard_normal((1, 4, 64, 64, 64), dtype=np.float32)
 TOLERANCE = {"fp32": 1e-5, "bf16": 0.05, "fp16": 0.01}
@@ -72,7 +72,7 @@ def test_a_network_that_runs_another_precision_is_found_out(narrow_reference):
         precision, jit, network, engine, platform, device = "bf16", "none", "fast", "torch", "CPU", CpuDevice()
 
     with pytest.raises(MismatchError, match="PRECISION=bf16 was asked for, fp32 ran"):
-        runner.must_match(Settings, vars(effective))
+        run.must_match(Settings, vars(effective))
 
 
 def test_nothing_observed_is_an_error_not_a_guess(narrow_reference):
@@ -87,7 +87,7 @@ def test_nothing_observed_is_an_error_not_a_guess(narrow_reference):
     (set(), "bf16", "needs a CPU with AVX-512, without it PyTorch takes hours a volume; use PRECISION=fp32"),
 ])
 def test_refuses_a_precision_that_the_cpu_would_take_hours_for(monkeypatch, has, precision, part):
-    monkeypatch.setattr(cpu, "onednn_computes", lambda name: name in has)
+    monkeypatch.setattr(library, "onednn_computes", lambda name: name in has)
     [reason] = TorchEngine.refuse(Request(engine="torch", device=CpuDevice(), precision=precision))
     assert part in reason
     assert not TorchEngine.refuse(Request(engine="torch", device=CpuDevice(), precision="fp32"))

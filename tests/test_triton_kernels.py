@@ -9,7 +9,7 @@ DEVICE = GPU or "cpu"
 
 from torch.nn import functional  # noqa: E402
 
-from unet3d.kernels import triton_conv, triton_gemm, triton_march, triton_norm, triton_ops, triton_planes  # noqa: E402, F401
+from unet3d.network.triton_ops import conv, gemm, march, norm, ops, planes  # noqa: E402, F401
 
 SLOPE = 0.01
 # Rounding of the operands is not the kernels' error: references start from the rounded numbers.
@@ -46,7 +46,7 @@ def scaled(x, scale, shift):
 def test_norm_and_activation(dtype, shape):
     x = volume(*shape, dtype=dtype, mean=2.0)
     weight, bias = volume(shape[1], dtype=torch.float32, seed=2), volume(shape[1], dtype=torch.float32, seed=3)
-    y = triton_norm.instance_norm_leaky_relu(x, weight, bias)
+    y = norm.instance_norm_leaky_relu(x, weight, bias)
     assert y.is_contiguous(memory_format=torch.channels_last_3d)
     assert relative_error(y, normalised(x, weight, bias)) < LIMITS[dtype]
 
@@ -55,7 +55,7 @@ def test_moments_far_from_zero_mean():
     """Sums of squares would lose everything here: the mean is 3000 times the deviation."""
     x = volume(1, 16, 8, 16, 16, dtype=torch.float32) * 0.1 + 300
     ones, zeros = torch.ones(16, device=DEVICE), torch.zeros(16, device=DEVICE)
-    scale, _ = triton_norm.fold(triton_norm.moments(x), ones, zeros, 0.0)
+    scale, _ = norm.fold(norm.moments(x), ones, zeros, 0.0)
     expected = 1 / x.double().std(dim=(2, 3, 4), correction=0)
     assert relative_error(scale, expected) < 1e-4
 
@@ -63,20 +63,20 @@ def test_moments_far_from_zero_mean():
 def test_normalises_into_channels_of_a_wider_tensor():
     x = volume(2, 16, 4, 6, 5)
     weight, bias = volume(16, dtype=torch.float32, seed=2), volume(16, dtype=torch.float32, seed=3)
-    wide = triton_norm.new_volume(2, 48, (4, 6, 5), x).fill_(7)
-    triton_norm.instance_norm_leaky_relu(x, weight, bias, out=wide[:, 16:32])
+    wide = norm.new_volume(2, 48, (4, 6, 5), x).fill_(7)
+    norm.instance_norm_leaky_relu(x, weight, bias, out=wide[:, 16:32])
     assert relative_error(wide[:, 16:32], normalised(x, weight, bias)) < 1e-3
     assert (wide[:, :16] == 7).all() and (wide[:, 32:] == 7).all()
 
 
 def test_other_layouts_are_refused():
     with pytest.raises(ValueError, match="channels_last_3d"):
-        triton_norm.moments(torch.zeros(1, 8, 4, 4, 4, device=DEVICE))
+        norm.moments(torch.zeros(1, 8, 4, 4, 4, device=DEVICE))
 
 
 def check_moments(part, y):
     ones, zeros = torch.ones(y.shape[1], device=DEVICE), torch.zeros(y.shape[1], device=DEVICE)
-    scale, shift = triton_norm.fold(part, ones, zeros, 1e-5)
+    scale, shift = norm.fold(part, ones, zeros, 1e-5)
     deviation = (y.double().var(dim=(2, 3, 4), correction=0) + 1e-5).sqrt()
     assert relative_error(scale, 1 / deviation) < 2e-3
     assert ((shift.double() + y.double().mean(dim=(2, 3, 4)) / deviation).abs() < 2e-3).all()
@@ -86,7 +86,7 @@ def check_moments(part, y):
 @pytest.mark.parametrize("shape, cout", [((1, 4, 8, 8, 16), 32), ((2, 4, 36, 10, 18), 8)])
 def test_first_convolution(dtype, shape, cout):
     x, w = volume(*shape, dtype=dtype), volume(cout, 4, 3, 3, 3, dtype=dtype, seed=2)
-    y, part = triton_conv.conv_first(x, triton_conv.pack_first_weight(w))
+    y, part = conv.conv_first(x, conv.pack_first_weight(w))
     expected = functional.conv3d(x.double(), w.double(), padding=1)
     assert relative_error(y, expected) < LIMITS[dtype]
     check_moments(part, expected)
@@ -98,7 +98,7 @@ def test_first_convolution(dtype, shape, cout):
 def test_marching_convolution(dtype, shape, cout, planes):
     """Walks of which the last is shorter, just as long as the volume is deep, and longer; tiles that stand out of it."""
     x, w = volume(*shape, dtype=dtype, mean=0.5), volume(cout, shape[1], 3, 3, 3, dtype=dtype, seed=2)
-    y, part = triton_march.conv_march(x, triton_march.pack_march_weight(w), planes)
+    y, part = march.conv_march(x, march.pack_march_weight(w), planes)
     expected = functional.conv3d(x.double(), w.double(), padding=1)
     assert relative_error(y, expected) < LIMITS[dtype]
     check_moments(part, expected)
@@ -106,9 +106,9 @@ def test_marching_convolution(dtype, shape, cout, planes):
 
 def test_marching_convolution_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match="not 64 and 32"):
-        triton_march.pack_march_weight(volume(32, 64, 3, 3, 3))
+        march.pack_march_weight(volume(32, 64, 3, 3, 3))
     with pytest.raises(ValueError, match="32 inputs"):
-        triton_march.conv_march(volume(1, 16, 4, 4, 4), triton_march.pack_march_weight(volume(32, 32, 3, 3, 3)))
+        march.conv_march(volume(1, 16, 4, 4, 4), march.pack_march_weight(volume(32, 32, 3, 3, 3)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -116,7 +116,7 @@ def test_marching_convolution_refuses_what_does_not_fit():
 def test_convolution_by_planes(dtype, chunk):
     """Chunks that divide the depth, that leave a remainder of one and of more planes, and one for the whole volume."""
     x, w = volume(2, 16, 7, 6, 10, dtype=dtype, mean=0.5), volume(8, 16, 3, 3, 3, dtype=dtype, seed=2)
-    y, part = triton_planes.conv_planes(x, triton_planes.pack_planes_weight(w), chunk)
+    y, part = planes.conv_planes(x, planes.pack_planes_weight(w), chunk)
     expected = functional.conv3d(x.double(), w.double(), padding=1)
     assert relative_error(y, expected) < LIMITS[dtype]
     check_moments(part, expected)
@@ -125,7 +125,7 @@ def test_convolution_by_planes(dtype, chunk):
 def test_a_chunk_of_one_plane_is_refused():
     x, w = volume(1, 16, 4, 4, 4), volume(8, 16, 3, 3, 3)
     with pytest.raises(ValueError, match="at least 2"):
-        triton_planes.conv_planes(x, triton_planes.pack_planes_weight(w), 1)
+        planes.conv_planes(x, planes.pack_planes_weight(w), 1)
 
 
 @pytest.mark.parametrize("dtype", PRODUCTS)
@@ -135,7 +135,7 @@ def test_upsampling_beside_the_skip_connection(dtype, shape, cout):
     x, w = volume(*shape, dtype=dtype), volume(c, cout, 2, 2, 2, dtype=dtype, seed=2)
     skip = volume(n, cout, 2 * d, 2 * h, 2 * width, dtype=dtype, seed=3)
     norms = [volume(n, channels, dtype=torch.float32, seed=seed) for seed, channels in ((4, c), (5, c), (6, cout), (7, cout))]
-    out = torch.ops.unet3d.conv_upsample(x, norms[0], norms[1], SLOPE, triton_gemm.pack_upsample_weight(w), skip, *norms[2:])
+    out = torch.ops.unet3d.conv_upsample(x, norms[0], norms[1], SLOPE, gemm.pack_upsample_weight(w), skip, *norms[2:])
     up = functional.conv_transpose3d(scaled(x, *norms[:2]), w.double(), stride=2)
     assert relative_error(out, torch.cat((up, scaled(skip, *norms[2:])), dim=1)) < LIMITS[dtype]
     assert out.is_contiguous(memory_format=torch.channels_last_3d)

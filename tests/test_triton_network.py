@@ -9,7 +9,7 @@ GPU = next((kind for kind in ("cuda", "xpu") if getattr(torch, kind).is_availabl
 pytest.importorskip("triton")
 DEVICE = GPU or "cpu"
 
-from unet3d.model.gpu import Block, GpuUNet, form_of, sm_90  # noqa: E402
+from unet3d.network.gpu import Block, GpuUNet, form_of, sm_90  # noqa: E402
 
 PRECISIONS = {torch.float32: 1e-4, torch.float16: 1e-2} | ({torch.bfloat16: 0.06} if GPU else {})
 
@@ -17,8 +17,8 @@ PRECISIONS = {torch.float32: 1e-4, torch.float16: 1e-2} | ({torch.bfloat16: 0.06
 @pytest.fixture(scope="module")
 def tiny_reference():
     """nnU-Net's network with 16 to 32 channels and one pooling, norms that are not 1 and 0."""
-    from unet3d import weights
-    from unet3d.model import reference
+    from unet3d.brats import weights
+    from unet3d.network import reference
 
     loaded = weights.random_weights(base_features=32, max_features=32, poolings=2)
     network = reference.build(loaded.plans, loaded.state_dict)

@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
+from unet3d.brats.weights import __main__, fetch, unpack
 from unet3d.errors import UserError
-from unet3d.weights import __main__, fetch, unpack
 
 FAST = {"pause": 0.0, "seconds": 3.0, "progress": False}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from unet3d import workers
+from unet3d.brats import workers
 from unet3d.errors import OutOfMemory, UserError
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +56,7 @@ def test_workers_end_with_a_killed_parent(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
         "import sys, time\n"
-        "from unet3d import workers\n"
+        "from unet3d.brats import workers\n"
         "def slow(n):\n"
         "    time.sleep(60)\n"
         "if __name__ == '__main__':\n"

@@ -12,23 +12,24 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from unet3d.config import parse, resolve, table
-from unet3d.console import Console, banner, summary
+from unet3d.config import parse, table
 from unet3d.errors import BenchmarkError, UserError, UserErrors
 from unet3d.files import move_aside, prepare_folder, write_atomically
+from unet3d.planning import resolve
+from unet3d.results.console import Console, banner, summary
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from unet3d.record import Record
+    from unet3d.results.record import Record
 
 # What run_model.sh does besides one run: the first argument, with or without dashes, and the module whose `main` does it.
 VERBS = {
-    "check": "unet3d.preflight",
-    "compare": "unet3d.compare",
-    "rank": "unet3d.distributed.rank",
-    "report": "unet3d.report",
-    "sweep": "unet3d.sweep",
+    "check": "unet3d.commands.check",
+    "compare": "unet3d.commands.compare",
+    "rank": "unet3d.ranks.rank",
+    "report": "unet3d.results.report",
+    "sweep": "unet3d.commands.sweep",
 }
 
 
@@ -62,14 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
         prepare_folder(given["output_dir"].value, "OUTPUT_DIR")
         if given["scaling"].value:
-            from unet3d.distributed import scaling
+            from unet3d.commands import scaling
 
             return scaling.run(given, argv)
         settings = resolve.complete(given)
-        from unet3d import engines, runner
+        from unet3d.engines import registry
+        from unet3d.measure import run
 
         # Before earlier results are moved and anything is written: there is nothing to be measured.
-        engines.check(runner.request(settings))
+        registry.check(run.request(settings))
         return _run(settings, argv)
 
     return _guarded(work)
@@ -88,7 +90,7 @@ def preprocess(argv: Sequence[str] | None = None) -> int:
             problems.append("DATASET_DIR is not set; name the folder that holds HGG and LGG")
         if problems:
             raise UserErrors(problems)
-        from unet3d import dataset, preprocessing
+        from unet3d.brats import dataset, preprocessing
 
         names = [case.name for case in dataset.find_cases(source)]
         target = target or source / "build" / "preprocessed_data"
@@ -142,14 +144,14 @@ def _fail(error: BenchmarkError) -> int:
 
 
 def _run(settings: resolve.Settings, argv: Sequence[str]) -> int:
-    from unet3d import results
-    from unet3d.distributed import launch
-    from unet3d.record import Record
+    from unet3d.ranks import launch
+    from unet3d.results import document
+    from unet3d.results.record import Record
 
     folder = settings.output_dir
     record = Record(settings, command=["predict.py", *argv])
     out = Console()
-    moved = [name for name in results.FILES if move_aside(folder / name)]
+    moved = [name for name in document.FILES if move_aside(folder / name)]
     out.open_log(folder / "output_raw.log")
     if moved:
         out.line(f"Earlier results in {folder} were renamed: {', '.join(moved)}")
@@ -170,10 +172,10 @@ def _run(settings: resolve.Settings, argv: Sequence[str]) -> int:
         out.line(f"The results of all nodes are in node 0's OUTPUT_DIR; this node's log is in {folder}")
         out.close()
         return 0
-    doc = _report(record, results.write(record, folder), folder)
+    doc = _report(record, document.write(record, folder), folder)
     for warning in record.warnings:
         out.warning(warning)
-    for line in summary(record, results.statistics(record)):
+    for line in summary(record, document.statistics(record)):
         out.info(line)
     names = [name for name in ("results.yaml", "results.json", "report.html") if (folder / name).exists()]
     out.line(f"Results: {', '.join(str(folder / name) for name in names)}")
@@ -183,7 +185,7 @@ def _run(settings: resolve.Settings, argv: Sequence[str]) -> int:
 
 def _report(record: Record, doc: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Draw report.html of the written results; what goes wrong costs a warning, never the results."""
-    from unet3d import report, results
+    from unet3d.results import document, report
 
     try:
         report.write(doc, folder)
@@ -191,7 +193,7 @@ def _report(record: Record, doc: dict[str, Any], folder: Path) -> dict[str, Any]
         reason = str(error).partition("\n")[0] or getattr(error, "name", type(error).__name__)
         record.warn("no-report", f"report.html could not be drawn: {reason}.", f"./run_model.sh report {folder}")
         with contextlib.suppress(UserError):
-            return results.write(record, folder)
+            return document.write(record, folder)
     return doc
 
 
@@ -226,13 +228,13 @@ def _in_thread(work: Callable[[], None]) -> None:
 
 def _end_early(record: object, out: Console, reason: str, code: int) -> int:
     """Write what there is, marked incomplete, and leave without waiting for the inference in progress."""
-    from unet3d import results
+    from unet3d.results import document
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     record.finish(reason)
     with contextlib.suppress(UserError):
-        results.write(record, record.settings.output_dir)
+        document.write(record, record.settings.output_dir)
     out.line(f"INCOMPLETE: {reason}; {len(record.samples)} of {record.planned_calls or record.settings.num_iterations} "
              f"calls are in {record.settings.output_dir / 'results.json'}")
     out.close()

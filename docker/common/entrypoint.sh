@@ -98,7 +98,7 @@ make_home() {
 fetch_weights() {
     local folder=$project/weights
     if [[ -z ${WEIGHTS:-} && -w $folder && ! -e $folder/fold_1.zip ]] && mountpoint --quiet "$folder"; then
-        (cd $project && python -m unet3d.weights "$folder" >&2) || true
+        (cd $project && python -m unet3d.brats.weights "$folder" >&2) || true
     fi
 }
 

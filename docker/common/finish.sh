@@ -6,7 +6,7 @@ set -euo pipefail
 
 # Writable for all, since which user runs is known only then; volumes mounted here take over these permissions.
 install -d -m 1777 weights home output
-python -m unet3d.weights weights || true
+python -m unet3d.brats.weights weights || true
 if [[ ! -e weights/fold_1.zip && ${REQUIRE_WEIGHTS:-0} == 1 ]]; then
     echo "ERROR: REQUIRE_WEIGHTS=1, but the weights could not be fetched: check network and proxy (http_proxy, https_proxy)" >&2
     exit 1
@@ -16,9 +16,9 @@ rm -rf weights/fold_1
 python -m compileall -q unet3d predict.py preprocess.py
 
 # The C++ operators for the CPU take 20 s to compile, which every new container would spend again. They are kept for the
-# CPU that builds the image: another one finds none of its kind and compiles its own, see unet3d/kernels/cpu.py.
+# CPU that builds the image: another one finds none of its kind and compiles its own, see unet3d/network/cpu_ops/library.py.
 cache=$(mktemp -d)
-XDG_CACHE_HOME=$cache python -c 'from unet3d.kernels import cpu; print("C++ operators:", *cpu.status())' ||
+XDG_CACHE_HOME=$cache python -c 'from unet3d.network.cpu_ops import library; print("C++ operators:", *library.status())' ||
     echo "WARNING: no C++ operators are in this image, the reason is above: every run compiles its own" >&2
 if [[ -d $cache/unet3d ]]; then
     chmod -R a+rX "$cache/unet3d"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from typing import TYPE_CHECKING
 
-from unet3d import environment
+from unet3d.devices import host
 from unet3d.devices.base import PowerSource, Properties
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class CpuDevice:
         return torch.device("cpu")
 
     def properties(self) -> Properties:
-        hardware = environment.hardware()
+        hardware = host.hardware()
         return Properties(name=hardware["cpu"], memory_bytes=hardware["memory_bytes"], driver=None,
                           compute_units=hardware["usable_cores"], compute_unit_name="cores",
                           architecture=hardware["architecture"], details={"instructions": hardware["instructions"]})
@@ -64,10 +64,10 @@ class CpuDevice:
         return tensor
 
     def peak_memory(self) -> int:
-        return environment.peak_memory()
+        return host.peak_memory()
 
     def reset_peak_memory(self) -> None:
-        environment.reset_peak_memory()
+        host.reset_peak_memory()
 
     def empty_cache(self) -> None:
         gc.collect()

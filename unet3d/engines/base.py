@@ -2,7 +2,7 @@
 
 The runner calls them in this order::
 
-    engine = engines.create(request)       # refuses what cannot run, before anything heavy is imported
+    engine = registry.create(request)       # refuses what cannot run, before anything heavy is imported
     engine.load(reference)                 # builds, exports or quantises the network; engine.load_seconds
     engine.compare(volume)                 # float32 logits of a small volume, for the check against fp32
     engine.compile(staged)                 # all work that belongs to the real shape, with a first inference

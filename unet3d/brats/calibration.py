@@ -1,0 +1,91 @@
+"""Volumes that int8 quantisation is calibrated with: never of the validated fold.
+
+Whole volumes, as the network meets them: InstanceNorm's statistics depend on how much of a volume is background, so
+the ranges found on a crop around the brain would be too narrow. Where the run itself has smaller volumes
+(VOLUME_SHAPE), their middle of that shape serves. Noise is the same everywhere, so a small volume of it is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unet3d import places
+from unet3d.errors import UserError
+
+# Two cases decide the ranges of activations well enough: InstanceNorm brings every case to the same scale.
+CASES = 2
+NOISE_EXTENT = 96
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """`volumes()` yields float32 [4, z, y, x] one by one; `source` says what they are."""
+
+    volumes: Callable[[], Iterator[np.ndarray]]
+    source: str
+
+
+def choose(settings: Any) -> Calibration:
+    """The volumes for these settings: cases outside the fold, of the data set, else of the sample data, else noise.
+
+    Raises:
+        UserError: when a data set is named but cannot be read or has no case outside the fold.
+    """
+    shape = tuple(settings.volume_shape)
+    if settings.preprocessed_dir is not None or settings.dataset_dir is not None:
+        return _from_cases(settings.dataset_dir, settings.preprocessed_dir, settings.fold, shape)
+    from unet3d.brats import sample_data
+
+    if sample_data.is_sample(places.SAMPLE_DATA):
+        return _from_cases(places.SAMPLE_DATA, None, settings.fold, shape)
+    extents = tuple(min(extent, NOISE_EXTENT) for extent in shape)
+
+    def noise() -> Iterator[np.ndarray]:
+        generator = np.random.default_rng([settings.seed, 1])
+        for _ in range(CASES):
+            yield generator.standard_normal((4, *extents), dtype=np.float32)
+
+    return Calibration(noise, f"{CASES} volumes of standard normal noise {extents}, seed {settings.seed}; "
+                              "there is no data set")
+
+
+def _from_cases(dataset_dir: Path | None, store_dir: Path | None, fold: int, shape: tuple[int, ...]) -> Calibration:
+    from unet3d.brats import dataset, folds, preprocessing, sample_data
+
+    store = preprocessing.Store(store_dir or preprocessing.default_store(dataset_dir))
+    if dataset_dir is None or store.is_mlperf:
+        everything = store.names()
+    else:
+        everything = [case.name for case in dataset.find_cases(dataset_dir)]
+    where = dataset_dir or store.folder
+    held_out = set(folds.fold_names(everything, fold))
+    outside = [name for name in everything if name not in held_out]
+    if not outside:
+        raise UserError(f"PRECISION=int8 is calibrated with cases outside fold {fold}, of which {where} has none; "
+                        "add some, or use PRECISION=bf16 or fp32")
+    step = max(1, len(outside) // CASES)
+    names = outside[::step][:CASES]
+
+    def volumes() -> Iterator[np.ndarray]:
+        if dataset_dir is not None:
+            report = preprocessing.preprocess(dataset_dir, store.folder, names)
+            if report.failed:
+                name, reason = next(iter(report.failed.items()))
+                raise UserError(f"PRECISION=int8: {name}, a case to calibrate with, cannot be used: {reason}")
+        for name in names:
+            yield _middle(store.load(name).array, shape)
+
+    kind = "synthetic sample cases" if sample_data.is_sample(where) else "cases"
+    return Calibration(volumes, f"{len(names)} {kind} outside fold {fold}: {', '.join(names)}")
+
+
+def _middle(volume: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The middle of a volume [4, z, y, x] where `shape` is smaller."""
+    slices = [slice(max(0, (have - want) // 2), max(0, (have - want) // 2) + min(have, want))
+              for have, want in zip(volume.shape[1:], shape, strict=True)]
+    return np.ascontiguousarray(volume[(slice(None), *slices)])

@@ -1,0 +1,45 @@
+"""Where the volumes of a run come from: seeded noise, or preprocessed cases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from unet3d.brats.preprocessing import Store
+
+MODALITIES = 4
+
+
+class RandomVolumes:
+    """Seeded standard normal noise, as z-scored modalities are; the same batch serves every call."""
+
+    def __init__(self, batch_size: int, shape: Sequence[int], seed: int):
+        generator = np.random.default_rng(seed)
+        self._batch = generator.standard_normal((batch_size, MODALITIES, *shape), dtype=np.float32)
+
+    def batch(self, index: int) -> np.ndarray:
+        """Float32 [N, 4, z, y, x]."""
+        return self._batch
+
+    def cases(self, index: int) -> tuple[str, ...]:
+        """Random volumes have no names."""
+        return ()
+
+
+class CaseVolumes:
+    """Preprocessed cases, read from the store at every call, batch after batch and round again."""
+
+    def __init__(self, store: Store, names: Sequence[str], batch_size: int):
+        self._store, self._names, self._batch_size = store, list(names), batch_size
+
+    def batch(self, index: int) -> np.ndarray:
+        """Float32 [N, 4, z, y, x]: cases index*N to index*N + N - 1, counted round the list."""
+        return np.stack([self._store.load(name).array for name in self.cases(index)])
+
+    def cases(self, index: int) -> tuple[str, ...]:
+        """Names of the batch's cases."""
+        first = index * self._batch_size
+        return tuple(self._names[(first + i) % len(self._names)] for i in range(self._batch_size))

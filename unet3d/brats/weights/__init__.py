@@ -1,0 +1,119 @@
+"""Where the network's weights come from: MLPerf's archive, the sample in this repository, or a random generator."""
+
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unet3d import places
+from unet3d.brats.weights import checkpoint, safe_pickle, unpack
+from unet3d.errors import UserError
+from unet3d.network.plans import architecture, random_plans
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["OFFICIAL_URL", "Weights", "load", "random_plans", "random_weights"]
+
+OFFICIAL_URL = "https://zenodo.org/record/3904106/files/fold_1.zip"
+RANDOM_SEED = 3904106
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights and what is known of them.
+
+    kind: 'mlperf' (the archive of Zenodo record 3904106, fetched from there and unchanged since), 'sample' (the narrow
+    network of this repository), 'random' or 'custom' (anything else). path: where they were read, None if random.
+    sha256: of the checkpoint file, None if random. plans: nnU-Net's. state_dict: fp32 tensors on the CPU.
+    """
+
+    kind: str
+    path: Path | None
+    sha256: str | None
+    plans: dict = field(repr=False)
+    state_dict: "dict[str, Tensor]" = field(repr=False)
+
+
+def random_weights(base_features: int = 32, max_features: int = 320, poolings: int = 5,
+                   seed: int = RANDOM_SEED) -> Weights:
+    """nnU-Net's initialisation from a fixed seed; the generator of the caller is left as it was."""
+    import torch
+
+    from unet3d.network import reference
+
+    plans = random_plans(base_features, max_features, poolings)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        state_dict = reference.build(plans).state_dict()
+    return Weights("random", None, None, plans, dict(state_dict))
+
+
+def load(source: str | Path, fold: int = 1) -> Weights:
+    """Weights from 'random', 'sample', a model archive such as fold_1.zip, or the folder it was unpacked to.
+
+    The folder may be any level of the archive's tree down to the one that holds `plans.pkl`. As in nnU-Net, the plans are
+    those saved with the checkpoint; `plans.pkl` must describe the same network.
+    Raises UserError when the source does not exist, is unsafe, damaged, changed since it was fetched, lacks the fold,
+    or when plans and checkpoint do not belong together.
+    """
+    name = str(source).strip()
+    if name.lower() == "random":
+        return random_weights()
+    path = places.SAMPLE_WEIGHTS if name.lower() == "sample" else Path(name).expanduser()
+    if not path.exists():
+        raise UserError(f"weights {name!r}: no such file or folder; give 'random', 'sample', a fold_1.zip or its unpacked "
+                        "folder.")
+    files, root, names = unpack.read_model(path, fold)
+    plans = _plans(files, path, names)
+    state_dict = checkpoint.read(files["checkpoint"], f"{path}: {names['checkpoint']}")
+
+    from unet3d.network import reference
+
+    reference.check(reference.build(plans, device="meta"), state_dict, f"{path}: {names['checkpoint']}")
+    digest = sha256(files["checkpoint"]).hexdigest()
+    return Weights(_kind(path, root, names, files), path, digest, plans, state_dict)
+
+
+def _plans(files: dict[str, bytes], path: Path, names: dict[str, str]) -> dict:
+    found = {}
+    if "info" in files:
+        info = safe_pickle.loads(files["info"], f"{path}: {names['info']}")
+        if not isinstance(info, dict) or not isinstance(info.get("plans"), dict):
+            raise UserError(f"{path}: {names['info']} holds no plans; get a fresh copy of the model.")
+        found["info"] = info["plans"]
+    if "plans" in files:
+        found["plans"] = safe_pickle.loads(files["plans"], f"{path}: {names['plans']}")
+    if not found:
+        raise UserError(f"{path}: neither plans.pkl nor {names['checkpoint']}.pkl is there; get a fresh copy of the model.")
+    shapes = {key: architecture(plans, f"{path}: {names[key]}") for key, plans in found.items()}
+    if len(set(shapes.values())) > 1:
+        raise UserError(f"{path}: {names['plans']} and {names['info']} describe different networks; "
+                        "both must come from the same training.")
+    return next(iter(found.values()))
+
+
+def _kind(path: Path, root: Path, names: dict[str, str], files: dict[str, bytes]) -> str:
+    """'mlperf' needs proof: a record made when the archive came from the official URL, and files unchanged since."""
+    if path.resolve() == places.SAMPLE_WEIGHTS:
+        return "sample"
+    if path.is_dir():
+        record, base = None, root.resolve()
+        for folder in (base, *base.parents[:6]):
+            if record := unpack.read_json(folder / unpack.ORIGIN):
+                break
+        if not record or not isinstance(record.get("files"), dict):
+            return "custom"
+        for key, name in names.items():
+            relative = (base / name).relative_to(folder).as_posix()
+            if record["files"].get(relative) != sha256(files[key]).hexdigest():
+                raise UserError(f"{base / name}: changed since it was unpacked; unpack the archive again, or delete "
+                                f"{folder / unpack.ORIGIN} to use these files as custom weights.")
+    else:
+        record = unpack.read_json(unpack.record_path(path))
+        if not record:
+            return "custom"
+        if record.get("sha256") != unpack.file_sha256(path):
+            raise UserError(f"{path}: differs from the checksum recorded when it was fetched; delete it and "
+                            f"{unpack.record_path(path).name} and fetch it again.")
+    return "mlperf" if record.get("url") == OFFICIAL_URL else "custom"

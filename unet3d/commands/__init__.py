@@ -1,0 +1,1 @@
+"""What `./run_model.sh` does: one file or folder a verb."""

@@ -1,0 +1,98 @@
+"""The comparison as text for a terminal or as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from unet3d.commands.compare import measure, runs
+from unet3d.commands.compare.bootstrap import CONFIDENCE, Ratio
+from unet3d.commands.compare.runs import Side
+
+ROWS = (("throughput", "throughput, img/s", True), ("mean", "latency, mean, ms", False), ("p50", "latency, p50, ms", False),
+        ("p90", "latency, p90, ms", False), ("throughput_with_overhead", "throughput with overhead, img/s", True))
+LONGEST = 60  # characters of a value in a table of differences
+
+
+def gate(name: str, ratio: Ratio, limit: float) -> tuple[bool, str]:
+    """Whether a side fails --fail-if-slower, and the line that says why."""
+    slower = 1 - ratio.value
+    if slower > limit and ratio.beyond_noise:
+        return True, f"FAIL: {name} is slower by {slower:.1%}, more than {limit:.1%} and beyond noise"
+    if slower > limit:
+        return False, (f"PASS, but too noisy to tell: {name} is slower by {slower:.1%}, more than {limit:.1%}, and noise "
+                       "explains it; raise NUM_ITERATIONS or repeat the runs")
+    return False, f"PASS: {name} is not slower by more than {limit:.1%} (throughput {ratio.value - 1:+.1%})"
+
+
+def render(base: Side, others: Sequence[Side], ratios: Sequence[Mapping[str, Ratio]], problems: Mapping[str, Sequence[str]],
+           gates: Sequence[tuple[bool, str]] | None, markdown: bool) -> str:
+    """Everything that `compare` prints."""
+    table = _markdown if markdown else _plain
+    heading = (lambda text: f"### {text}") if markdown else (lambda text: text)
+    names = _short_names([base, *others])
+    parts = []
+    for index, (other, found) in enumerate(zip(others, ratios, strict=True), start=1):
+        parts.append(heading(f"{names[index]} against {names[0]}"))
+        parts += [_strong(f"NOT COMPARABLE: {reason}", markdown) for reason in problems[other.name]]
+        rows = [[text, f"{base.value(metric):.5g}", f"{other.value(metric):.5g}", f"{found[metric].value:.3f}",
+                 measure.interval(found[metric]), measure.verdict(found[metric], more)] for metric, text, more in ROWS]
+        rows += [[f"Dice {region}", f"{base.docs[0]['accuracy'][region]:.4f}", f"{other.docs[0]['accuracy'][region]:.4f}",
+                  f"{mean:+.4f}", f"{low:+.4f} to {high:+.4f}",
+                  "no difference beyond noise" if low <= 0 <= high else "higher" if mean > 0 else "lower"]
+                 for region, (mean, low, high) in measure.dice(base, other).items()]
+        parts.append(table(["", names[0], names[index], "ratio", f"{CONFIDENCE:.0%} interval", "verdict"], rows))
+    if gates:
+        parts.append("\n".join(_strong(text, markdown) for _, text in gates))
+    parts += _differences([base, *others], names, table, heading)
+    parts += _trust([base, *others], names)
+    return "\n\n".join(parts)
+
+
+def _differences(sides: Sequence[Side], names: Sequence[str], table, heading) -> list[str]:
+    rows = [[name, *(_cut(value) for value in values)] for name, values in runs.differing(sides)]
+    if not rows:
+        return ["Settings, software and machine are the same."]
+    return [heading("What differs"), table(["", *names], rows)]
+
+
+def _trust(sides: Sequence[Side], names: Sequence[str]) -> list[str]:
+    lines = []
+    for side, name in zip(sides, names, strict=True):
+        warnings = list(dict.fromkeys(warning["name"] for doc in side.docs for warning in doc["warnings"]))
+        repeats = f"{len(side.docs)} runs, " if len(side.docs) > 1 else ""
+        lines.append(f"{name}: {side.name}, {repeats}{side.calls} calls; warnings: {', '.join(warnings) or 'none'}")
+    if all(len(side.docs) == 1 for side in sides):
+        lines.append("Intervals are of the calls within one run. Runs differ by more than that: repeat them and name the "
+                     "repeats divided by commas.")
+    elif min(len(side.docs) for side in sides) < 3:
+        lines.append("With fewer than three runs on a side the intervals are wide: repeat them more often.")
+    return ["\n".join(f"- {line}" for line in lines)]
+
+
+def _short_names(sides: Sequence[Side]) -> list[str]:
+    """Last parts of the paths where these tell the sides apart, letters otherwise."""
+    last = [side.name.split(",")[0].removesuffix("/results.json").rstrip("/").rpartition("/")[2] for side in sides]
+    if len(set(last)) == len(last) and all(0 < len(name) <= 24 for name in last):
+        return last
+    return [chr(ord("A") + index) if index < 26 else str(index) for index in range(len(sides))]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else text[:LONGEST - 1] + "…"
+
+
+def _strong(text: str, markdown: bool) -> str:
+    return f"**{text}**" if markdown else text
+
+
+def _plain(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+                     for row in [head, *rows])
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    return "\n".join([line(head), line(["---"] * len(head)), *map(line, rows)])

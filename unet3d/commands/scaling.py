@@ -1,0 +1,146 @@
+"""SCALING=1,2,4: the same run on so many devices or groups of cores one after the other, each a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unet3d import places
+from unet3d.config.kinds import show
+from unet3d.config.parse import Given
+from unet3d.config.settings import BY_NAME
+from unet3d.errors import UserErrors
+from unet3d.files import move_aside, write_atomically
+
+# Chosen for each run; what the user gave for them, if anything, is the whole's.
+CHOSEN = ("scaling", "devices", "instances", "threads", "output_dir", "multi_tile")
+STOP_S = 60
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run: ranks, and the units (cores of a CPU, else devices) that they have together."""
+
+    ranks: int
+    units: int
+    unit: str
+
+    @property
+    def name(self) -> str:
+        units = self.units // self.ranks
+        return f"{self.ranks} x {units} {self.unit}{'s' if units > 1 else ''}"
+
+
+def points(counts: Sequence[int], platform: str, threads: int) -> list[Point]:
+    """What to run. On a CPU every rank has the cores that it has when their number is largest; then one rank has all."""
+    if platform != "CPU":
+        return [Point(count, count, "device") for count in counts]
+    each = threads // counts[-1]
+    return [*(Point(count, count * each, "core") for count in counts), Point(1, counts[-1] * each, "core")]
+
+
+def run(given: Mapping[str, Given], argv: Sequence[str]) -> int:
+    """Carry out the runs, print the table, write OUTPUT_DIR/scaling.json; returns the first exit code that is not 0.
+
+    Raises:
+        UserErrors: where the machine has not as many devices or cores.
+    """
+    from unet3d.planning import resolve
+
+    value = {name: item.value for name, item in given.items()}
+    problems = [f"{BY_NAME[name].variable} with SCALING is not possible; SCALING chooses it, leave it out"
+                for name in ("devices", "instances") if value[name] is not None]
+    if value["nnodes"] > 1:
+        problems.append("NNODES with SCALING is not possible; start one run for each number of nodes")
+    if problems:
+        raise UserErrors(problems)
+    most = value["scaling"][-1]
+    asked = {**given, "multi_tile": Given(False, "default"), "scaling": Given(None, "default")}
+    alone = resolve.complete(asked)
+    if alone.platform != "CPU":
+        # Refuses more devices than there are before the first run has taken its time.
+        resolve.complete({**asked, "devices": Given(most, "flag")})
+    elif most > alone.threads:
+        raise UserErrors([f"SCALING={show(value['scaling'])} needs {most} cores, there are {alone.threads}; lower it or raise "
+                          "THREADS"])
+    folder = value["output_dir"]
+    move_aside(folder / "scaling.json")
+    return _carry_out(points(value["scaling"], alone.platform, alone.threads), folder, ["predict.py", *argv],
+                      lambda point, target: _command(given, point, target))
+
+
+def _command(given: Mapping[str, Given], point: Point, target: Path) -> list[str]:
+    words = [f"{BY_NAME[name].flag}={show(item.value)}" for name, item in given.items()
+             if item.source == "flag" and name not in CHOSEN]
+    words += [f"--instances={point.ranks}", f"--threads={point.units}"] if point.unit == "core" else [
+        f"--devices={point.ranks}"]
+    return [*places.command(), *words, f"--output-dir={target}"]
+
+
+def _carry_out(todo: Sequence[Point], folder: Path, command: list[str],
+               command_of: Callable[[Point, Path], list[str]]) -> int:
+    from unet3d.cli import Stopped
+
+    rows: list[dict[str, Any]] = []
+    environment = {name: text for name, text in os.environ.items()
+                   if name not in {BY_NAME[setting].variable for setting in CHOSEN}}
+    code, reason = 0, None
+    for point in todo:
+        target = folder / "scaling" / point.name.replace(" ", "")
+        print(f"Scaling: {point.name}", flush=True)
+        try:
+            code = _child(command_of(point, target), environment)
+            reason = f"{point.name} ended with exit code {code}" if code else None
+        except Stopped as stop:
+            code, reason = stop.exit_code, f"stopped by {stop.name}"
+        if code:
+            break
+        rows.append(_row(point, json.loads((target / "results.json").read_text(encoding="utf-8")), target))
+    efficiency(rows)
+    write_atomically(folder / "scaling.json", json.dumps(
+        {"schema_version": 1, "complete": reason is None, "incomplete_reason": reason, "command": command, "rows": rows},
+        indent=1) + "\n")
+    print("\n".join(table(rows)))
+    print(f"{'INCOMPLETE: ' + reason + '; ' if reason else ''}Scaling: {folder / 'scaling.json'}", flush=True)
+    return code
+
+
+def _child(command: list[str], environment: Mapping[str, str]) -> int:
+    with subprocess.Popen(command, env=environment) as child:
+        try:
+            return child.wait()
+        except BaseException:
+            child.terminate()
+            try:
+                child.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+            raise
+
+
+def _row(point: Point, doc: Mapping[str, Any], target: Path) -> dict[str, Any]:
+    stats = doc["statistics"]
+    return {"name": point.name, "ranks": point.ranks, "units": point.units, "unit": point.unit,
+            **{name: stats[name] for name in ("throughput", "throughput_with_overhead", "mean", "p90", "calls")},
+            "peak_host_bytes": doc["memory"]["peak_host_bytes"],
+            "warnings": [warning["name"] for warning in doc["warnings"]], "results": str(target / "results.json")}
+
+
+def efficiency(rows: Sequence[dict[str, Any]]) -> None:
+    """Add to each row its speed-up over the first and its efficiency: throughput a unit over the first's a unit."""
+    for row in rows:
+        row["speed_up"] = row["throughput"] / rows[0]["throughput"]
+        row["efficiency"] = row["speed_up"] * rows[0]["units"] / row["units"]
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The rows as lines of text."""
+    width = max([len("ranks"), *(len(row["name"]) for row in rows)])
+    return [f"{'ranks':<{width}}      img/s  speed-up  efficiency    mean ms     p90 ms  peak GiB"] + [
+        f"{row['name']:<{width}}  {row['throughput']:>9.4g}  {row['speed_up']:>8.2f}  {row['efficiency']:>10.1%}  "
+        f"{row['mean']:>9.2f}  {row['p90']:>9.2f}  {row['peak_host_bytes'] / 2**30:>8.2f}" for row in rows]

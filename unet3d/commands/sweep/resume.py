@@ -1,0 +1,89 @@
+"""Whether a configuration's earlier results still stand: same settings, weights, code, software and machine."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from unet3d import places
+from unet3d.brats import weights
+from unet3d.commands.sweep.process import complete_results
+from unet3d.config import kinds
+from unet3d.devices import host
+from unet3d.files import write_atomically
+from unet3d.planning.resolve import Settings
+
+STATE = "configuration.json"
+CODE = (".py", ".cpp", ".h")
+
+
+def fingerprint(settings: Settings, prefix: Sequence[str]) -> dict[str, Any]:
+    """Everything a run's figures depend on and that can be known beforehand.
+
+    Raises:
+        UserError: when the weights cannot be read.
+    """
+    commit, _ = host.git_state(places.ROOT)
+    return {
+        "settings": {name: kinds.show(value) for name, value in settings.values.items() if name != "output_dir"},
+        "prefix": list(prefix),
+        "weights_sha256": _weights_sha256(settings.weights, settings.fold),
+        "git_commit": commit,
+        "code_sha256": code_sha256(places.ROOT),
+        "versions": _versions(),
+        "variables": host.variables(),
+        "cpu": host.cpu_model(),
+        "cores": host.usable_cores(),
+    }
+
+
+def earlier(folder: Path, now: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The complete results that a run of the same fingerprint left in the folder, None if it has to run (again)."""
+    document = complete_results(folder)
+    state = read_state(folder)
+    if document is None or state.get("fingerprint") != now:
+        return None
+    # The state file tells what was asked for; the results themselves must tell the same.
+    requested = dict(document["settings"]["requested"])
+    requested.pop("output_dir", None)
+    same = (requested == now["settings"] and document["weights"].get("sha256") == now["weights_sha256"]
+            and document["benchmark"]["git_commit"] == now["git_commit"])
+    return document if same else None
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """What an earlier sweep noted about this folder; empty when there is nothing to read."""
+    try:
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def write_state(folder: Path, now: Mapping[str, Any], seconds: float) -> None:
+    """Note a run's fingerprint and how long it took, for the next sweep and its estimate of the time."""
+    write_atomically(folder / STATE, json.dumps({"fingerprint": now, "seconds": seconds}, indent=1) + "\n")
+
+
+@functools.cache
+def code_sha256(root: Path) -> str:
+    """Of the files that run, so that edits that are not committed count as well."""
+    digest = sha256()
+    for path in sorted([root / "predict.py", *(root / "unet3d").rglob("*")]):
+        if path.suffix in CODE:
+            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+@functools.cache
+def _weights_sha256(source: str, fold: int) -> str | None:
+    return None if source.casefold() == "random" else weights.load(source, fold).sha256
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return host.versions()

@@ -1,0 +1,301 @@
+"""PyTorch on CPU, CUDA and XPU: eager, traced or compiled, with autocast or a cast model, with or without IPEX."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import queue
+import warnings
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from unet3d.engines.base import Effective, Engine, Operator, Request
+from unet3d.engines.pytorch.lanes import Lane
+from unet3d.engines.pytorch.pinning import Pinning
+from unet3d.errors import MismatchError
+from unet3d.network.cpu_ops import library
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+# Operators that compute a convolution, as PyTorch's profiler names them; ours are registered as unet3d::conv….
+CONVOLUTIONS = ("aten::convolution", "aten::_convolution", "mkldnn::_convolution", "torch_ipex::", "unet3d::conv")
+CALLS_BEFORE_CAPTURE = 3
+DTYPES = {"float": "fp32", "c10::BFloat16": "bf16", "c10::Half": "fp16", "double": "fp64"}
+
+
+class TorchEngine(Engine):
+    """See `unet3d.engines.base.Engine`."""
+
+    name = "torch"
+    # Whether a traced or compiled network is captured as a graph of the device's where there is such a thing.
+    use_graphs = True
+
+    @classmethod
+    def refuse(cls, request: Request) -> list[str]:
+        reasons = []
+        if request.precision == "int8":
+            reasons.append("PRECISION=int8 with ENGINE=torch is not possible; use ENGINE=openvino")
+        if request.ipex and importlib.util.find_spec("intel_extension_for_pytorch") is None:
+            reasons.append("IPEX=yes, but intel-extension-for-pytorch is not installed; "
+                           "pip install -r requirements-ipex.txt, or use IPEX=no")
+        if request.device.kind == "cpu" and request.precision in library.HALF_NEEDS and not library.onednn_computes(request.precision):
+            other = "bf16" if request.precision == "fp16" and library.onednn_computes("bf16") else "fp32"
+            reasons.append(f"PRECISION={request.precision} with ENGINE=torch needs a CPU with "
+                           f"{library.HALF_NEEDS[request.precision]}, without it PyTorch takes hours a volume; "
+                           f"use PRECISION={other}")
+        return reasons
+
+    def load(self, reference: torch.nn.Module) -> None:
+        import torch
+
+        start = perf_counter()
+        self._torch = torch
+        self._dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.request.precision]
+        self._observed: dict[str, set[str]] = {}
+        self._operators = "PyTorch's"
+        device = self.request.device
+        self._pinning = None if device.kind != "cpu" else Pinning(self.request.streams)
+        self._set_threads()
+        network = self._network(reference).to(device.torch_device).eval()
+        if not self.request.amp and not self._casts_itself:
+            network = network.to(self._dtype)
+        if not self._casts_itself:
+            network = network.to(memory_format=torch.channels_last_3d)
+        if self.request.ipex:
+            import intel_extension_for_pytorch as ipex
+
+            network = ipex.optimize(network, dtype=self._dtype, inplace=True)
+        self._module = network
+        self._run: Any = None
+        self._no_graph = self._why_no_graph()
+        self._lanes = [Lane(device, own_stream=self.request.streams > 1) for _ in range(self.request.streams)]
+        self._free: queue.SimpleQueue[Lane] = queue.SimpleQueue()
+        for lane in self._lanes:
+            self._free.put(lane)
+        self.load_seconds["build"] = perf_counter() - start
+
+    def _network(self, reference: torch.nn.Module) -> torch.nn.Module:
+        import copy
+
+        request = self.request
+        self._casts_itself = False
+        if request.network == "reference":
+            return copy.deepcopy(reference)
+        from unet3d.network.inference import InferenceUNet
+
+        if request.device.kind == "cpu" or request.ipex:
+            # IPEX replaces the layers, whose weights ours would read.
+            network = InferenceUNet.from_reference(reference, native=not request.ipex)
+            if not request.ipex:
+                self._note_operators(*network.operators(self._dtype))
+            return network
+        if importlib.util.find_spec("triton") is None:
+            self.warnings.append(("stock-kernels", "Triton is not installed, so the network runs with PyTorch's own "
+                                  "operators, slower than it could; install the triton that belongs to this torch."))
+            return InferenceUNet.from_reference(reference)
+        from unet3d.network.gpu import GpuUNet
+
+        self._casts_itself = True
+        return GpuUNet.from_reference(reference, self._dtype, request.device.properties().architecture)
+
+    def _note_operators(self, form: str, reason: str) -> None:
+        self._operators = f"{form}: {reason}"
+        if form == "fallback":
+            from unet3d.network.cpu_ops import library
+
+            self.warnings.append(("fallback-operators", f"PyTorch's operators ran instead of ours: {reason}. "
+                                  f"{library.REMEDY}"))
+
+    def _why_no_graph(self) -> str | None:
+        """Why launches are not captured as a graph; None where they are."""
+        if self.request.device.kind == "cpu":
+            return "a CPU has none"
+        if self.request.jit == "none":
+            return "JIT=none launches each kernel by itself"
+        if not self.use_graphs:
+            return "switched off"
+        if self.request.ipex:
+            return "not with IPEX"
+        if not self.request.device.supports_graphs:
+            return f"torch {self._torch.__version__} has none for {self.request.device.kind}"
+        return None
+
+    def _set_threads(self) -> None:
+        """Each stream's calls come from a thread of its own, which owns its share of the CPU threads."""
+        self._torch.set_num_threads(max(1, self.request.threads // self.request.streams))
+
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        if self.request.amp and self.request.precision != "fp32":
+            return self._torch.autocast(self.request.device.kind, dtype=self._dtype)
+        return contextlib.nullcontext()
+
+    def stage(self, volumes: np.ndarray) -> torch.Tensor:
+        """Volumes in the network's data type and layout, in pinned memory where the device copies from it."""
+        torch = self._torch
+        staged = torch.from_numpy(volumes).to(dtype=self._dtype).contiguous(memory_format=torch.channels_last_3d)
+        device = self.request.device
+        if self.request.input_on_device:
+            staged = device.upload(staged)
+            device.synchronize()
+            return staged
+        return device.pin(staged)
+
+    def infer(self, staged: torch.Tensor) -> torch.Tensor:
+        """See `Engine.infer`. With a graph and one stream the logits are those of the latest call only."""
+        if self._pinning is not None:
+            self._pinning.pin()
+        if self._torch.get_num_threads() != max(1, self.request.threads // self.request.streams):
+            self._set_threads()
+        lane = self._free.get()
+        try:
+            return self._infer_on(lane, staged)
+        finally:
+            self._free.put(lane)
+
+    def _infer_on(self, lane: Lane, staged: torch.Tensor) -> torch.Tensor:
+        with lane.running(), self._torch.inference_mode(), self._autocast():
+            captured = lane.graphs.get(tuple(staged.shape))
+            if captured is None:
+                return self._run(self.request.device.upload(staged))
+            logits = captured.replay(staged)
+            return logits.clone() if len(self._lanes) > 1 else logits
+
+    def _capture(self, lane: Lane, staged: torch.Tensor) -> None:
+        """Record a lane's graph for this shape; where that fails the run goes on without, and says so."""
+        if self._no_graph is not None:
+            return
+        # Kernels are built, and the fastest ones chosen, by calls before the recording.
+        for _ in range(CALLS_BEFORE_CAPTURE):
+            self._infer_on(lane, staged)
+        try:
+            with self._torch.inference_mode(), self._autocast():
+                lane.capture(self._run, staged)
+        except RuntimeError as error:
+            if self.request.device.is_out_of_memory(error):
+                raise
+            self._no_graph = f"the capture failed: {str(error).splitlines()[0]}"
+            self.warnings.append(("no-graph", f"kernels are launched one by one, {self._no_graph}"))
+
+    def compile(self, staged: torch.Tensor) -> None:
+        start = perf_counter()
+        self._ensure_jit(staged)
+        for lane in self._lanes:
+            self._capture(lane, staged)
+            self._infer_on(lane, staged)
+        self.load_seconds["compile"] = perf_counter() - start
+
+    def compare(self, volumes: np.ndarray) -> np.ndarray:
+        staged = self.stage(volumes)
+        self._ensure_jit(staged)
+        lane = self._lanes[0]
+        self._infer_on(lane, staged)
+        # A graph's replay shows no operators: they are seen while it is recorded.
+        with self._witness():
+            self._capture(lane, staged)
+            output = self._infer_on(lane, staged)
+        # The last layer keeps the layout of the one before it, and so on up: one layer that leaves it shows here.
+        blocked = output.is_contiguous(memory_format=self._torch.channels_last_3d) and not output.is_contiguous()
+        self._layout = "channels_last_3d" if blocked else "contiguous"
+        logits = self.logits(output)
+        if tuple(staged.shape) != self.request.shape:
+            lane.graphs.pop(tuple(staged.shape), None)
+        return logits
+
+    def _ensure_jit(self, staged: torch.Tensor) -> None:
+        """Make the callable that is checked, warmed up and timed; a trace serves every shape."""
+        if self._run is not None:
+            return
+        torch = self._torch
+        if self.request.jit == "none":
+            self._run = self._module
+        elif self.request.jit == "compile":
+            torch._dynamo.utils.counters.clear()
+            # Static shapes: the check's small volume and the measured one get a graph each.
+            # Our form for GPUs leaves Inductor nothing to fuse: its operators are kernels of their own. Inductor needed
+            # more than 85 s for it without coming to an end on torch 2.11, so only the graph is taken and run as it is.
+            backend = "aot_eager" if self._casts_itself else "inductor"
+            self._run = torch.compile(self._module, dynamic=False, backend=backend)
+        else:
+            example = staged.to(self.request.device.torch_device)
+            with torch.inference_mode(), self._autocast(), warnings.catch_warnings():
+                # The deprecation of torch.jit is told once in the README, not in every run's output.
+                warnings.simplefilter("ignore")
+                traced = torch.jit.trace(self._module, example, check_trace=False)
+                self._run = torch.jit.freeze(traced.eval())
+
+    @contextlib.contextmanager
+    def _witness(self):
+        """Record which data types the convolutions of one inference really got."""
+        torch = self._torch
+        from unet3d.engines.pytorch import ipex_witness
+
+        packed = self.request.ipex and self.request.device.kind == "cpu"
+        with (ipex_witness.observing(self._observed) if packed else contextlib.nullcontext(),
+              torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile):
+            yield
+        for event in profile.profiler.kineto_results.events():
+            name = event.name()
+            if name.startswith(CONVOLUTIONS) and event.dtypes():
+                self._observed.setdefault(DTYPES.get(event.dtypes()[0], event.dtypes()[0]), set()).add(name)
+
+    def logits(self, output: torch.Tensor) -> np.ndarray:
+        return output.float().cpu().contiguous().numpy()
+
+    def labels(self, output: torch.Tensor) -> np.ndarray:
+        with self._torch.inference_mode():
+            return output.argmax(dim=1).to(self._torch.uint8).cpu().numpy()
+
+    def operators(self, staged: torch.Tensor) -> tuple[list[Operator], float]:
+        from unet3d.engines.pytorch import operators
+
+        return operators.profile(self, staged)
+
+    def effective(self) -> Effective:
+        torch = self._torch
+        if not self._observed:
+            raise MismatchError("torch: no convolution was seen while the network ran, so its data type is unknown; "
+                                "please report this with results.json")
+        if isinstance(self._run, torch.jit.ScriptModule):
+            jit = "trace"
+        elif self._run is self._module:
+            jit = "none"
+        else:
+            jit = self._compiled_state()
+        parameter = next(self._module.parameters())
+        details = {"convolutions": {dtype: sorted(names) for dtype, names in self._observed.items()},
+                   "parameter_dtype": str(parameter.dtype).removeprefix("torch."),
+                   "operators": self._operators,
+                   "intra_op_threads": torch.get_num_threads()}
+        if self.request.device.kind != "cpu":
+            details["graph"] = self.request.device.graph_class().__name__ if self._no_graph is None else (
+                f"none: {self._no_graph}")
+            details["input_on_device"] = self.request.input_on_device
+        if self._casts_itself:
+            details["convolution_forms"] = self._module.forms()
+            if jit == "compile":
+                details["compile_backend"] = "aot_eager"
+        return Effective(
+            engine=f"torch {torch.__version__}",
+            device=str(parameter.device),
+            precision="+".join(sorted(self._observed)),
+            jit=jit,
+            layout=self._layout,
+            network=type(self._module).__name__,
+            # Our GPU form holds its weights in the precision, whatever AMP says.
+            amp=None if self._casts_itself else self.request.amp,
+            ipex=self.request.ipex,
+            details=details,
+        )
+
+    def close(self) -> None:
+        for lane in self._lanes:
+            lane.graphs.clear()
+
+    def _compiled_state(self) -> str:
+        counters = self._torch._dynamo.utils.counters
+        graphs, breaks = counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
+        if not graphs:
+            return "none"
+        return "compile" if not breaks else f"compile with {breaks} graph breaks"

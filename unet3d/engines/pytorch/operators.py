@@ -1,0 +1,74 @@
+"""The operators of one inference by PyTorch's profiler: time, FLOP and bytes of each.
+
+One row for each outermost operator, ours under their own names (unet3d_cpu::norm_act_). What runs outside operators,
+such as the loops that torch.compile writes, is in no row.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from unet3d.engines.base import Operator
+
+if TYPE_CHECKING:
+    from unet3d.engines.pytorch.engine import TorchEngine
+
+OPERATORS = ("aten::", "mkldnn::", "torch_ipex::", "unet3d::", "unet3d_cpu::")
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+# How often an operator that computes no convolution passes over its first input, reads and writes together: for a
+# normalisation the statistics, the values, the result. 2 is for one that reads and writes each value once.
+PASSES = {"unet3d_cpu::norm_act_": 3, "unet3d_cpu::norm_act_head": 2, "aten::instance_norm": 3, "aten::batch_norm": 3,
+          "aten::var_mean": 1}
+
+
+def work(name: str, shapes: list[list[int]], arguments: list[Any], size: int) -> tuple[int, int]:
+    """FLOP and bytes of an operator with inputs of these shapes; `arguments` holds those that are no tensors.
+
+    Convolutions have the arguments (x, weight, …, stride, padding, …); our `conv_add_` has what it adds to before them.
+    """
+    tensors = [shape for shape in shapes if len(shape) == 5]
+    if not tensors:
+        return 0, 2 * size * sum(prod(shape) for shape in shapes[:1] if shape)
+    if "conv" not in name or len(tensors) < 2:
+        return 0, PASSES.get(name, 2) * size * prod(tensors[0])
+    adds = name.endswith("conv_add_")
+    x, weight = tensors[1:3] if adds else tensors[:2]
+    # Under a trace both kinds are aten::_convolution, whose first truth value says which.
+    transposed = "transpose" in name or next((value for value in arguments if isinstance(value, bool)), False)
+    stride, padding = ([value for value in arguments if isinstance(value, list) and len(value) == 3] + [[1] * 3, [0] * 3])[:2]
+    if transposed:
+        extents = [(n - 1) * s - 2 * p + k for n, s, p, k in zip(x[2:], stride, padding, weight[2:], strict=True)]
+        output = [x[0], weight[1], *extents]
+    else:
+        extents = [(n + 2 * p - k) // s + 1 for n, s, p, k in zip(x[2:], stride, padding, weight[2:], strict=True)]
+        output = [x[0], weight[0], *extents]
+    positions = x if transposed else output
+    flop = 2 * prod(weight) * positions[0] * prod(positions[2:])
+    return flop, size * (prod(x) + prod(weight) + prod(output) * (2 if adds else 1))
+
+
+def profile(engine: TorchEngine, staged: Any) -> tuple[list[Operator], float]:
+    """See `unet3d.engines.base.Engine.operators`."""
+    import torch
+
+    request = engine.request
+    kind = request.device.kind
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if kind != "cpu":
+        activities.append(getattr(torch.profiler.ProfilerActivity, kind.upper()))
+    with torch.profiler.profile(activities=activities, record_shapes=True) as profiled, \
+            torch.profiler.record_function("inference"):
+        engine.infer(staged)
+    events = sorted(profiled.events(), key=lambda event: (event.time_range.start, -event.time_range.end))
+    whole = next(event for event in events if event.name == "inference")
+    found, end = [], whole.time_range.start
+    for event in events:
+        # The outermost operators: one that starts before the last one ended is part of it.
+        if event.name.startswith(OPERATORS) and event.thread == whole.thread and event.time_range.start >= end:
+            end = event.time_range.end
+            ms = (event.time_range.elapsed_us() if kind == "cpu" else event.device_time_total) / 1e3
+            shapes = [list(shape) for shape in event.input_shapes]
+            flop, moved = work(event.name, shapes, event.concrete_inputs, BYTES[request.precision])
+            found.append(Operator(event.name, shapes, ms, flop, moved))
+    return found, whole.time_range.elapsed_us() / 1e3

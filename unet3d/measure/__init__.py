@@ -1,0 +1,1 @@
+"""A run: prepare an engine, check it, time it, score it."""

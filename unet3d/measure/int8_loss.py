@@ -1,0 +1,80 @@
+"""What quantisation costs: Dice of nnU-Net's network in fp32 on the very cases that were scored in int8.
+
+The fp32 scores depend on weights, volume and truth alone, so each is kept by these and computed once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unet3d.brats import regions
+from unet3d.engines import export_cache
+from unet3d.files import write_atomically
+from unet3d.measure.accuracy import Cases, score_case
+
+if TYPE_CHECKING:
+    import torch
+
+    from unet3d.results.console import Console
+    from unet3d.results.record import Record
+
+# A relative loss of more than this is warned of.
+NOTABLE = 0.01
+
+
+def compare(record: Record, out: Console, reference: torch.nn.Module, cases: Cases, cache_dir: Path) -> None:
+    """Put fp32's Dice on the run's cases beside the run's own, print the difference, and warn where it is notable.
+
+    record.accuracy holds what `unet3d.measure.accuracy.predict_and_score` returned. The scores are kept in `cache_dir`.
+    """
+    out.info(f"comparing with fp32 on the same {len(cases.names)} cases")
+    scores = fp32_scores(reference, cases, cache_dir, out)
+    summary = regions.summarise([scores[name] for name in cases.names])
+    ours, fp32 = record.accuracy, {**summary.means, "total": summary.total}
+    loss = {region: (value - ours[region]) / value if value and ours[region] is not None else None
+            for region, value in fp32.items()}
+    record.accuracy = {**ours, "fp32": {**fp32, "cases": scores}, "relative_loss_from_fp32": loss}
+    record.figures += [("accuracy_fp32", _percent(fp32["total"]), "percents"),
+                       ("accuracy_relative_loss_from_fp32", _percent(loss["total"]), "percents")]
+    shown = {region: "undefined" if value is None else f"{value:.2%}" for region, value in loss.items()}
+    out.info(f"Dice against fp32 on the same cases: fp32 total {fp32['total'] or 0:.4f}, relative loss "
+             + ", ".join(f"{region} {text}" for region, text in shown.items()))
+    notable = [f"{region} {shown[region]}" for region, value in loss.items() if value is not None and value > NOTABLE]
+    if notable:
+        record.warn("int8-accuracy", f"int8 loses more than {NOTABLE:.0%} of fp32's Dice: {', '.join(notable)}.",
+                    "Use PRECISION=bf16 or fp32 where this matters.")
+
+
+def fp32_scores(reference: torch.nn.Module, cases: Cases, cache_dir: Path, out: Console) -> dict[str, dict[str, float | None]]:
+    """Each case's Dice by nnU-Net's own module in PyTorch in fp32, whatever the run's engine; known ones are not run again."""
+    import torch
+
+    from unet3d.brats.preprocessing.store import VERSION
+
+    identity = "\n".join([export_cache.parameters_hash(reference), repr(reference), f"preprocessing {VERSION}",
+                          *export_cache.versions(("torch",))])
+    folder = Path(cache_dir) / "fp32-dice"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    found = {}
+    for number, name in enumerate(cases.names, start=1):
+        volume, case = cases.store.load(name), cases.by_name[name]
+        digest = hashlib.sha256(volume.array.tobytes())
+        digest.update(case.truth.read_bytes())
+        key = digest.hexdigest()
+        if key not in known:
+            out.info(f"fp32: case {number} of {len(cases.names)}")
+            with torch.inference_mode():
+                labels = reference(torch.from_numpy(volume.array[None])).argmax(dim=1)[0].to(torch.uint8).numpy()
+            known[key] = score_case(case, volume.properties, labels)
+            write_atomically(file, json.dumps(known, indent=1) + "\n")
+        found[name] = known[key]
+    return found
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share

@@ -1,0 +1,136 @@
+"""The system under test and the sample library that LoadGen calls: our engine and volumes behind its interface."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unet3d.results.timing import Sample
+
+if TYPE_CHECKING:
+    from unet3d.engines.base import Engine
+
+# Given the indices of a call's samples and the engine's output: what LoadGen logs of each sample.
+Answer = Callable[[Sequence[int], Any], Sequence[np.ndarray]]
+# Told of each call when LoadGen's clock has stopped for it, with our own times and the indices of its samples.
+Done = Callable[[Sample, Sequence[int]], None]
+
+
+class Harness:
+    """Answers LoadGen's queries with an engine.
+
+    With one volume a call volumes are staged while LoadGen loads samples, which it doesn't time; larger batches are put
+    together from the volumes that a query draws, so their staging lies in LoadGen's time.
+    """
+
+    def __init__(self, engine: Engine, load: Callable[[int], np.ndarray], batch: int, streams: int,
+                 done: Done, answer: Answer | None = None):
+        self._engine, self._load, self._done, self._answer = engine, load, done, answer
+        self._batch, self._streams = batch, streams
+        self._held: dict[int, Any] = {}
+        self._window: float | None = None
+        self._lock = threading.Lock()
+        self._numbers = iter(range(streams))
+        self._stream = threading.local()
+        self.error: BaseException | None = None
+
+    def run(self, settings: Any, total: int, performance: int, folder: Path) -> None:
+        """One test of LoadGen with its TestSettings and logs in `folder`; raises what went wrong in a query.
+
+        total: number of samples; performance: how many of them may be held in memory.
+        """
+        import mlperf_loadgen as lg
+
+        logs = lg.LogSettings()
+        logs.log_output.outdir = str(folder)
+        logs.enable_trace = False
+        library = lg.ConstructQSL(total, performance, self._load_samples, self._unload_samples)
+        system = lg.ConstructSUT(self._issue, lambda: None)
+        try:
+            lg.StartTestWithLogSettings(system, library, settings, logs, "")
+        finally:
+            lg.DestroySUT(system)
+            lg.DestroyQSL(library)
+        if self.error is not None:
+            raise self.error
+
+    def _load_samples(self, indices: Sequence[int]) -> None:
+        def work() -> None:
+            for index in indices:
+                volume = self._load(index)
+                self._held[index] = self._engine.stage(volume[None]) if self._batch == 1 else volume
+
+        self._guarded(work)
+
+    def _unload_samples(self, indices: Sequence[int]) -> None:
+        for index in indices:
+            self._held.pop(index, None)
+
+    def _issue(self, queries: Sequence[Any]) -> None:
+        if self._window is None:
+            self._window = perf_counter()
+        # LoadGen's objects live no longer than this call; the pool's work ends within it.
+        parts = [[(query.id, query.index) for query in queries[first:first + self._batch]]
+                 for first in range(0, len(queries), self._batch)]
+        if self._streams == 1:
+            for part in parts:
+                self._call(part)
+            return
+        with ThreadPoolExecutor(self._streams, thread_name_prefix="stream") as pool:
+            list(pool.map(self._call, parts))
+
+    def _call(self, queries: Sequence[tuple[int, int]]) -> None:
+        """One inference call. After an error the rest is answered empty, so that LoadGen comes to its end."""
+        import mlperf_loadgen as lg
+
+        answered: list[bool] = []
+        if self.error is None:
+            self._guarded(lambda: self._infer(queries, answered))
+        if not answered:
+            lg.QuerySamplesComplete([lg.QuerySampleResponse(identity, 0, 0) for identity, _ in queries])
+
+    def _infer(self, queries: Sequence[tuple[int, int]], answered: list[bool]) -> None:
+        import mlperf_loadgen as lg
+
+        indices = [index for _, index in queries]
+        begin = perf_counter()
+        staged = self._held[indices[0]] if self._batch == 1 else self._stage(indices)
+        start = perf_counter()
+        output = self._engine.infer(staged)
+        end = perf_counter()
+        sample = Sample(start=start - self._window, latency=end - start, stage=start - begin, volumes=len(indices),
+                        stream=self._number())
+        if self._answer is None:
+            lg.QuerySamplesComplete([lg.QuerySampleResponse(identity, 0, 0) for identity, _ in queries])
+        else:
+            # A response holds no more than an address: the arrays must live until LoadGen has copied them.
+            arrays = self._answer(indices, output)
+            lg.QuerySamplesComplete([lg.QuerySampleResponse(identity, array.ctypes.data, array.nbytes)
+                                     for (identity, _), array in zip(queries, arrays, strict=True)])
+        answered.append(True)
+        self._done(sample, indices)
+
+    def _stage(self, indices: Sequence[int]) -> Any:
+        volumes = [self._held[index] for index in indices]
+        # A last batch is filled up, so that the engine meets the one shape it was compiled for.
+        return self._engine.stage(np.stack(volumes + [volumes[-1]] * (self._batch - len(volumes))))
+
+    def _number(self) -> int:
+        if not hasattr(self._stream, "number"):
+            with self._lock:
+                self._stream.number = next(self._numbers)
+        return self._stream.number
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """An error must not cross LoadGen's own frames: it is kept, and raised when the test is over."""
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised again by `run`
+            with self._lock:
+                self.error = self.error or error

@@ -1,0 +1,73 @@
+"""Where an inference spends its time, layer by layer: time, FLOP, bytes, and shares of what the machine reaches.
+
+Of the very object that was timed, one row for each operator as its engine tells it, in order of execution. What runs
+outside operators is one row of its own, so that the rows always add up to the whole.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from unet3d.devices import ceilings
+from unet3d.engines.base import Operator
+from unet3d.files import write_atomically
+
+if TYPE_CHECKING:
+    from unet3d.engines.base import Engine
+    from unet3d.results.console import Console
+    from unet3d.results.record import Record
+
+REST = "outside operators"
+
+
+@dataclass(frozen=True)
+class Layer(Operator):
+    """An operator with its shares: of the whole time, and of the ceilings that `unet3d.devices.ceilings` measured."""
+
+    share_of_time: float
+    share_of_matmul: float | None
+    share_of_copy: float | None
+
+
+def measure(engine: Engine, staged: Any) -> list[Layer]:
+    """One profiled inference of an engine that is warmed up."""
+    request = engine.request
+    top = ceilings.measure(request.device.kind, request.precision, request.threads)
+    operators, total = engine.operators(staged)
+    rest = max(0.0, total - sum(operator.ms for operator in operators))
+    return [Layer(**asdict(one), share_of_time=one.ms / total,
+                  share_of_matmul=_share(one.flop / 1e12, one.ms, top.matmul_tflops),
+                  share_of_copy=_share(one.bytes / 1e9, one.ms, top.copy_gbs))
+            for one in (*operators, Operator(REST, [], rest, 0, 0))]
+
+
+def _share(amount: float, ms: float, ceiling: float | None) -> float | None:
+    return amount / (ms / 1e3) / ceiling if amount and ms and ceiling else None
+
+
+def table(layers: list[Layer], least: float = 0.002) -> list[str]:
+    """Lines to print: the layers that take at least this share of the time, the others as one."""
+    lines = [f"{'operator':<30} {'first inputs':<42} {'ms':>9} {'time':>6} {'GFLOP':>8} {'matmul':>7} {'MB':>8} {'copy':>6}"]
+    shown = [layer for layer in layers if layer.share_of_time >= least]
+    for layer in shown:
+        shapes = " ".join("x".join(map(str, shape)) for shape in layer.shapes[:2] if len(shape) == 5)
+        lines.append(f"{layer.name:<30} {shapes:<42} {layer.ms:9.2f} {layer.share_of_time:6.1%} {layer.flop / 1e9:8.1f} "
+                     f"{_percent(layer.share_of_matmul):>7} {layer.bytes / 1e6:8.1f} {_percent(layer.share_of_copy):>6}")
+    rest = sum(layer.ms for layer in layers) - sum(layer.ms for layer in shown)
+    lines.append(f"{len(layers) - len(shown)} shorter ones: {rest:.2f} ms; all: {sum(layer.ms for layer in layers):.2f} ms, "
+                 f"{sum(layer.flop for layer in layers) / 1e12:.3f} TFLOP")
+    return lines
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.0%}"
+
+
+def report(engine: Engine, staged: Any, record: Record, out: Console) -> None:
+    """Profile one inference after the timed ones: print the table, write profile.json, note it in the record."""
+    layers = measure(engine, staged)
+    out.line("\n".join(table(layers)))
+    record.extra["profile"] = [asdict(layer) for layer in layers]
+    write_atomically(record.settings.output_dir / "profile.json", json.dumps(record.extra["profile"], indent=1) + "\n")

@@ -1,0 +1,202 @@
+"""Where telemetry comes from. Each source opens itself or says in a phrase why it can't; none asks for root.
+
+Metrics are named with their unit: `cpu_utilisation_percent`, `gpu_temperature_c`, `gpu_memory_bytes`, `cpu_clock_mhz`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+POWERCAP = Path("/sys/class/powercap")
+CPUFREQ = "/sys/devices/system/cpu/cpu{}/cpufreq/scaling_cur_freq"
+# Asking a core for its clock disturbs it a little, so that of a large machine only some are asked.
+CLOCKS_READ = 8
+TEMPERATURE_CHIPS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
+
+
+class Source(Protocol):
+    """Readings of one kind. `joules` is a counter of all energy since some moment, or None where there is none."""
+
+    name: str
+
+    def read(self) -> dict[str, float]: ...
+
+    def joules(self) -> float | None: ...
+
+    def close(self) -> None: ...
+
+
+class Absent(Exception):
+    """This machine does not offer the source; the text says why."""
+
+
+class Host:
+    """CPU utilisation of the machine and memory, clocks and temperature where the kernel shows them."""
+
+    name = "host"
+
+    def __init__(self) -> None:
+        import psutil
+
+        self._psutil = psutil
+        self._process = psutil.Process()
+        cpus = sorted(os.sched_getaffinity(0))
+        step = max(1, len(cpus) // CLOCKS_READ)
+        self._clocks = [file for cpu in cpus[::step][:CLOCKS_READ] if (file := Path(CPUFREQ.format(cpu))).is_file()]
+        self._process.cpu_percent()
+        psutil.cpu_percent()
+
+    def lacking(self) -> list[str]:
+        """What this kernel does not show."""
+        found = self.read()
+        lacks = (("cpu_clock_mhz", "CPU clocks (no cpufreq, as in many virtual machines)"),
+                 ("cpu_temperature_c", "CPU temperature (no sensor)"))
+        return [text for metric, text in lacks if metric not in found]
+
+    def read(self) -> dict[str, float]:
+        found = {
+            "cpu_utilisation_percent": self._psutil.cpu_percent(),
+            # 100 is one core in full, as in top.
+            "process_cpu_percent": self._process.cpu_percent(),
+            "host_memory_bytes": self._psutil.virtual_memory().used,
+            "process_memory_bytes": self._process.memory_info().rss,
+        }
+        clocks = []
+        for file in self._clocks:
+            with contextlib.suppress(OSError, ValueError):
+                clocks.append(int(file.read_text()) / 1e3)
+        if clocks:
+            found["cpu_clock_mhz"] = sum(clocks) / len(clocks)
+        with contextlib.suppress(Exception):
+            sensors = self._psutil.sensors_temperatures()
+            found["cpu_temperature_c"] = max(entry.current for chip in TEMPERATURE_CHIPS for entry in sensors.get(chip, []))
+        return found
+
+    def joules(self) -> None:
+        return None
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class Rapl:
+    """Energy of the CPU packages from the kernel's powercap files, cores and on-die memory controllers included."""
+
+    name = "RAPL"
+
+    def __init__(self, root: Path | None = None):
+        """Raises Absent where there is no counter or it may not be read."""
+        root = POWERCAP if root is None else root
+        domains = []
+        for folder in sorted(root.glob("*-rapl:*")):
+            # Packages alone: their subdomains are within them, and psys holds them all.
+            with contextlib.suppress(OSError):
+                if (folder / "name").read_text().strip().startswith("package"):
+                    domains.append(folder)
+        if not domains:
+            raise Absent("CPU power (no RAPL counter in /sys/class/powercap)")
+        try:
+            self._files = [folder / "energy_uj" for folder in domains]
+            self._ranges = [int((folder / "max_energy_range_uj").read_text()) for folder in domains]
+            self._last = [int(file.read_text()) for file in self._files]
+        except (OSError, ValueError):
+            raise Absent("CPU power (the RAPL counter is readable by root only)") from None
+        self._total = 0
+
+    def read(self) -> dict[str, float]:
+        return {}
+
+    def joules(self) -> float:
+        """Counts on over the counter's wrap, if it is read at least once a round (a minute at full load)."""
+        for index, file in enumerate(self._files):
+            value = int(file.read_text())
+            used = value - self._last[index]
+            self._total += used if used >= 0 else used + self._ranges[index]
+            self._last[index] = value
+        return self._total / 1e6
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class DeviceCounter:
+    """The energy counter and clocks that the device offers itself (`Device.power_source`)."""
+
+    def __init__(self, device: Any):
+        """Raises Absent where the device has none."""
+        self._source = device.power_source()
+        if self._source is None:
+            raise Absent("GPU power (no counter can be read; for NVIDIA pip install nvidia-ml-py)")
+        self.name = self._source.name
+
+    def read(self) -> dict[str, float]:
+        return {f"gpu_{domain}_clock_mhz": float(clock) for domain, clock in self._source.clocks_mhz().items()}
+
+    def joules(self) -> float:
+        return self._source.joules()
+
+    def close(self) -> None:
+        """The device keeps its counter open for later readings."""
+
+
+class Nvml:
+    """Utilisation, temperature, memory and power of one NVIDIA GPU (package nvidia-ml-py)."""
+
+    name = "NVML"
+
+    def __init__(self, device: Any, library: Any = None):
+        """Raises Absent where package or driver is missing."""
+        try:
+            if library is None:
+                import pynvml as library
+            library.nvmlInit()
+            # By UUID, because NVML's numbers do not follow CUDA_VISIBLE_DEVICES.
+            uuid = device.runtime().get_device_properties(device.index).uuid
+            self._handle = library.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+        except ImportError:
+            raise Absent("GPU utilisation (pip install nvidia-ml-py)") from None
+        except Exception as error:  # noqa: BLE001 - NVML's errors are of the library that may be missing
+            raise Absent(f"GPU utilisation (NVML: {error})") from None
+        self._library = library
+
+    def read(self) -> dict[str, float]:
+        library, handle, found = self._library, self._handle, {}
+        readings = {
+            "gpu_utilisation_percent": lambda: library.nvmlDeviceGetUtilizationRates(handle).gpu,
+            "gpu_temperature_c": lambda: library.nvmlDeviceGetTemperature(handle, library.NVML_TEMPERATURE_GPU),
+            "gpu_memory_bytes": lambda: library.nvmlDeviceGetMemoryInfo(handle).used,
+            "gpu_power_w": lambda: library.nvmlDeviceGetPowerUsage(handle) / 1e3,
+        }
+        for metric, reading in readings.items():
+            with contextlib.suppress(library.NVMLError):
+                found[metric] = float(reading())
+        return found
+
+    def joules(self) -> None:
+        """The device's own counter has it."""
+        return None
+
+    def close(self) -> None:
+        self._library.nvmlShutdown()
+
+
+def available(device: Any) -> tuple[list[Source], list[str]]:
+    """Every source that this machine has for a run on the device, and what it lacks, a phrase each."""
+    from unet3d.measure.telemetry.xpu_smi import XpuSmi
+
+    host = Host()
+    found: list[Source] = [host]
+    absent = host.lacking()
+    counter: Callable[[], Source] = partial(DeviceCounter, device)
+    makers = {"cpu": [], "cuda": [counter, partial(Nvml, device)], "xpu": [counter, XpuSmi]}[device.kind]
+    for make in (Rapl, *makers):
+        try:
+            found.append(make())
+        except Absent as lack:
+            absent.append(str(lack))
+    return found, absent

@@ -1,0 +1,187 @@
+"""nnU-Net's Generic_UNet in a form made for inference: the same forward, fewer and cheaper passes over memory.
+
+What differs from nnU-Net's own form, and why the result does not:
+
+- activations stay in channels_last_3d from the first layer to the last. InstanceNorm3d reshapes its input and so
+  leaves that layout; for one sample it is the same computation as batch normalisation in training mode (mean and
+  biased variance over all voxels of a channel), which keeps it. A larger batch is normalised sample by sample.
+- LeakyReLU works in place, only the full-resolution head is computed, dropout (off in inference) is left out.
+
+On a CPU the C++ operators of unet3d.network.cpu_ops.library, where they can be had, allow three more exact rewritings:
+
+- a convolution's bias is left out, since the normalisation after it takes any constant of a channel off again.
+- in the decoder conv(concat(up(x), skip)) = conv_a(up(x)) + conv_b(skip), the weights split by input channel: nothing
+  is concatenated, and oneDNN adds the second convolution to the result of the first.
+- conv_a(up(x)) is one transposed convolution with a wider kernel, see unet3d.network.merging.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from torch import nn
+
+from unet3d.network.cpu_ops import library
+from unet3d.network.merging import merged_kernel
+
+
+@torch.jit.script_if_tracing
+def instance_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
+    """Instance normalisation of x [N, C, D, H, W] with scale and shift [C]; keeps x's memory layout.
+
+    Equal to torch.nn.functional.instance_norm for every N. x may be overwritten. Scripted under torch.jit.trace, so
+    that a trace made with one batch size is right for others.
+
+    PyTorch's CPU batch_norm sums channels-last voxels one after the other in fp32: at 4 million voxels its relative
+    error is 6e-4 (var_mean: 5e-8). That drowns in the rounding of half precision but not in fp32.
+    """
+    if x.is_cpu and x.dtype == torch.float32:
+        variance, mean = torch.var_mean(x, [2, 3, 4], correction=0, keepdim=True)
+        scale = weight.view(1, -1, 1, 1, 1) * torch.rsqrt(variance + eps)
+        return x.sub_(mean).mul_(scale).add_(bias.view(1, -1, 1, 1, 1))
+    if x.size(0) == 1:
+        return torch.batch_norm(x, weight, bias, None, None, True, 0.0, eps, True)
+    for i in range(x.size(0)):
+        sample = x.narrow(0, i, 1)
+        sample.copy_(torch.batch_norm(sample, weight, bias, None, None, True, 0.0, eps, True))
+    return x
+
+
+class ConvNormAct(nn.Module):
+    """3x3x3 convolution, instance normalisation, LeakyReLU: [N, Cin, D, H, W] -> [N, Cout, D/s, H/s, W/s]."""
+
+    def __init__(self, conv: nn.Conv3d, norm: nn.InstanceNorm3d, negative_slope: float):
+        super().__init__()
+        self.conv = conv
+        self.weight = nn.Parameter(norm.weight.detach().clone(), requires_grad=False)
+        self.bias = nn.Parameter(norm.bias.detach().clone(), requires_grad=False)
+        self.eps = norm.eps
+        self.negative_slope = negative_slope
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = instance_norm(_channels_last(self.conv(x)), self.weight, self.bias, self.eps)
+        return nn.functional.leaky_relu_(x, self.negative_slope)
+
+    def norm_parameters(self) -> tuple[torch.Tensor, torch.Tensor, float, float]:
+        """Scale, shift, epsilon and negative slope, in the order in which the C++ operators want them."""
+        return self.weight, self.bias, self.eps, self.negative_slope
+
+
+class InferenceUNet(nn.Module):
+    """The network of one nnU-Net Generic_UNet, forward(x [N, Cin, D, H, W]) -> logits [N, classes, D, H, W].
+
+    D, H, W must be divisible by the product of the strides of their axis (32 for the BraTS network). Runs in fp32,
+    bf16 and fp16, cast or under autocast, eager, traced or compiled, on any device.
+    """
+
+    def __init__(self, encoder: list[list[ConvNormAct]], upsamplings: list[nn.ConvTranspose3d],
+                 decoder: list[list[ConvNormAct]], head: nn.Conv3d):
+        super().__init__()
+        self.encoder = nn.ModuleList(nn.Sequential(*stage) for stage in encoder)
+        self.upsamplings = nn.ModuleList(upsamplings)
+        self.decoder = nn.ModuleList(nn.Sequential(*stage) for stage in decoder)
+        self.head = head
+        # What the C++ operators need in the place of the upsampling and the decoder's first convolution of each level.
+        self.merged, self.split = nn.ParameterList(), nn.ParameterList()
+        self.native_types: tuple[torch.dtype, ...] = ()
+
+    @classmethod
+    def from_reference(cls, reference: nn.Module, native: bool = True) -> InferenceUNet:
+        """Build from nnU-Net's Generic_UNet with copies of its parameters (dtype and device are kept).
+
+        native: on a CPU, in fp32 and bf16, use the C++ operators of unet3d.network.cpu_ops.library where they can be had (a compiler
+        runs for a minute the first time); otherwise, and on other devices, PyTorch's own. `operators` says which.
+        Raises ValueError where the reference uses something that this form does not compute.
+        """
+        if not (reference.convolutional_pooling and reference.convolutional_upsampling):
+            raise ValueError("only strided convolutions down and transposed convolutions up are supported")
+        network = cls(
+            [_blocks(stage) for stage in reference.conv_blocks_context],
+            [deepcopy(up) for up in reference.tu],
+            [_blocks(stage) for stage in reference.conv_blocks_localization],
+            deepcopy(reference.seg_outputs[-1]),
+        )
+        if native and network.head.weight.device.type == "cpu" and network._mergeable() and library.available():
+            for upsampling, stage in zip(network.upsamplings, network.decoder, strict=True):
+                weight = stage[0].conv.weight
+                network.merged.append(merged_kernel(upsampling.weight, weight[:, :upsampling.out_channels]))
+                network.split.append(weight[:, upsampling.out_channels:].clone())
+            network.native_types = tuple(
+                dtype for dtype in (torch.float32, torch.bfloat16) if library.computes(dtype)[0] == "native")
+        return network.requires_grad_(False).to(memory_format=torch.channels_last_3d).eval()
+
+    def _mergeable(self) -> bool:
+        return (self.head.bias is None and set(self.head.kernel_size) == {1}
+                and all(up.bias is None and up.stride == up.kernel_size for up in self.upsamplings)
+                and all(len(stage) > 1 and set(stage[0].conv.stride) == {1}
+                        and all(2 * p == k - 1 for p, k in zip(stage[0].conv.padding, stage[0].conv.kernel_size, strict=True))
+                        for stage in self.decoder))
+
+    def operators(self, dtype: torch.dtype) -> tuple[str, str]:
+        """('native', where the C++ operators are) or ('fallback', why PyTorch's own run) for activations of `dtype`."""
+        if self.head.weight.device.type != "cpu":
+            return "fallback", "the C++ operators are for the CPU"
+        if not self.native_types:
+            form, reason = library.status()
+            return "fallback", "not asked for, or the network has other layers" if form == "native" else reason
+        return library.computes(dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        dtype = self._activation_dtype(x)
+        if x.device.type == "cpu" and dtype in self.native_types:
+            return self._forward_native(x.to(dtype).contiguous(memory_format=torch.channels_last_3d))
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+        skips = []
+        for stage in self.encoder:
+            x = stage(x)
+            skips.append(x)
+        skips.pop()
+        for upsampling, stage in zip(self.upsamplings, self.decoder, strict=True):
+            x = stage(torch.cat((_channels_last(upsampling(x)), skips.pop()), dim=1))
+        return _channels_last(self.head(x))
+
+    def _activation_dtype(self, x: torch.Tensor) -> torch.dtype:
+        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            return torch.get_autocast_dtype("cpu")
+        return self.head.weight.dtype
+
+    def _forward_native(self, x: torch.Tensor) -> torch.Tensor:
+        """The same by the C++ operators: x [N, Cin, D, H, W] channels_last_3d in the type of the activations."""
+        operators = torch.ops.unet3d_cpu
+        skips = []
+        for stage in self.encoder:
+            for block in stage:
+                x = operators.conv(x, block.conv.weight, block.conv.stride, block.conv.padding)
+                operators.norm_act_(x, *block.norm_parameters())
+            skips.append(x)
+        skips.pop()
+        for upsampling, stage, merged, split in zip(self.upsamplings, self.decoder, self.merged, self.split, strict=True):
+            conv = stage[0].conv
+            x = operators.conv_transpose(x, merged, upsampling.stride, conv.padding)
+            operators.conv_add_(x, skips.pop(), split, conv.stride, conv.padding)
+            operators.norm_act_(x, *stage[0].norm_parameters())
+            for block in stage[1:]:
+                x = operators.conv(x, block.conv.weight, block.conv.stride, block.conv.padding)
+                if stage is not self.decoder[-1] or block is not stage[-1]:
+                    operators.norm_act_(x, *block.norm_parameters())
+        return operators.norm_act_head(x, *self.decoder[-1][-1].norm_parameters(), self.head.weight)
+
+
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    """x itself, but where PyTorch's choice of a kernel for small fp32 inputs lost the layout."""
+    return x.contiguous(memory_format=torch.channels_last_3d)
+
+
+def _blocks(stage: nn.Module) -> list[ConvNormAct]:
+    """The convolution blocks of a stage (StackedConvLayers, or two of them in sequence) in order of execution."""
+    blocks = []
+    for module in stage.modules():
+        if not hasattr(module, "instnorm"):
+            continue
+        if not (type(module).__name__ == "ConvDropoutNormNonlin" and isinstance(module.conv, nn.Conv3d)
+                and isinstance(module.instnorm, nn.InstanceNorm3d) and isinstance(module.lrelu, nn.LeakyReLU)
+                and module.instnorm.affine and not module.instnorm.track_running_stats):
+            raise ValueError(f"not Conv3d + affine InstanceNorm3d + LeakyReLU: {module}")
+        blocks.append(ConvNormAct(deepcopy(module.conv), module.instnorm, module.lrelu.negative_slope))
+    return blocks

@@ -1,0 +1,8 @@
+"""Runs on many tiles, devices, NUMA nodes and machines: one process each, started by torchrun, pooled into one result.
+
+`launch` starts the ranks and watches them, `rank` is what each of them does, `pool` makes one record of theirs.
+"""
+
+from unet3d.ranks.group import Solo
+
+__all__ = ["Solo"]

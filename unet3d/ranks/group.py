@@ -1,0 +1,85 @@
+"""The group of processes that measure together; one process alone is a group of one."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from unet3d.ranks.spool import Writer
+    from unet3d.results.timing import Sample
+
+Thing = TypeVar("Thing")
+
+# Ranks may wait long for one that preprocesses; who hangs is found by the steps that each rank reports.
+FOR_EVER = timedelta(days=30)
+
+
+class PeerLost(Exception):
+    """Another rank went away while this one waited for it."""
+
+
+class Solo:
+    """A group of one rank: nothing to wait for, nothing to gather, nobody to report to."""
+
+    rank = 0
+    size = 1
+    local_rank = 0
+    local_size = 1
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+
+    def gather(self, thing: Thing) -> list[Thing]:
+        """Every rank's thing, by rank, on rank 0; an empty list on the others."""
+        return [thing]
+
+    def working(self, step: str, limited: bool = True) -> None:
+        """Say what this rank does next, which also says that it gets on.
+
+        limited: whether RANK_TIMEOUT holds for this step; waiting for others and preprocessing take what they take.
+        """
+
+    def keep(self, sample: Sample) -> None:
+        """Keep a sample where it outlives this process."""
+
+
+class Ranks(Solo):
+    """The ranks that torchrun has started, joined by gloo. No tensor of the network crosses ranks."""
+
+    def __init__(self, spool: Writer):
+        """Meets the others; the place in the group comes from the variables that torchrun sets."""
+        import torch.distributed as dist
+
+        self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self.local_rank, self.local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        self._dist, self._spool, self._step = dist, spool, ("beginning", True)
+        self._together(lambda: dist.init_process_group("gloo", timeout=FOR_EVER))
+
+    def barrier(self) -> None:
+        self._together(self._dist.barrier)
+
+    def gather(self, thing: Thing) -> list[Thing]:
+        found: list | None = [None] * self.size if self.rank == 0 else None
+        self._together(lambda: self._dist.gather_object(thing, found))
+        return found or []
+
+    def working(self, step: str, limited: bool = True) -> None:
+        self._step = (step, limited)
+        self._spool.step(step, limited)
+
+    def keep(self, sample: Sample) -> None:
+        self._spool.sample(sample)
+
+    def leave(self) -> None:
+        """End the group; every rank has to."""
+        self._dist.destroy_process_group()
+
+    def _together(self, work) -> None:
+        self._spool.step("waiting for the other ranks", False)
+        try:
+            work()
+        except RuntimeError as error:
+            raise PeerLost(str(error).strip().partition("\n")[0]) from error
+        self._spool.step(*self._step)

@@ -1,0 +1,178 @@
+"""results.json and results.yaml: written whole or not at all, valid at any moment of a run."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unet3d import __version__
+from unet3d.config import kinds
+from unet3d.files import write_atomically
+from unet3d.results.record import Record
+from unet3d.results.timing import Statistics, summarise
+
+SCHEMA_VERSION = 1
+FILES = ("results.yaml", "results.json", "output_raw.log", "report.html", "slices.npz", "profile.json")
+REGION_KEYS = (("WT", "accuracy_whole_tumor"), ("TC", "accuracy_tumor_core"), ("ET", "accuracy_enhancing_tumor"))
+_WRITING = threading.Lock()
+MLPERF_FOLD1 = {"total": 0.85300, "WT": 0.9141, "TC": 0.8679, "ET": 0.7770}
+
+
+def statistics(record: Record) -> Statistics | None:
+    """Statistics of the samples so far, None before the first."""
+    return summarise(record.samples, record.settings.streams) if record.samples else None
+
+
+def document(record: Record) -> dict[str, Any]:
+    """Everything about the run, as `results.json` holds it (schema_version 1)."""
+    settings, stats = record.settings, statistics(record)
+    samples = record.samples
+    return _plain({
+        "schema_version": SCHEMA_VERSION,
+        "complete": record.complete,
+        "incomplete_reason": record.incomplete_reason,
+        "benchmark": {"name": "unet3d", "version": __version__, "command": record.command,
+                      "git_commit": record.environment.get("git_commit"),
+                      "git_dirty": record.environment.get("git_dirty")},
+        "mode": "performance" if settings.dummy else "accuracy",
+        "scenario": record.extra.get("scenario", "loop"),
+        "started": record.started.isoformat(),
+        "finished": record.finished and record.finished.isoformat(),
+        "settings": {
+            "requested": {name: kinds.show(value) for name, value in settings.values.items()},
+            "source": settings.sources,
+            "reasons": settings.reasons,
+        },
+        "effective": record.effective,
+        "volume": {"shape": [4, *settings.volume_shape],
+                   "standard": tuple(settings.volume_shape) == (224, 224, 160),
+                   "tflop": record.tflop_per_volume},
+        "weights": record.weights,
+        "data": record.data,
+        "check": record.check,
+        "load_seconds": record.load_seconds,
+        "warm_up": record.warm_up,
+        "planned_calls": record.planned_calls,
+        "samples": {
+            "start_s": [sample.start for sample in samples],
+            "latency_ms": [1e3 * sample.latency for sample in samples],
+            "stage_ms": [1e3 * sample.stage for sample in samples],
+            "post_ms": [1e3 * sample.post for sample in samples],
+            "volumes": [sample.volumes for sample in samples],
+            "stream": [sample.stream for sample in samples],
+            "rank": [sample.rank for sample in samples],
+            "cases": [list(sample.cases) for sample in samples],
+        },
+        "statistics": stats and {**asdict(stats), "tflops": stats.throughput * record.tflop_per_volume},
+        "accuracy": _accuracy(record),
+        "memory": record.memory,
+        "environment": record.environment,
+        "ranks": record.ranks,
+        "figures": [{"key": key, "value": value, "unit": unit} for key, value, unit in record.figures],
+        **{name: value for name, value in record.extra.items() if name != "scenario"},
+        "warnings": [asdict(warning) for warning in record.warnings],
+    })
+
+
+def _accuracy(record: Record) -> dict[str, Any] | None:
+    if record.accuracy is None:
+        return None
+    found = dict(record.accuracy)
+    found["weights"] = record.weights.get("kind")
+    if found["weights"] == "mlperf" and record.data.get("fold") == 1 and record.data.get("standard_names"):
+        found["mlperf_reference"] = MLPERF_FOLD1
+        found["difference_from_mlperf"] = {
+            region: None if found.get(region) is None else found[region] - value
+            for region, value in MLPERF_FOLD1.items()}
+    return found
+
+
+def entries(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The list of `results.yaml`: first the three entries of the archived sample, then the others in their form."""
+    stats, accuracy, memory = doc["statistics"] or {}, doc["accuracy"] or {}, doc["memory"]
+
+    def percents(region: str) -> float | None:
+        value = accuracy.get(region)
+        return None if value is None else 100 * value
+
+    rows: list[tuple[str, Any, str]] = [
+        ("throughput", stats.get("throughput"), "img/s"),
+        ("latency", stats.get("mean"), "ms"),
+        ("accuracy", percents("total"), "percents"),
+    ]
+    rows += [(key, percents(region), "percents") for region, key in REGION_KEYS]
+    if "difference_from_mlperf" in accuracy:
+        difference = accuracy["difference_from_mlperf"]["total"]
+        rows.append(("accuracy_minus_mlperf_reference", None if difference is None else 100 * difference, "percents"))
+    rows += [(f"latency_{name}", stats.get(name), "ms") for name in ("p50", "p90", "p99", "min", "max", "stdev")]
+    rows += [
+        ("throughput_with_overhead", stats.get("throughput_with_overhead"), "img/s"),
+        ("latency_with_overhead", stats.get("latency_with_overhead"), "ms"),
+        ("compile_time", sum(doc["load_seconds"].values()) if doc["load_seconds"] else None, "s"),
+        ("peak_memory_host", _mebibytes(memory.get("peak_host_bytes")), "MiB"),
+        ("peak_memory_device", _mebibytes(memory.get("peak_device_bytes")), "MiB"),
+        ("compute_rate", stats.get("tflops"), "TFLOP/s"),
+    ]
+    return [{"key": key, "value": value, "unit": unit} for key, value, unit in rows] + list(doc["figures"])
+
+
+def _mebibytes(count: int | None) -> float | None:
+    return None if count is None else count / 2**20
+
+
+def labels(doc: Mapping[str, Any]) -> dict[str, Any]:
+    """What the numbers of `results.yaml` are of."""
+    effective, requested = doc["effective"], doc["settings"]["requested"]
+    return {
+        "complete": doc["complete"], "incomplete_reason": doc["incomplete_reason"], "mode": doc["mode"],
+        "scenario": doc["scenario"], "platform": requested["platform"],
+        **{name: effective.get(name) for name in ("device", "engine", "precision", "jit", "network", "layout", "ipex")},
+        "batch_size": int(requested["batch_size"]), "streams": int(requested["streams"]),
+        "ranks": max(1, len(doc["ranks"])),
+        "calls": len(doc["samples"]["latency_ms"]), "volume": doc["volume"]["shape"],
+        "weights": doc["weights"].get("kind"), "data": doc["data"].get("kind"),
+        **({"valid_for_submission": doc["loadgen"].get("valid_for_submission")} if "loadgen" in doc else {}),
+        "warnings": [warning["name"] for warning in doc["warnings"]],
+    }
+
+
+def to_yaml(doc: Mapping[str, Any]) -> str:
+    """`results.yaml`: `results`, the sample's list, and `run`, its labels."""
+    results = yaml.safe_dump({"results": entries(doc)}, sort_keys=False, allow_unicode=True)
+    return results + yaml.safe_dump({"run": labels(doc)}, sort_keys=False, allow_unicode=True)
+
+
+def write(record: Record, folder: Path) -> dict[str, Any]:
+    """Write both files and return the document.
+
+    Raises:
+        UserError: when the folder cannot be written to.
+    """
+    # The thread that measures writes what there is so far; it must not put that over what a signal has closed meanwhile.
+    with _WRITING:
+        doc = document(record)
+        write_atomically(folder / "results.json", json.dumps(doc, indent=1, allow_nan=False) + "\n")
+        write_atomically(folder / "results.yaml", to_yaml(doc))
+    return doc
+
+
+def _plain(value: Any) -> Any:
+    """Only what JSON and YAML have: no numpy scalars, tuples, paths, NaN or infinity (those become null)."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if hasattr(value, "item"):
+        return _plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value)

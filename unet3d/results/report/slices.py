@@ -1,0 +1,157 @@
+"""Slices of three predicted cases for the report: the best, the one in the middle and the worst.
+
+While cases are scored one slice of each one's labels is kept in memory (two bytes a pixel); only the three are written,
+with the image below the labels, to `slices.npz` in OUTPUT_DIR.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unet3d.brats.dataset import MODALITIES
+
+if TYPE_CHECKING:
+    from unet3d.brats.dataset import Case
+
+FILE = "slices.npz"
+SHOWN = ("flair", "t1ce")  # oedema is bright in the first, enhancing tumour in the second
+PLACES = ("best", "median", "worst")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A slice of a case, nnU-Net's labels uint8 [y, x] in the original space; `z` is its index."""
+
+    z: int
+    predicted: np.ndarray
+    truth: np.ndarray
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What the report draws of a case. `images`: uint8 [y, x] of each modality in SHOWN."""
+
+    place: str
+    name: str
+    labels: Labels
+    images: Mapping[str, np.ndarray]
+
+
+def of(predicted: np.ndarray, truth: np.ndarray) -> Labels:
+    """The axial slice with most tumour in the truth, or in the prediction where the truth has none.
+
+    Both are labels [z, y, x] of one shape.
+    """
+    whole = truth if truth.any() else predicted
+    z = int(np.count_nonzero(whole, axis=(1, 2)).argmax())
+    return Labels(z, predicted[z].astype(np.uint8), truth[z].astype(np.uint8))
+
+
+def choose(scores: Mapping[str, Mapping[str, float | None]]) -> dict[str, str]:
+    """Place to case name, by the mean of a case's defined regions; fewer than three cases fill fewer places."""
+    means = {}
+    for name, regions in scores.items():
+        if defined := [value for value in regions.values() if value is not None]:
+            means[name] = sum(defined) / len(defined)
+    order = sorted(means, key=lambda name: (-means[name], name))
+    if not order:
+        return {}
+    chosen = {"best": order[0]}
+    if len(order) > 2:
+        chosen["median"] = order[len(order) // 2]
+    if len(order) > 1:
+        chosen["worst"] = order[-1]
+    return chosen
+
+
+def save(folder: Path, scores: Mapping[str, Mapping[str, float | None]], kept: Mapping[str, Labels],
+         cases: Mapping[str, Case]) -> None:
+    """Write `slices.npz`, whole or not at all.
+
+    Raises:
+        OSError: when it cannot be written.
+        RuntimeError: when an image cannot be read.
+    """
+    import SimpleITK
+
+    arrays: dict[str, Any] = {}
+    for place, name in choose(scores).items():
+        labels = kept[name]
+        arrays |= {f"{place}_name": np.array(name), f"{place}_z": np.array(labels.z),
+                   f"{place}_predicted": labels.predicted, f"{place}_truth": labels.truth}
+        for modality in SHOWN:
+            path = cases[name].images[MODALITIES.index(modality)]
+            image = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))[labels.z]
+            arrays[f"{place}_{modality}"] = _grey(image)
+    descriptor, partial = tempfile.mkstemp(dir=folder, prefix=f".{FILE}.", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            np.savez_compressed(file, **arrays)
+        os.chmod(partial, 0o644)
+        os.replace(partial, folder / FILE)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(partial)
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    """uint8 of the same shape, the brightest half percent of the tissue white."""
+    tissue = image[image > 0]
+    white = float(np.percentile(tissue, 99.5)) if tissue.size else 1.0
+    return np.clip(255 * image.astype(np.float64) / white, 0, 255).astype(np.uint8)
+
+
+def load(folder: Path, scores: Mapping[str, Any]) -> list[Slice]:
+    """The slices in `folder` that belong to these scores; none where the file is absent, damaged or of another run."""
+    found = []
+    damaged = contextlib.suppress(OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile)
+    with damaged, np.load(folder / FILE, allow_pickle=False) as content:
+        for place in PLACES:
+            if f"{place}_name" not in content:
+                continue
+            labels = Labels(int(content[f"{place}_z"]), content[f"{place}_predicted"], content[f"{place}_truth"])
+            images = {modality: content[f"{place}_{modality}"] for modality in SHOWN}
+            found.append(Slice(place, str(content[f"{place}_name"]), labels, images))
+    return found if all(one.name in scores for one in found) else []
+
+
+def picture(one: Slice, modality: str, regions: Mapping[str, tuple[int, ...]], colours: Mapping[str, str]) -> bytes:
+    """A WebP of the image, cropped to the head, with regions outlined: the prediction coloured, the truth white, dashed."""
+    import io
+
+    from matplotlib import patheffects
+    from matplotlib.figure import Figure
+
+    rows, columns = _head(next(iter(one.images.values())))
+    image = one.images[modality][rows, columns]
+    figure = Figure(figsize=(3.2, 3.2 * image.shape[0] / image.shape[1]), dpi=130, facecolor="black")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="bilinear")
+    for region, labels in regions.items():
+        for map_, colour, style, width in ((one.labels.predicted, colours[region], "solid", 1.8),
+                                           (one.labels.truth, "white", "dashed", 1.0)):
+            mask = np.isin(map_[rows, columns], labels)
+            if mask.any() and not mask.all():
+                lines = axes.contour(mask, levels=[0.5], colors=[colour], linewidths=width, linestyles=[style])
+                lines.set_path_effects([patheffects.withStroke(linewidth=width + 1.2, foreground="black", alpha=0.6)])
+    axes.set_axis_off()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="webp", facecolor="black", pil_kwargs={"quality": 86})
+    return buffer.getvalue()
+
+
+def _head(image: np.ndarray, margin: int = 6) -> tuple[slice, slice]:
+    filled = np.argwhere(image > 0)
+    if not len(filled):
+        return slice(None), slice(None)
+    low, high = np.maximum(filled.min(axis=0) - margin, 0), filled.max(axis=0) + margin + 1
+    return slice(low[0], high[0]), slice(low[1], high[1])
