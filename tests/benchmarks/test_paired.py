@@ -13,7 +13,7 @@ from scipy import stats
 from benchmarks import contestants, report
 from benchmarks.ratios import ratio
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_ratio_is_the_geometric_mean_of_the_rounds():

@@ -26,7 +26,7 @@ from unet3d.brats.weights import unpack
 from unet3d.errors import UserError
 from unet3d.results.console import Console
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHAPE = (32, 32, 32)
 
 
@@ -241,7 +241,7 @@ class Killer:
 
 PREPROCESSING = """
 from nnunet.preprocessing import cropping, preprocessing
-from unet3d.preprocessing import preprocess
+from unet3d.brats.preprocessing import preprocess
 import SimpleITK
 SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 def work():
@@ -277,11 +277,11 @@ def test_kill_9_while_preprocessing_loses_no_finished_case(tmp_path):
 RESULTS = """
 import itertools
 from pathlib import Path
-from unet3d import results
 from unet3d.config import parse
-from unet3d.config.resolve import Settings
-from unet3d.record import Record
-from unet3d.timing import Sample
+from unet3d.planning.resolve import Settings
+from unet3d.results import document
+from unet3d.results.record import Record
+from unet3d.results.timing import Sample
 given, _ = parse.parse([], {{"WEIGHTS": "random", "PLATFORM": "CPU"}})
 def work():
     folder = Path({folder!r}) / str(os.getpid())
@@ -291,7 +291,7 @@ def work():
     record = Record(settings, weights={{"kind": "random"}}, data={{"kind": "random"}}, tflop_per_volume=1.0)
     for number in itertools.count(1):
         record.samples.append(Sample(float(number), 0.5))
-        results.write(record, folder)
+        document.write(record, folder)
         if number == 400:
             record.finish()
 """

@@ -11,7 +11,7 @@ from torch import nn
 
 from unet3d.network.cpu_ops import library
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 needs_operators = pytest.mark.skipif(not library.available(), reason=library.status()[1])
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 TYPES = [dtype for dtype in TOLERANCE if library.computes(dtype)[0] == "native"]

@@ -19,7 +19,7 @@ from unet3d.ranks import pool, spool
 from unet3d.results.record import Record, Warning
 from unet3d.results.timing import Sample, summarise
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TWO_SOCKETS = [Core(node, 8 * node + number) for node in (0, 1) for number in range(8)]
 
 

@@ -13,7 +13,7 @@ import pytest
 from unet3d.brats import workers
 from unet3d.errors import OutOfMemory, UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def square(number):

@@ -15,7 +15,7 @@ import pytest
 
 from unet3d.commands.sweep import process, resume, tables
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = {"PLATFORM": "CPU", "VOLUME_SHAPE": "64,32,32", "WEIGHTS": "sample", "WARM_UP": "0"}
 GRID = "name,precision,jit,batch_size,num_iterations\ntoo-large,fp32,none,100000,1\n,FP32,none,1,2\n"
 

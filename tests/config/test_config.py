@@ -11,7 +11,7 @@ from unet3d.config import kinds, parse, table
 from unet3d.config.settings import BY_NAME, SETTINGS
 from unet3d.planning import resolve
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def read(*words, **variables):

@@ -27,13 +27,13 @@ from unet3d.results.console import Console
 from unet3d.results.record import Record
 from unet3d.results.timing import summarise
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
 def ranks_environment(monkeypatch, tmp_path):
     """Ranks find the tasks, and are found by the variable that they inherit."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "ranks"))
     monkeypatch.setenv("RANKS_OF", str(tmp_path))
 
 

@@ -25,7 +25,7 @@ from unet3d.errors import UserError
 
 TINY = (48, 48, 31)
 SHAPE = (32, 48, 40)
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -137,7 +137,7 @@ def test_without_the_package_the_pip_line_is_told(capsys, tmp_path, monkeypatch)
     monkeypatch.setattr(importlib.util, "find_spec", hidden)
     assert cli.main(["--scenario", "Offline", "--output-dir", str(tmp_path)]) == 2
     assert "pip install -r requirements-loadgen.txt" in capsys.readouterr().err
-    requirements = (Path(__file__).parents[1] / "requirements-loadgen.txt").read_text()
+    requirements = (Path(__file__).parents[2] / "requirements-loadgen.txt").read_text()
     assert requirements.startswith("mlcommons-loadgen==")
 
 

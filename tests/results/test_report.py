@@ -19,7 +19,7 @@ from unet3d.errors import UserError
 from unet3d.results import report
 from unet3d.results.report import slices
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HOSTILE = "<script>alert(1)</script>&'\""
 
 
