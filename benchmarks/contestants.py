@@ -15,8 +15,10 @@ from unet3d.errors import BenchmarkError, UserErrors
 from unet3d.measure import run
 from unet3d.planning import resolve
 
-IPEX_MISSING = ("no interpreter with Intel Extension for PyTorch was given; python3 -m venv .venv-ipex && "
-                ".venv-ipex/bin/pip install -r requirements-ipex.txt, then --ipex-python .venv-ipex/bin/python")
+IPEX_MISSING = (
+    "no interpreter with Intel Extension for PyTorch was given; python3 -m venv .venv-ipex && "
+    ".venv-ipex/bin/pip install -r requirements-ipex.txt, then --ipex-python .venv-ipex/bin/python"
+)
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,13 @@ def everyone(ipex_python: str | None) -> list[Contestant]:
 
     def one(name: str, what: str, engine: str, precision: str, *more: str, ours: bool = False, **rest: object) -> Contestant:
         network = () if engine == "onnxruntime" else ("--network", "fast" if ours else "reference")
-        return Contestant(f"{'ours' if ours else 'stock'}-{name}-{precision}", what, ours,
-                          ("--engine", engine, "--precision", precision, *network, *more), **rest)
+        return Contestant(
+            f"{'ours' if ours else 'stock'}-{name}-{precision}",
+            what,
+            ours,
+            ("--engine", engine, "--precision", precision, *network, *more),
+            **rest,
+        )
 
     return [
         one("openvino", "our graph, calibrated for int8", "openvino", "int8", ours=True),
@@ -48,8 +55,18 @@ def everyone(ipex_python: str | None) -> list[Contestant]:
         one("torch-compile", "our network, torch.compile", "torch", half, "--jit", "compile", ours=True),
         one("torch-compile", "nnU-Net's module, torch.compile", "torch", half, "--jit", "compile"),
         one("torch-trace", "nnU-Net's module, torch.jit.trace and freeze", "torch", half, "--jit", "trace"),
-        one("ipex-trace", "nnU-Net's module, ipex.optimize, trace and freeze", "torch", half, "--jit", "trace",
-            "--ipex", "yes", python=ipex_python or "", ipex=True),
+        one(
+            "ipex-trace",
+            "nnU-Net's module, ipex.optimize, trace and freeze",
+            "torch",
+            half,
+            "--jit",
+            "trace",
+            "--ipex",
+            "yes",
+            python=ipex_python or "",
+            ipex=True,
+        ),
         one("onnxruntime", "nnU-Net's module by PyTorch's ONNX exporter", "onnxruntime", "fp32"),
     ]
 

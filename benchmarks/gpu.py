@@ -88,10 +88,15 @@ def measure(engine: TorchEngine, volumes: Any, on_device: bool, seconds: float) 
     used = power.joules() - joules if power else None
     ordered = sorted(latencies)
     done = len(latencies) * len(volumes)
-    return {"calls": len(latencies), "latency_ms": 1e3 * ordered[len(ordered) // 2],
-            "latency_p90_ms": 1e3 * ordered[-(-9 * len(ordered) // 10) - 1], "volumes_per_second": done / sum(latencies),
-            "joules_per_volume": used / done if power else None, "watts": used / elapsed if power else None,
-            "clocks_mhz": clocks}
+    return {
+        "calls": len(latencies),
+        "latency_ms": 1e3 * ordered[len(ordered) // 2],
+        "latency_p90_ms": 1e3 * ordered[-(-9 * len(ordered) // 10) - 1],
+        "volumes_per_second": done / sum(latencies),
+        "joules_per_volume": used / done if power else None,
+        "watts": used / elapsed if power else None,
+        "clocks_mhz": clocks,
+    }
 
 
 def run_variant(variant: tuple, precision: str, options: argparse.Namespace, device: Any, reference: Any) -> Iterator[dict]:
@@ -113,10 +118,16 @@ def run_variant(variant: tuple, precision: str, options: argparse.Namespace, dev
             device.reset_peak_memory()
             engine.compile(engine.stage(volumes))
             for on_device in (True, False):
-                yield {**row, "batch": batch, "input_on_device": on_device,
-                       "compile_seconds": engine.load_seconds["compile"],
-                       **measure(engine, volumes, on_device, options.seconds), "peak_bytes": device.peak_memory(),
-                       "effective": dataclasses.asdict(engine.effective()), "warnings": engine.warnings}
+                yield {
+                    **row,
+                    "batch": batch,
+                    "input_on_device": on_device,
+                    "compile_seconds": engine.load_seconds["compile"],
+                    **measure(engine, volumes, on_device, options.seconds),
+                    "peak_bytes": device.peak_memory(),
+                    "effective": dataclasses.asdict(engine.effective()),
+                    "warnings": engine.warnings,
+                }
     except (BenchmarkError, RuntimeError) as error:
         yield {**row, "error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
     finally:
@@ -128,17 +139,21 @@ def run_variant(variant: tuple, precision: str, options: argparse.Namespace, dev
 
 def table(rows: list[dict]) -> str:
     """The rows as Markdown, stock and ours in the order in which they ran."""
-    lines = ["| Variant | Precision | Batch | Volumes | Volumes/s | Latency median, p90 (ms) | J/volume | Error to fp32 |",
-             "| --- | --- | --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        "| Variant | Precision | Batch | Volumes | Volumes/s | Latency median, p90 (ms) | J/volume | Error to fp32 |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for row in rows:
         if "error" in row:
             lines.append(f"| {row['variant']} | {row['precision']} | | | failed: {row['error']} | | | |")
             continue
         joules = "n/a" if row["joules_per_volume"] is None else f"{row['joules_per_volume']:.1f}"
         where = "on device" if row["input_on_device"] else "from host"
-        lines.append(f"| {row['variant']} | {row['precision']} | {row['batch']} | {where} | "
-                     f"{row['volumes_per_second']:.1f} | {row['latency_ms']:.2f}, {row['latency_p90_ms']:.2f} | {joules} | "
-                     f"{row['relative_error']:.1e} |")
+        lines.append(
+            f"| {row['variant']} | {row['precision']} | {row['batch']} | {where} | "
+            f"{row['volumes_per_second']:.1f} | {row['latency_ms']:.2f}, {row['latency_p90_ms']:.2f} | {joules} | "
+            f"{row['relative_error']:.1e} |"
+        )
     return "\n".join(lines)
 
 
@@ -182,8 +197,11 @@ def time_layers(options: argparse.Namespace, device: Any, reference: Any) -> Non
                 with torch.inference_mode():
                     milliseconds = 1e3 * _median(lambda made=made, x=x: made(x), device)
                 label = f"{name} {chunk}" if chunk else name
-                print(f"| {conv.in_channels} to {conv.out_channels} {precision} | {conv.stride[0]} | {size} | {label}: "
-                      f"{milliseconds:.3f} | {flop / milliseconds / 1e9:.0f} |", flush=True)
+                print(
+                    f"| {conv.in_channels} to {conv.out_channels} {precision} | {conv.stride[0]} | {size} | {label}: "
+                    f"{milliseconds:.3f} | {flop / milliseconds / 1e9:.0f} |",
+                    flush=True,
+                )
 
 
 def _median(call: Any, device: Any, count: int = 15) -> float:
@@ -221,8 +239,13 @@ def main() -> int:
         time_layers(options, device, network)
         return 0
     options.output.mkdir(parents=True, exist_ok=True)
-    found = {"device": dataclasses.asdict(device.properties()), "versions": host.versions(),
-             "hardware": host.hardware(), "shape": options.shape, "rows": []}
+    found = {
+        "device": dataclasses.asdict(device.properties()),
+        "versions": host.versions(),
+        "hardware": host.hardware(),
+        "shape": options.shape,
+        "rows": [],
+    }
     for precision in options.precisions:
         for variant in VARIANTS:
             if options.only not in variant[0]:
@@ -232,8 +255,10 @@ def main() -> int:
                 print(table([row]).splitlines()[-1], flush=True)
                 (options.output / "gpu.json").write_text(json.dumps(found, indent=1, default=str))
     versions = found["versions"]
-    head = (f"{found['device']['name']}, driver {found['device']['driver']}, torch {versions.get('torch')}, "
-            f"cuDNN {versions.get('cuDNN')}, triton {versions.get('triton')}; volumes of {options.shape}")
+    head = (
+        f"{found['device']['name']}, driver {found['device']['driver']}, torch {versions.get('torch')}, "
+        f"cuDNN {versions.get('cuDNN')}, triton {versions.get('triton')}; volumes of {options.shape}"
+    )
     (options.output / "gpu.md").write_text(f"{head}\n\n{table(found['rows'])}\n")
     print(f"\n{head}\n\n{table(found['rows'])}")
     return 0

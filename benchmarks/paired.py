@@ -70,13 +70,15 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=count, default=3, help="rounds in all (3)")
     parser.add_argument("--iterations", type=count, default=5, help="timed calls of each run (5)")
     parser.add_argument("--warm-up", type=count, default=2, help="calls before them (2)")
-    parser.add_argument("--streams", type=count, default=1, help="calls in flight: 1 pairs latency (the default), "
-                        "more pair throughput")
+    parser.add_argument(
+        "--streams", type=count, default=1, help="calls in flight: 1 pairs latency (the default), more pair throughput"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the volumes (0)")
     parser.add_argument("--only", help="contestants that take part, by name, separated by commas")
     parser.add_argument("--ipex-python", help="interpreter of an environment with Intel Extension for PyTorch")
-    parser.add_argument("--limit", type=lambda text: count(text, 0), help="runs to make now; call again to go on; 0 only "
-                        "writes the tables")
+    parser.add_argument(
+        "--limit", type=lambda text: count(text, 0), help="runs to make now; call again to go on; 0 only writes the tables"
+    )
     parser.add_argument("--prefix", default="", help="command put before each run, such as 'numactl -N 0 -m 0'")
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "paired", help="folder of runs and tables")
     parser.add_argument("--fresh", action="store_true", help="make all runs again")
@@ -84,8 +86,18 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _benchmark(arguments: argparse.Namespace) -> int:
-    words = ["--num-iterations", str(arguments.iterations), "--warm-up", str(arguments.warm_up),
-             "--streams", str(arguments.streams), "--seed", str(arguments.seed), "--platform", "CPU"]
+    words = [
+        "--num-iterations",
+        str(arguments.iterations),
+        "--warm-up",
+        str(arguments.warm_up),
+        "--streams",
+        str(arguments.streams),
+        "--seed",
+        str(arguments.seed),
+        "--platform",
+        "CPU",
+    ]
     _, problems = parse.parse(words, os.environ)
     everyone = contestants.everyone(arguments.ipex_python)
     taking_part = _chosen(everyone, arguments.only, problems)
@@ -129,8 +141,10 @@ def _chosen(everyone: Sequence[Contestant], only: str | None, problems: list[str
 def _run(one: Contestant, command: Sequence[str], place: Path, prefix: Sequence[str]) -> None:
     outcome = process.run(command, place, python=one.python, prefix=prefix)
     # A failure is kept like a result: going on must not try it again and again.
-    write_atomically(place / OUTCOME, json.dumps({
-        "command": list(command), "seconds": outcome.seconds, "reason": outcome.reason}, indent=1) + "\n")
+    write_atomically(
+        place / OUTCOME,
+        json.dumps({"command": list(command), "seconds": outcome.seconds, "reason": outcome.reason}, indent=1) + "\n",
+    )
     if outcome.document is None:
         print(f"  failed: {outcome.reason}", flush=True)
     else:
@@ -151,12 +165,18 @@ def _outcome(place: Path, command: Sequence[str]) -> dict[str, Any] | None:
     return {"reason": ended.get("reason"), "document": document if ended.get("reason") is None else None}
 
 
-def _report(folder: Path, arguments: argparse.Namespace, words: Sequence[str], taking_part: Sequence[Contestant],
-            absent: dict[str, str]) -> str:
+def _report(
+    folder: Path, arguments: argparse.Namespace, words: Sequence[str], taking_part: Sequence[Contestant], absent: dict[str, str]
+) -> str:
     """Write paired.json and paired.md of what there is; returns the Markdown."""
-    runs = {one.name: {number: ended for number in range(1, arguments.rounds + 1)
-                       if (ended := _outcome(folder / f"round-{number:02}" / one.name, [*words, *one.settings]))}
-            for one in taking_part}
+    runs = {
+        one.name: {
+            number: ended
+            for number in range(1, arguments.rounds + 1)
+            if (ended := _outcome(folder / f"round-{number:02}" / one.name, [*words, *one.settings]))
+        }
+        for one in taking_part
+    }
     document = report.document(taking_part, runs, absent, arguments.rounds)
     document["machine"] = machine(host.hardware(), host.versions())
     document["hardware"] = host.hardware()

@@ -18,8 +18,7 @@ class Ratio:
     rounds: int
 
 
-def ratio(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]], resamples: int = 10_000,
-          seed: int = 0) -> Ratio:
+def ratio(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]], resamples: int = 10_000, seed: int = 0) -> Ratio:
     """Ratio of seconds a volume, `second` over `first`; each a list of rounds, each round its calls' seconds.
 
     The interval is the percentile bootstrap in two stages (Davison and Hinkley, Bootstrap Methods and their Application,
@@ -30,8 +29,12 @@ def ratio(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]], r
         raise ValueError("both contestants need the same number of rounds, at least one")
     generator = np.random.default_rng(seed)
     rounds = len(first)
-    draws = np.stack([np.log(_means(b, (rounds, resamples), generator) / _means(a, (rounds, resamples), generator))
-                      for a, b in zip(first, second, strict=True)])
+    draws = np.stack(
+        [
+            np.log(_means(b, (rounds, resamples), generator) / _means(a, (rounds, resamples), generator))
+            for a, b in zip(first, second, strict=True)
+        ]
+    )
     chosen = generator.integers(rounds, size=(rounds, resamples))
     places, samples = np.ogrid[:rounds, :resamples]
     values = draws[chosen, places, samples].mean(axis=0)

@@ -6,8 +6,10 @@ from unet3d.network.cpu_ops import library
 
 
 def needs(precision):
-    return pytest.mark.skipif(not library.onednn_computes(precision),
-                              reason=f"oneDNN computes {precision} only on CPUs with {library.HALF_NEEDS[precision]}")
+    return pytest.mark.skipif(
+        not library.onednn_computes(precision),
+        reason=f"oneDNN computes {precision} only on CPUs with {library.HALF_NEEDS[precision]}",
+    )
 
 
 HAS_BF16 = library.onednn_computes("bf16")

@@ -17,7 +17,8 @@ SMALL = {"PLATFORM": "CPU", "VOLUME_SHAPE": "64,64,64", "WEIGHTS": "random"}
 STATUS = re.compile(
     r"INFO\[1/1\]: PERF_STATUS\[(\d+)/(\d+)\] Throughput=\d+\.\d\d img/s \| Latency=\d+\.\d\d ms \| "
     r"Total Accuracy=n/a \| Whole Tumor Accuracy=n/a \| Core Tumor Accuracy=n/a \| Enhanced Tumor Accuracy=n/a \| "
-    r"Throughput /w Overhead=\d+\.\d\d img/s \| Latency /w Overhead=\d+\.\d\d ms")
+    r"Throughput /w Overhead=\d+\.\d\d img/s \| Latency /w Overhead=\d+\.\d\d ms"
+)
 
 
 def environment(**variables):
@@ -26,8 +27,14 @@ def environment(**variables):
 
 
 def predict(*words, **variables):
-    return subprocess.run([sys.executable, ROOT / "predict.py", *words], capture_output=True, text=True,
-                          env=environment(**variables), cwd=ROOT, timeout=300)
+    return subprocess.run(
+        [sys.executable, ROOT / "predict.py", *words],
+        capture_output=True,
+        text=True,
+        env=environment(**variables),
+        cwd=ROOT,
+        timeout=300,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +56,10 @@ def test_yaml_begins_with_the_samples_three_entries(performance):
     document = yaml.safe_load((performance[0] / "results.yaml").read_text())
     first = document["results"][:3]
     assert [(entry["key"], entry["unit"]) for entry in first] == [
-        ("throughput", "img/s"), ("latency", "ms"), ("accuracy", "percents")]
+        ("throughput", "img/s"),
+        ("latency", "ms"),
+        ("accuracy", "percents"),
+    ]
     assert first[0]["value"] * first[1]["value"] == pytest.approx(1000)
     assert first[2]["value"] is None
     assert document["run"]["complete"] is True
@@ -89,9 +99,14 @@ def test_second_run_keeps_the_first(performance):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_valid_incomplete_results(tmp_path, number, code):
-    running = subprocess.Popen([sys.executable, ROOT / "predict.py", "--num-iterations", "100000"],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-                               env=environment(OUTPUT_DIR=str(tmp_path), STATUS_PRINTS="100000"))
+    running = subprocess.Popen(
+        [sys.executable, ROOT / "predict.py", "--num-iterations", "100000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment(OUTPUT_DIR=str(tmp_path), STATUS_PRINTS="100000"),
+    )
     for line in running.stdout:
         if "PERF_STATUS[2/" in line:
             break

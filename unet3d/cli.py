@@ -97,8 +97,10 @@ def preprocess(argv: Sequence[str] | None = None) -> int:
         report = preprocessing.preprocess(source, target, names)
         for name, reason in sorted(report.failed.items()):
             print(f"ERROR: {name}: {reason}", file=sys.stderr)
-        print(f"{len(report.done)} cases preprocessed, {len(report.skipped)} were there already, "
-              f"{len(report.failed)} cannot be used; volumes are in {target}")
+        print(
+            f"{len(report.done)} cases preprocessed, {len(report.skipped)} were there already, "
+            f"{len(report.failed)} cannot be used; volumes are in {target}"
+        )
         return 1 if report.failed else 0
 
     return _guarded(work)
@@ -127,8 +129,11 @@ def _guarded(work: Callable[[], int]) -> int:
     except Exception as error:
         if os.environ.get("UNET3D_TRACEBACK"):
             raise
-        print(f"ERROR: unexpected {type(error).__name__}: {error}; this is a defect or a broken installation, please "
-              "report it with what UNET3D_TRACEBACK=1 shows", file=sys.stderr)
+        print(
+            f"ERROR: unexpected {type(error).__name__}: {error}; this is a defect or a broken installation, please "
+            "report it with what UNET3D_TRACEBACK=1 shows",
+            file=sys.stderr,
+        )
         return 70
 
 
@@ -235,8 +240,10 @@ def _end_early(record: object, out: Console, reason: str, code: int) -> int:
     record.finish(reason)
     with contextlib.suppress(UserError):
         document.write(record, record.settings.output_dir)
-    out.line(f"INCOMPLETE: {reason}; {len(record.samples)} of {record.planned_calls or record.settings.num_iterations} "
-             f"calls are in {record.settings.output_dir / 'results.json'}")
+    out.line(
+        f"INCOMPLETE: {reason}; {len(record.samples)} of {record.planned_calls or record.settings.num_iterations} "
+        f"calls are in {record.settings.output_dir / 'results.json'}"
+    )
     out.close()
     _end_children()
     sys.stdout.flush()
@@ -250,8 +257,11 @@ def _unexpected(record: object, out: Console, error: Exception) -> int:
     with contextlib.suppress(UserError):
         write_atomically(path, text)
     first = str(error).strip().splitlines()
-    print(f"ERROR: unexpected {type(error).__name__}: {first[0] if first else ''}; this is a defect or a broken "
-          f"installation, please report it with {path}", file=sys.stderr)
+    print(
+        f"ERROR: unexpected {type(error).__name__}: {first[0] if first else ''}; this is a defect or a broken "
+        f"installation, please report it with {path}",
+        file=sys.stderr,
+    )
     return _end_early(record, out, f"unexpected {type(error).__name__}", 70)
 
 

@@ -34,8 +34,9 @@ def write_atomically(path: Path, text: str) -> None:
                 os.unlink(temporary)
             raise
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free some space or name another folder with "
-                        "OUTPUT_DIR") from None
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); free some space or name another folder with OUTPUT_DIR"
+        ) from None
 
 
 def prepare_folder(folder: Path, variable: str) -> None:
@@ -49,8 +50,10 @@ def prepare_folder(folder: Path, variable: str) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"{variable}: {str(folder)!r} cannot be written to ({error.strerror}); "
-                        f"name another folder with {variable}, or change its owner or mode") from None
+        raise UserError(
+            f"{variable}: {str(folder)!r} cannot be written to ({error.strerror}); "
+            f"name another folder with {variable}, or change its owner or mode"
+        ) from None
 
 
 def move_aside(path: Path) -> Path | None:

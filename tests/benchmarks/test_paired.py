@@ -46,13 +46,20 @@ def test_rounds_must_pair():
 
 
 def results(latencies, throughput=None, streams=1, batch=1, commit="a" * 40):
-    return {"statistics": {"throughput": throughput}, "effective": {"engine": "engine 1"},
-            "samples": {"latency_ms": latencies, "volumes": [batch] * len(latencies)},
-            "settings": {"requested": {"streams": str(streams)}}, "benchmark": {"git_commit": commit},
-            "volume": {"shape": [4, 64, 64, 64], "tflop": 3.0}, "weights": {"kind": "random"},
-            "memory": {"peak_host_bytes": 2**30}, "check": {"relative_error": 0.01, "label_agreement": 0.99},
-            "ranks": [], "environment": {"hardware": {"logical_cpus": 4}},
-            "telemetry": {"summary": {"cpu_utilisation_percent": {"mean": 90.0}, "process_cpu_percent": {"mean": 200.0}}}}
+    return {
+        "statistics": {"throughput": throughput},
+        "effective": {"engine": "engine 1"},
+        "samples": {"latency_ms": latencies, "volumes": [batch] * len(latencies)},
+        "settings": {"requested": {"streams": str(streams)}},
+        "benchmark": {"git_commit": commit},
+        "volume": {"shape": [4, 64, 64, 64], "tflop": 3.0},
+        "weights": {"kind": "random"},
+        "memory": {"peak_host_bytes": 2**30},
+        "check": {"relative_error": 0.01, "label_agreement": 0.99},
+        "ranks": [],
+        "environment": {"hardware": {"logical_cpus": 4}},
+        "telemetry": {"summary": {"cpu_utilisation_percent": {"mean": 90.0}, "process_cpu_percent": {"mean": 200.0}}},
+    }
 
 
 def test_seconds_are_of_a_volume():
@@ -62,13 +69,18 @@ def test_seconds_are_of_a_volume():
 
 def test_tables_name_ratios_failures_and_absent_peers():
     ours, other, failing, absent = (
-        contestants.Contestant(name, "what", name == "ours", ()) for name in ("ours", "other", "failing", "absent"))
-    runs = {"ours": {1: {"reason": None, "document": results([1000.0, 1000.0])}},
-            "other": {1: {"reason": None, "document": results([2000.0, 2000.0], commit="b" * 40)}},
-            "failing": {1: {"reason": "out of memory", "document": None}}, "absent": {}}
+        contestants.Contestant(name, "what", name == "ours", ()) for name in ("ours", "other", "failing", "absent")
+    )
+    runs = {
+        "ours": {1: {"reason": None, "document": results([1000.0, 1000.0])}},
+        "other": {1: {"reason": None, "document": results([2000.0, 2000.0], commit="b" * 40)}},
+        "failing": {1: {"reason": "out of memory", "document": None}},
+        "absent": {},
+    }
     document = report.document([ours, other, failing, absent], runs, {"absent": "not installed"}, rounds=1)
     assert [(pair["ours"], pair["peer"], pair["ratio"]) for pair in document["ratios"]] == [
-        ("ours", "other", pytest.approx(2.0))]
+        ("ours", "other", pytest.approx(2.0))
+    ]
     assert document["best"]["peer"] == "other"
     assert document["complete"] is True
     text = report.markdown({**document, "machine": "A machine", "streams": 1})
@@ -102,13 +114,22 @@ def test_a_missing_ipex_is_told():
 
 def paired(*words):
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV"))}
-    return subprocess.run([sys.executable, ROOT / "benchmarks" / "paired.py", *words], capture_output=True, text=True,
-                          env={**clean, "VOLUME_SHAPE": "64,32,32", "WEIGHTS": "sample"}, cwd=ROOT, timeout=300)
+    return subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "paired.py", *words],
+        capture_output=True,
+        text=True,
+        env={**clean, "VOLUME_SHAPE": "64,32,32", "WEIGHTS": "sample"},
+        cwd=ROOT,
+        timeout=300,
+    )
 
 
 def test_a_round_goes_on_where_it_was_stopped(tmp_path):
-    names = [one.name for one in contestants.everyone(None) if one.name.startswith("stock-torch-trace")
-             or one.name.startswith("stock-onnxruntime")]
+    names = [
+        one.name
+        for one in contestants.everyone(None)
+        if one.name.startswith("stock-torch-trace") or one.name.startswith("stock-onnxruntime")
+    ]
     words = ["--output", str(tmp_path), "--only", ",".join(names), "--rounds", "1", "--iterations", "2", "--warm-up", "1"]
     first = paired(*words, "--limit", "1")
     assert first.returncode == 1, first.stderr
@@ -127,10 +148,13 @@ def test_a_round_goes_on_where_it_was_stopped(tmp_path):
     assert document["contestants"][0]["seconds_per_volume"] == pytest.approx(np.mean(seconds) / 1e3)
 
 
-@pytest.mark.parametrize(("words", "told"), [
-    (["--only", "tensorrt"], "--only: 'tensorrt' is not a contestant"),
-    (["--rounds", "0"], "'0' is not allowed"),
-])
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--only", "tensorrt"], "--only: 'tensorrt' is not a contestant"),
+        (["--rounds", "0"], "'0' is not allowed"),
+    ],
+)
 def test_bad_arguments_are_refused(words, told, tmp_path):
     ended = paired("--output", str(tmp_path / "out"), *words)
     assert ended.returncode == 2

@@ -66,19 +66,23 @@ class Evil:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize(("function", "arguments", "name"), [
-    (os.system, ("touch {}",), f"{os.system.__module__}.system"),
-    (subprocess.check_call, (["touch", "{}"],), "(subprocess|commands).check_call"),
-    (eval, ("open('{}', 'w')",), "builtins.eval"),
-    (getattr, ("x", "upper"), "builtins.getattr"),
-    (pickle.loads, (b"N.",), "_?pickle.loads"),
-    (np.load, ("{}",), "numpy.load"),
-])
+@pytest.mark.parametrize(
+    ("function", "arguments", "name"),
+    [
+        (os.system, ("touch {}",), f"{os.system.__module__}.system"),
+        (subprocess.check_call, (["touch", "{}"],), "(subprocess|commands).check_call"),
+        (eval, ("open('{}', 'w')",), "builtins.eval"),
+        (getattr, ("x", "upper"), "builtins.getattr"),
+        (pickle.loads, (b"N.",), "_?pickle.loads"),
+        (np.load, ("{}",), "numpy.load"),
+    ],
+)
 def test_malicious_pickle_is_refused_by_name(tmp_path, function, arguments, name, protocol):
     """The name is the one in the file; protocols 0 to 2 write some under the name of Python 2."""
     trace = tmp_path / "trace"
-    arguments = [a.format(trace) if isinstance(a, str) else
-                 [i.format(trace) for i in a] if isinstance(a, list) else a for a in arguments]
+    arguments = [
+        a.format(trace) if isinstance(a, str) else [i.format(trace) for i in a] if isinstance(a, list) else a for a in arguments
+    ]
     file = tmp_path / "plans.pkl"
     file.write_bytes(pickle.dumps({"plans": [1, Evil(function, *arguments)]}, protocol))
     with pytest.raises(UserError, match=f"asks for '{name}'") as caught:
@@ -87,11 +91,14 @@ def test_malicious_pickle_is_refused_by_name(tmp_path, function, arguments, name
     assert "\n" not in str(caught.value) and str(file) in str(caught.value)
 
 
-@pytest.mark.parametrize("data", [
-    b"cposix\nsystem\n(S'true'\ntR.",
-    b"\x80\x04\x8c\x05numpy\x94\x8c\x0ccore.records\x94\x93.",  # attributes of an allowed module are no way out
-    b"\x80\x04\x8c\x0bcollections\x8c\x14OrderedDict.__init__\x93.",
-])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"cposix\nsystem\n(S'true'\ntR.",
+        b"\x80\x04\x8c\x05numpy\x94\x8c\x0ccore.records\x94\x93.",  # attributes of an allowed module are no way out
+        b"\x80\x04\x8c\x0bcollections\x8c\x14OrderedDict.__init__\x93.",
+    ],
+)
 def test_hand_made_globals_are_refused(data):
     with pytest.raises(UserError, match="asks for"):
         safe_pickle.loads(data, "file")

@@ -51,15 +51,14 @@ class Handler(BaseHTTPRequestHandler):
         data = server.body[start:]
         self.send_response(206 if start else 200)
         if start:
-            self.send_header("Content-Range",
-                             f"bytes {start + server.shift}-{len(server.body) - 1}/{len(server.body)}")
+            self.send_header("Content-Range", f"bytes {start + server.shift}-{len(server.body) - 1}/{len(server.body)}")
         self.send_header("Content-Length", str(len(data)))
         if server.etag:
             self.send_header("ETag", server.etag)
         self.end_headers()
         if server.cuts:
             server.cuts -= 1
-            data = data[:len(data) // 3]
+            data = data[: len(data) // 3]
         self.wfile.write(data)
 
     def log_message(self, *_):
@@ -151,7 +150,7 @@ def test_pauses_double(server, tmp_path, monkeypatch):
 @pytest.mark.parametrize("keep", [0.5, 0.99])
 def test_truncated_archive(server, tmp_path, keep):
     """The server itself has a part of the file only, and announces that part's length."""
-    server.body = server.body[:int(len(server.body) * keep)]
+    server.body = server.body[: int(len(server.body) * keep)]
     with pytest.raises(UserError, match="not a complete zip archive"):
         fetch.fetch_or_explain(tmp_path, **FAST)
     assert list(tmp_path.glob("fold_1*")) == [tmp_path / "fold_1.zip.part.json"]

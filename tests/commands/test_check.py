@@ -50,8 +50,13 @@ def run_check(monkeypatch, capsys, tmp_path):
     for setting in SETTINGS:
         monkeypatch.delenv(setting.variable, raising=False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ceilings, "measure", lambda device, precision, threads=None: ceilings.Ceilings(
-        device, precision, threads, None if precision == "int8" else 0.5, 20.0, "matrix product"))
+    monkeypatch.setattr(
+        ceilings,
+        "measure",
+        lambda device, precision, threads=None: ceilings.Ceilings(
+            device, precision, threads, None if precision == "int8" else 0.5, 20.0, "matrix product"
+        ),
+    )
 
     def run(*words):
         code = cli.main(["--check", *words])
@@ -88,9 +93,16 @@ def test_what_is_missing_comes_with_how_to_get_it(run_check, monkeypatch, tmp_pa
     code, text, _ = run_check("--precision", "fp32")
     assert code == 0
     missing = text.partition("What is missing")[2]
-    for part in ("pip install -r requirements-openvino.txt", "pip install -r requirements-onnxruntime.txt",
-                 "pip install -r requirements-loadgen.txt", "apt-get install g++", "./setup.sh where zenodo.org",
-                 "--sample-data", "CUDA:", "Flex or Max:"):
+    for part in (
+        "pip install -r requirements-openvino.txt",
+        "pip install -r requirements-onnxruntime.txt",
+        "pip install -r requirements-loadgen.txt",
+        "apt-get install g++",
+        "./setup.sh where zenodo.org",
+        "--sample-data",
+        "CUDA:",
+        "Flex or Max:",
+    ):
         assert part in missing
     assert "openvino:" not in text.partition("What is missing")[0]
 
@@ -118,10 +130,16 @@ def test_without_torch_nothing_runs(run_check, monkeypatch):
     assert code == 2 and "./setup.sh" in text
 
 
-@pytest.mark.parametrize(("words", "part"), [
-    (["--platform", "TPU"], "use Flex, Max, CUDA, CPU"), (["--no-such-flag"], "unknown flag"), (["nonsense"], "'nonsense'"),
-    (["--volume-shape", "1,2"], "multiples of 32"), ([""], "unexpected word"),
-])
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--platform", "TPU"], "use Flex, Max, CUDA, CPU"),
+        (["--no-such-flag"], "unknown flag"),
+        (["nonsense"], "'nonsense'"),
+        (["--volume-shape", "1,2"], "multiples of 32"),
+        ([""], "unexpected word"),
+    ],
+)
 def test_bad_settings_are_one_line(run_check, words, part):
     code, text, errors = run_check(*words)
     assert code == 2 and text == "" and len(errors.splitlines()) == 1 and part in errors

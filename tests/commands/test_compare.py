@@ -25,15 +25,29 @@ def document(latencies, streams=1, ranks=1, **changes):
         samples.append(Sample(start, milliseconds / 1e3, rank=lane[0], stream=lane[1]))
     requested = {"platform": "CPU", "precision": "bf16", "batch_size": "1", "streams": str(streams), "output_dir": "/somewhere"}
     doc = {
-        "schema_version": 1, "complete": True, "incomplete_reason": None, "mode": "performance", "scenario": "loop",
+        "schema_version": 1,
+        "complete": True,
+        "incomplete_reason": None,
+        "mode": "performance",
+        "scenario": "loop",
         "benchmark": {"version": "1.0.0", "git_commit": "abc", "git_dirty": False},
-        "settings": {"requested": requested}, "effective": {"engine": "torch 2.13.0", "precision": "bf16"},
-        "volume": {"shape": [4, 224, 224, 160]}, "weights": {"kind": "random", "base_features": 32},
-        "data": {"kind": "random"}, "accuracy": None, "ranks": [{"rank": rank} for rank in range(ranks)] if ranks > 1 else [],
-        "environment": {"hardware": {"cpu": "A"}, "versions": {"torch": "2.13.0"}, "variables": {}}, "warnings": [],
-        "samples": {"start_s": [s.start for s in samples], "latency_ms": list(map(float, latencies)),
-                    "stage_ms": [0.0] * len(samples), "post_ms": [0.0] * len(samples), "volumes": [1] * len(samples),
-                    "rank": [s.rank for s in samples]},
+        "settings": {"requested": requested},
+        "effective": {"engine": "torch 2.13.0", "precision": "bf16"},
+        "volume": {"shape": [4, 224, 224, 160]},
+        "weights": {"kind": "random", "base_features": 32},
+        "data": {"kind": "random"},
+        "accuracy": None,
+        "ranks": [{"rank": rank} for rank in range(ranks)] if ranks > 1 else [],
+        "environment": {"hardware": {"cpu": "A"}, "versions": {"torch": "2.13.0"}, "variables": {}},
+        "warnings": [],
+        "samples": {
+            "start_s": [s.start for s in samples],
+            "latency_ms": list(map(float, latencies)),
+            "stage_ms": [0.0] * len(samples),
+            "post_ms": [0.0] * len(samples),
+            "volumes": [1] * len(samples),
+            "rank": [s.rank for s in samples],
+        },
         "statistics": asdict(summarise(samples, streams)),
     }
     return {**doc, **changes}
@@ -137,10 +151,17 @@ def test_gate_needs_samples(save):
     assert "cannot be told" in measure.verdict(measure.ratios(runs.read(base), runs.read(other))["mean"], False)
 
 
-@pytest.mark.parametrize("change", [
-    {"complete": False, "incomplete_reason": "stopped by SIGTERM"}, {"volume": {"shape": [4, 64, 64, 64]}},
-    {"weights": {"kind": "mlperf", "base_features": 32}}, {"mode": "accuracy"}, {"scenario": "SingleStream"},
-    {"data": {"kind": "BraTS 2019"}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"complete": False, "incomplete_reason": "stopped by SIGTERM"},
+        {"volume": {"shape": [4, 64, 64, 64]}},
+        {"weights": {"kind": "mlperf", "base_features": 32}},
+        {"mode": "accuracy"},
+        {"scenario": "SingleStream"},
+        {"data": {"kind": "BraTS 2019"}},
+    ],
+)
 def test_other_workloads_are_refused_unless_asked_for(save, capsys, change):
     base, other = save("base", document(noisy(0, 100))), save("other", document(noisy(1, 100), **change))
     assert cli.main(["compare", base, other]) == 2
@@ -169,8 +190,12 @@ def test_every_difference_is_named_and_nothing_else():
     other["benchmark"]["git_commit"] = "def"
     found = runs.differing([runs.Side("a", [doc]), runs.Side("b", [other])])
     assert dict(found) == {
-        "settings.precision": ["bf16", "fp32"], "software.torch": ["2.13.0", "2.14.0"], "machine.cpu": ["A", "B"],
-        "variables.OMP_PLACES": ["-", "cores"], "benchmark.git_commit": ["abc", "def"]}
+        "settings.precision": ["bf16", "fp32"],
+        "software.torch": ["2.13.0", "2.14.0"],
+        "machine.cpu": ["A", "B"],
+        "variables.OMP_PLACES": ["-", "cores"],
+        "benchmark.git_commit": ["abc", "def"],
+    }
 
 
 def test_dice_is_compared_case_by_case():
@@ -191,16 +216,25 @@ def test_broken_files_are_one_line(save, tmp_path, capsys, text):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("words", [[], ["only-one"], ["a", "b", "--fail-if-slower", "fast"],
-                                   ["a", "b", "--fail-if-slower", "nan"], ["a", "b", "--no-such-option"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["only-one"],
+        ["a", "b", "--fail-if-slower", "fast"],
+        ["a", "b", "--fail-if-slower", "nan"],
+        ["a", "b", "--no-such-option"],
+    ],
+)
 def test_bad_command_lines_are_one_line(words, capsys):
     assert cli.main(["compare", *words]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_markdown_is_a_table(save, capsys):
-    base, other, third = (save(name, document(noisy(seed, mean)))
-                          for name, seed, mean in (("a", 0, 100), ("b", 1, 90), ("c", 2, 110)))
+    base, other, third = (
+        save(name, document(noisy(seed, mean))) for name, seed, mean in (("a", 0, 100), ("b", 1, 90), ("c", 2, 110))
+    )
     assert compare.main([base, other, third, "--markdown"]) == 0
     out = capsys.readouterr().out
     rows = [line for line in out.splitlines() if line.startswith("|")]

@@ -26,8 +26,14 @@ def environment(**variables):
 
 
 def sweep(program, *words, **variables):
-    return subprocess.run([sys.executable, program, "--sweep", *words], capture_output=True, text=True,
-                          env=environment(**variables), cwd=program.parent, timeout=300)
+    return subprocess.run(
+        [sys.executable, program, "--sweep", *words],
+        capture_output=True,
+        text=True,
+        env=environment(**variables),
+        cwd=program.parent,
+        timeout=300,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +59,9 @@ def test_a_failing_configuration_is_in_the_table_with_its_reason(finished):
     document = json.loads((finished[0] / "sweep" / "sweep.json").read_text())
     assert document["complete"] is True
     assert [(row["name"], row["status"]) for row in document["rows"]] == [
-        ("fp32-none-batch-size-1-num-iterations-2", "measured"), ("too-large", "failed")]
+        ("fp32-none-batch-size-1-num-iterations-2", "measured"),
+        ("too-large", "failed"),
+    ]
     assert "GiB of memory are needed" in document["rows"][1]["reason"]
     markdown = (finished[0] / "sweep" / "sweep.md").read_text()
     assert "| too-large | failed |" in markdown
@@ -89,8 +97,13 @@ def test_settings_around_the_sweep_reach_every_configuration(finished):
     words = shlex.split(row["command"])
     assert words[0] == "./run_model.sh"
     flags = dict(zip(words[1::2], words[2::2], strict=True))
-    assert {"--seed": "7", "--volume-shape": "64,32,32", "--precision": "fp32", "--jit": "none",
-            "--weights": "sample"}.items() <= flags.items()
+    assert {
+        "--seed": "7",
+        "--volume-shape": "64,32,32",
+        "--precision": "fp32",
+        "--jit": "none",
+        "--weights": "sample",
+    }.items() <= flags.items()
 
 
 def test_what_is_there_is_not_run_again_unless_fresh(finished, program):
@@ -108,8 +121,15 @@ def test_results_stand_only_for_the_same_fingerprint(finished):
     folder = finished[0] / "sweep" / "fp32-none-batch-size-1-num-iterations-2"
     now = resume.read_state(folder)["fingerprint"]
     assert resume.earlier(folder, now)["complete"] is True
-    for change in ({"settings": {**now["settings"], "seed": "8"}}, {"weights_sha256": "0" * 64}, {"git_commit": "0" * 40},
-                   {"code_sha256": "0" * 64}, {"versions": {}}, {"prefix": ["nice"]}, {"cpu": "another"}):
+    for change in (
+        {"settings": {**now["settings"], "seed": "8"}},
+        {"weights_sha256": "0" * 64},
+        {"git_commit": "0" * 40},
+        {"code_sha256": "0" * 64},
+        {"versions": {}},
+        {"prefix": ["nice"]},
+        {"cpu": "another"},
+    ):
         assert resume.earlier(folder, {**now, **change}) is None, change
 
 
@@ -126,9 +146,14 @@ def test_results_of_another_run_in_the_folder_do_not_count(finished, tmp_path):
 
 def test_ctrl_c_keeps_what_is_there_and_says_how_to_go_on(tmp_path):
     (tmp_path / "grid.yaml").write_text("- {precision: fp32, jit: [none, trace]}\n")
-    running = subprocess.Popen([sys.executable, ROOT / "predict.py", "--sweep", "--grid", tmp_path / "grid.yaml"],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-                               env=environment(OUTPUT_DIR=str(tmp_path), NUM_ITERATIONS="100000"))
+    running = subprocess.Popen(
+        [sys.executable, ROOT / "predict.py", "--sweep", "--grid", tmp_path / "grid.yaml"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment(OUTPUT_DIR=str(tmp_path), NUM_ITERATIONS="100000"),
+    )
     for line in running.stdout:
         if line.startswith("[1/2]"):
             break
@@ -175,8 +200,15 @@ def test_a_run_that_fails_does_not_inherit_earlier_results(tmp_path):
 
 
 def row(name, throughput, latency, dice=None, precision="fp32"):
-    return {"name": name, "status": "measured", "throughput_img_per_s": throughput, "latency_p50_ms": latency,
-            "dice": dice, "dice_minus_fp32": None, "precision": precision}
+    return {
+        "name": name,
+        "status": "measured",
+        "throughput_img_per_s": throughput,
+        "latency_p50_ms": latency,
+        "dice": dice,
+        "dice_minus_fp32": None,
+        "precision": precision,
+    }
 
 
 def test_ranking_winners_and_dice_against_fp32():
@@ -185,4 +217,6 @@ def test_ranking_winners_and_dice_against_fp32():
     assert [(one["name"], one.get("rank")) for one in ranked] == [("c", 1), ("a", 2), ("b", None)]
     assert ranked[0]["dice_minus_fp32"] == pytest.approx(-0.01)
     assert {what: one["name"] for what, one in tables.winners(rows).items()} == {
-        "lowest latency": "a", "highest throughput": "c"}
+        "lowest latency": "a",
+        "highest throughput": "c",
+    }

@@ -28,8 +28,9 @@ def write(folder, text, name="grid.csv"):
 
 
 def test_columns_are_settings_however_they_are_written(tmp_path):
-    path = write(tmp_path, "\ufeff# note\nENGINE, --batch-size,volume-shape,name\n"
-                 "Torch, 2,\"64,64,64\",first\n\nopenvino,,64x64x32,\n")
+    path = write(
+        tmp_path, '\ufeff# note\nENGINE, --batch-size,volume-shape,name\nTorch, 2,"64,64,64",first\n\nopenvino,,64x64x32,\n'
+    )
     first, second = grid.read(path, given())
     assert first.settings == {"engine": "torch", "batch_size": "2", "volume_shape": "64,64,64"}
     assert first.name == "first"
@@ -43,29 +44,37 @@ def test_yaml_lists_stand_for_a_row_with_each_value(tmp_path):
     assert [(one.name, dict(one.settings)) for one in grid.read(path, given())] == [
         ("torch-none-amp-no", {"engine": "torch", "jit": "none", "amp": "no"}),
         ("torch-compile-amp-no", {"engine": "torch", "jit": "compile", "amp": "no"}),
-        ("openvino-streams-2", {"engine": "openvino", "streams": "2"})]
+        ("openvino-streams-2", {"engine": "openvino", "streams": "2"}),
+    ]
 
 
-@pytest.mark.parametrize(("name", "text", "told"), [
-    ("g.csv", "", "no configuration in it"),
-    ("g.csv", "engine,jit\n", "no configuration in it"),
-    ("g.yaml", "# nothing\n", "no configuration in it"),
-    ("g.csv", "engin\ntorch\n", "g.csv row 1: 'engin' is not a setting; did you mean engine?"),
-    ("g.csv", "colour\nred\n", "'colour' is not a setting; ./run_model.sh --help lists them"),
-    ("g.csv", "engine\ntorch\ntensorrt\n", "g.csv row 2: engine 'tensorrt' is not allowed; use torch, openvino"),
-    ("g.csv", "batch_size\n0\n", "row 1: batch_size '0' is not allowed; use a whole number of at least 1"),
-    ("g.csv", "volume_shape\n64,64,64\n", "row 1: 3 cells under 1 columns; quote a value"),
-    ("g.csv", "jit,JIT\nnone,none\n", "column 'jit' is there twice"),
-    ("g.csv", "output_dir\n/tmp\n", "output_dir cannot be set in a grid"),
-    ("g.csv", "name,jit\n../x,none\n", "name '../x' is not allowed"),
-    ("g.csv", "jit\nnone\nNone\n", "g.csv row 2: the same settings as in g.csv row 1"),
-    ("g.csv", "seed\n1\n", "seed is set here and by --seed"),
-    ("g.csv", "engine,precision\ntorch,fp32\ntorch,int8\n", "g.csv row 2: PRECISION=int8 with ENGINE=torch is not possible"),
-    ("g.yaml", "engine: torch\n", "rows are missing"),
-    ("g.yaml", "- {engine: [torch\n", "not valid YAML in line 2"),
-    ("g.yaml", "- {engine: {a: 1}}\n", "is not allowed; use torch, openvino, onnxruntime"),
-    ("g.txt", "engine\n", "a grid is a .yaml, .yml or .csv file"),
-])
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("g.csv", "", "no configuration in it"),
+        ("g.csv", "engine,jit\n", "no configuration in it"),
+        ("g.yaml", "# nothing\n", "no configuration in it"),
+        ("g.csv", "engin\ntorch\n", "g.csv row 1: 'engin' is not a setting; did you mean engine?"),
+        ("g.csv", "colour\nred\n", "'colour' is not a setting; ./run_model.sh --help lists them"),
+        ("g.csv", "engine\ntorch\ntensorrt\n", "g.csv row 2: engine 'tensorrt' is not allowed; use torch, openvino"),
+        ("g.csv", "batch_size\n0\n", "row 1: batch_size '0' is not allowed; use a whole number of at least 1"),
+        ("g.csv", "volume_shape\n64,64,64\n", "row 1: 3 cells under 1 columns; quote a value"),
+        ("g.csv", "jit,JIT\nnone,none\n", "column 'jit' is there twice"),
+        ("g.csv", "output_dir\n/tmp\n", "output_dir cannot be set in a grid"),
+        ("g.csv", "name,jit\n../x,none\n", "name '../x' is not allowed"),
+        ("g.csv", "jit\nnone\nNone\n", "g.csv row 2: the same settings as in g.csv row 1"),
+        ("g.csv", "seed\n1\n", "seed is set here and by --seed"),
+        (
+            "g.csv",
+            "engine,precision\ntorch,fp32\ntorch,int8\n",
+            "g.csv row 2: PRECISION=int8 with ENGINE=torch is not possible",
+        ),
+        ("g.yaml", "engine: torch\n", "rows are missing"),
+        ("g.yaml", "- {engine: [torch\n", "not valid YAML in line 2"),
+        ("g.yaml", "- {engine: {a: 1}}\n", "is not allowed; use torch, openvino, onnxruntime"),
+        ("g.txt", "engine\n", "a grid is a .yaml, .yml or .csv file"),
+    ],
+)
 def test_a_bad_grid_is_one_line_and_nothing_runs(tmp_path, monkeypatch, name, text, told):
     monkeypatch.setenv("OUTPUT_DIR", str(tmp_path / "out"))
     path = write(tmp_path, text, name)
@@ -77,14 +86,17 @@ def test_a_bad_grid_is_one_line_and_nothing_runs(tmp_path, monkeypatch, name, te
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("words", "told"), [
-    (["--grid"], "--grid: a value is missing"),
-    (["--grid", "/no/such.csv"], "/no/such.csv: cannot be read"),
-    (["--time-limit", "soon"], "--time-limit: 'soon' is not allowed"),
-    (["--gird", "x.csv"], "--gird: unknown flag"),
-    (["--precision", "fp12"], "--precision: 'fp12' is not allowed"),
-    (["--engine", "onnxruntime", "--precision", "bf16", "--list"], ""),
-])
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--grid"], "--grid: a value is missing"),
+        (["--grid", "/no/such.csv"], "/no/such.csv: cannot be read"),
+        (["--time-limit", "soon"], "--time-limit: 'soon' is not allowed"),
+        (["--gird", "x.csv"], "--gird: unknown flag"),
+        (["--precision", "fp12"], "--precision: 'fp12' is not allowed"),
+        (["--engine", "onnxruntime", "--precision", "bf16", "--list"], ""),
+    ],
+)
 def test_bad_options_are_one_line(words, told, capsys):
     if not told:
         assert sweep.main(words) == 0
@@ -117,7 +129,11 @@ def test_the_machines_grid_varies_what_is_left_open():
     assert {"torch-bf16-none-streams-1", "torch-bf16-trace-streams-1", "torch-bf16-compile-streams-1"} <= names
     fixed = grid.default(given("--engine", "torch", "--precision", "bf16", "--streams", "1"), "CPU", 2, 1)
     assert [dict(one.settings) for one in fixed] == [
-        {"jit": "compile"}, {"jit": "trace"}, {"jit": "trace", "ipex": "yes"}, {"jit": "none"}]
+        {"jit": "compile"},
+        {"jit": "trace"},
+        {"jit": "trace", "ipex": "yes"},
+        {"jit": "none"},
+    ]
     on_gpu = {one.name for one in grid.default(given(), "CUDA", 16, 1)}
     assert any("fp16" in name for name in on_gpu)
 
@@ -131,5 +147,8 @@ def test_every_configuration_that_is_left_out_has_a_reason(capsys):
     assert sweep.main(["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("left out: torch-int8-") and "int8 runs on ENGINE=openvino" in line for line in lines)
-    assert any(line == "torch-fp32-none-streams-1: ./run_model.sh --platform CPU --precision fp32 --engine torch --jit none "
-               "--streams 1" for line in lines)
+    assert any(
+        line == "torch-fp32-none-streams-1: ./run_model.sh --platform CPU --precision fp32 --engine torch --jit none "
+        "--streams 1"
+        for line in lines
+    )

@@ -30,7 +30,12 @@ def test_values_are_not_case_sensitive():
     values, problems = read("--PLATFORM", "cpu", "--jit", "TRACE", DUMMY="YES", MULTI_TILE="false", PRECISION="BF16")
     assert not problems
     assert (values["platform"], values["jit"], values["dummy"], values["multi_tile"], values["precision"]) == (
-        "CPU", "trace", True, False, "bf16")
+        "CPU",
+        "trace",
+        True,
+        False,
+        "bf16",
+    )
 
 
 @pytest.mark.parametrize("words", [["--dummy"], ["--dummy", "yes"], ["--dummy=YES"], ["--dummy", "--jit", "none"]])
@@ -45,8 +50,18 @@ def test_empty_variable_is_not_set():
 
 
 def test_the_archived_samples_commands_are_understood():
-    values, problems = read(PLATFORM="Flex", OUTPUT_DIR="/tmp/output", DUMMY="yes", PRECISION="fp16", BATCH_SIZE="1",
-                            NUM_ITERATIONS="10", MULTI_TILE="False", IPEX="yes", AMP="yes", JIT="trace")
+    values, problems = read(
+        PLATFORM="Flex",
+        OUTPUT_DIR="/tmp/output",
+        DUMMY="yes",
+        PRECISION="fp16",
+        BATCH_SIZE="1",
+        NUM_ITERATIONS="10",
+        MULTI_TILE="False",
+        IPEX="yes",
+        AMP="yes",
+        JIT="trace",
+    )
     assert not problems
     assert values["platform"] == "Flex"
     assert values["output_dir"] == Path("/tmp/output")
@@ -64,19 +79,22 @@ def test_everything_wrong_is_told_at_once():
     assert "'word'" in text
 
 
-@pytest.mark.parametrize(("variables", "part"), [
-    ({"PRECISION": "int8"}, "int8 runs on ENGINE=openvino"),
-    ({"ENGINE": "openvino", "JIT": "compile"}, "use JIT=none or ENGINE=torch"),
-    ({"ENGINE": "onnxruntime", "IPEX": "yes"}, "use IPEX=no or ENGINE=torch"),
-    ({"IPEX": "yes", "PLATFORM": "CUDA"}, "use IPEX=no"),
-    ({"MULTI_TILE": "True", "PLATFORM": "Flex"}, "one tile"),
-    ({"DUMMY": "no"}, "set DATASET_DIR"),
-    ({"DUMMY": "no", "DATASET_DIR": "/no/such/folder"}, "/no/such/folder"),
-    ({"DUMMY": "no", "DATASET_DIR": "/", "VOLUME_SHAPE": "64,64,64"}, "VOLUME_SHAPE"),
-    ({"SAVE_SEGMENTATIONS": "yes"}, "DUMMY=no with DATASET_DIR"),
-    ({"WEIGHTS": "/no/such.zip"}, "/no/such.zip"),
-    ({"OUTPUT_DIR": __file__}, "is a file"),
-])
+@pytest.mark.parametrize(
+    ("variables", "part"),
+    [
+        ({"PRECISION": "int8"}, "int8 runs on ENGINE=openvino"),
+        ({"ENGINE": "openvino", "JIT": "compile"}, "use JIT=none or ENGINE=torch"),
+        ({"ENGINE": "onnxruntime", "IPEX": "yes"}, "use IPEX=no or ENGINE=torch"),
+        ({"IPEX": "yes", "PLATFORM": "CUDA"}, "use IPEX=no"),
+        ({"MULTI_TILE": "True", "PLATFORM": "Flex"}, "one tile"),
+        ({"DUMMY": "no"}, "set DATASET_DIR"),
+        ({"DUMMY": "no", "DATASET_DIR": "/no/such/folder"}, "/no/such/folder"),
+        ({"DUMMY": "no", "DATASET_DIR": "/", "VOLUME_SHAPE": "64,64,64"}, "VOLUME_SHAPE"),
+        ({"SAVE_SEGMENTATIONS": "yes"}, "DUMMY=no with DATASET_DIR"),
+        ({"WEIGHTS": "/no/such.zip"}, "/no/such.zip"),
+        ({"OUTPUT_DIR": __file__}, "is a file"),
+    ],
+)
 def test_impossible_combinations_are_refused_with_a_remedy(variables, part):
     _, problems = read(**variables)
     assert len(problems) == 1
@@ -110,8 +128,13 @@ def test_flags_and_variables_have_one_name():
 
 def test_bad_input_ends_with_2_and_no_traceback_before_torch_is_imported(tmp_path):
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
-    ended = subprocess.run([sys.executable, ROOT / "predict.py", "--jit", "foo"], capture_output=True, text=True,
-                           cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path), "BATCH_SIZE": "-1"})
+    ended = subprocess.run(
+        [sys.executable, ROOT / "predict.py", "--jit", "foo"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "BATCH_SIZE": "-1"},
+    )
     assert ended.returncode == 2
     assert ended.stdout == ""
     assert ended.stderr.splitlines() == [

@@ -30,9 +30,20 @@ class FakeRuntime:
     CUDAGraph = XPUGraph = FakeGraph
 
     def __init__(self, **properties):
-        self.found = SimpleNamespace(**{"name": "Fake", "total_memory": 2**30, "multi_processor_count": 132, "major": 9,
-                                        "minor": 0, "gpu_eu_count": 448, "version": "12.60.7", "driver_version": "1.2",
-                                        "max_num_sub_devices": 2, **properties})
+        self.found = SimpleNamespace(
+            **{
+                "name": "Fake",
+                "total_memory": 2**30,
+                "multi_processor_count": 132,
+                "major": 9,
+                "minor": 0,
+                "gpu_eu_count": 448,
+                "version": "12.60.7",
+                "driver_version": "1.2",
+                "max_num_sub_devices": 2,
+                **properties,
+            }
+        )
         self.calls = []
 
     def __getattr__(self, name):
@@ -64,8 +75,13 @@ def test_verbs_reach_the_runtime(device):
     device.reset_peak_memory()
     device.empty_cache()
     assert device.peak_memory() == 7
-    assert [call[0] for call in device.recorded] == ["set_device", "synchronize", "reset_peak_memory_stats", "empty_cache",
-                                                     "max_memory_reserved"]
+    assert [call[0] for call in device.recorded] == [
+        "set_device",
+        "synchronize",
+        "reset_peak_memory_stats",
+        "empty_cache",
+        "max_memory_reserved",
+    ]
     assert device.torch_device == torch.device(device.kind, 0) and device.supports_graphs
     assert device.is_out_of_memory(torch.OutOfMemoryError()) and not device.is_out_of_memory(RuntimeError())
 
@@ -129,8 +145,13 @@ def test_nvml_counts_joules_and_reads_clocks():
             raise Error
         return 1980
 
-    library = SimpleNamespace(nvmlDeviceGetTotalEnergyConsumption=lambda handle: 12345, nvmlDeviceGetClockInfo=clock,
-                              NVML_CLOCK_SM=1, NVML_CLOCK_MEM=2, NVMLError=Error)
+    library = SimpleNamespace(
+        nvmlDeviceGetTotalEnergyConsumption=lambda handle: 12345,
+        nvmlDeviceGetClockInfo=clock,
+        NVML_CLOCK_SM=1,
+        NVML_CLOCK_MEM=2,
+        NVMLError=Error,
+    )
     source = Nvml(library, "handle")
     assert source.joules() == 12.345 and source.clocks_mhz() == {"core": 1980}
 

@@ -16,8 +16,7 @@ pytest.importorskip("onnx", reason="onnx is not installed: pip install -r requir
 
 
 def ask(cache_dir, **settings):
-    given = {"engine": "onnxruntime", "device": open_device("cpu"), "precision": "fp32", "threads": 2,
-             "cache_dir": cache_dir}
+    given = {"engine": "onnxruntime", "device": open_device("cpu"), "precision": "fp32", "threads": 2, "cache_dir": cache_dir}
     return Request(**(given | settings))
 
 
@@ -42,10 +41,13 @@ def test_a_stream_is_a_session_with_its_share_of_threads(narrow_reference, tmp_p
     np.testing.assert_array_equal(engine.compare(x), engine.compare(x))
 
 
-@pytest.mark.parametrize(("settings", "reason"), [
-    ({"precision": "bf16"}, "PRECISION=bf16 with ENGINE=onnxruntime is not possible.*use PRECISION=fp32"),
-    ({"jit": "trace"}, "JIT=trace with ENGINE=onnxruntime"),
-])
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"precision": "bf16"}, "PRECISION=bf16 with ENGINE=onnxruntime is not possible.*use PRECISION=fp32"),
+        ({"jit": "trace"}, "JIT=trace with ENGINE=onnxruntime"),
+    ],
+)
 def test_refuses_up_front(tmp_path, settings, reason):
     with pytest.raises(UserErrors, match=reason):
         create(ask(tmp_path, **settings))

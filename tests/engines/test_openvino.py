@@ -39,8 +39,7 @@ def cache_dir(tmp_path_factory):
 @pytest.fixture
 def ask(cache_dir):
     def ask(**settings):
-        given = {"engine": "openvino", "device": open_device("cpu"), "precision": "fp32", "threads": 2,
-                 "cache_dir": cache_dir}
+        given = {"engine": "openvino", "device": open_device("cpu"), "precision": "fp32", "threads": 2, "cache_dir": cache_dir}
         return Request(**(given | settings))
 
     return ask
@@ -141,12 +140,15 @@ def test_export_is_kept_until_weights_or_form_change(network, ask, tmp_path):
     assert "export" in load(other)
 
 
-@pytest.mark.parametrize(("settings", "reason"), [
-    ({"precision": "fp16"}, "PRECISION=fp16 with ENGINE=openvino on CPU is not possible; use fp32, bf16, int8"),
-    ({"jit": "trace"}, "JIT=trace with ENGINE=openvino"),
-    ({"ipex": True}, "IPEX=yes with ENGINE=openvino"),
-    ({"precision": "int8"}, "PRECISION=int8 needs volumes to calibrate with"),
-])
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"precision": "fp16"}, "PRECISION=fp16 with ENGINE=openvino on CPU is not possible; use fp32, bf16, int8"),
+        ({"jit": "trace"}, "JIT=trace with ENGINE=openvino"),
+        ({"ipex": True}, "IPEX=yes with ENGINE=openvino"),
+        ({"precision": "int8"}, "PRECISION=int8 needs volumes to calibrate with"),
+    ],
+)
 def test_refuses_up_front(ask, settings, reason):
     with pytest.raises(UserErrors, match=reason):
         create(ask(**settings))

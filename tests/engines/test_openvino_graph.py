@@ -27,20 +27,22 @@ def test_merged_or_not_it_computes_the_same(merge):
     import openvino
 
     network = reference.build(random_plans(base_features=8, max_features=32, poolings=3))
-    compiled = openvino.Core().compile_model(graph.build(network, merge), "CPU",
-                                             {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino.Core().compile_model(graph.build(network, merge), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     x = torch.randn(2, 4, 16, 32, 24, generator=torch.Generator().manual_seed(4))
     with torch.inference_mode():
         expected = network(x).numpy()
     np.testing.assert_allclose(compiled(x.numpy())[0], expected, atol=1e-4 * abs(expected).max())
 
 
-@pytest.mark.parametrize("spoil", [
-    lambda network: setattr(network, "convolutional_pooling", False),
-    lambda network: setattr(network.conv_blocks_context[0].blocks[0], "instnorm", nn.BatchNorm3d(8)),
-    lambda network: setattr(network.conv_blocks_context[0].blocks[0], "instnorm", nn.InstanceNorm3d(8)),
-    lambda network: setattr(network.tu[0], "stride", (1, 1, 1)),
-])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda network: setattr(network, "convolutional_pooling", False),
+        lambda network: setattr(network.conv_blocks_context[0].blocks[0], "instnorm", nn.BatchNorm3d(8)),
+        lambda network: setattr(network.conv_blocks_context[0].blocks[0], "instnorm", nn.InstanceNorm3d(8)),
+        lambda network: setattr(network.tu[0], "stride", (1, 1, 1)),
+    ],
+)
 def test_another_network_is_refused(spoil):
     network = reference.build(random_plans(base_features=8, max_features=32, poolings=3))
     spoil(network)

@@ -32,8 +32,18 @@ def run(network, tmp_path_factory):
 
     def run(form, volumes=None):
         given = volumes or [np.random.default_rng(1).standard_normal((4, *SHAPE), dtype=np.float32)]
-        engine = create(Request("openvino", open_device("cpu"), "int8", network=form, threads=2, cache_dir=cache_dir,
-                                calibration=lambda: iter(given), calibration_source="noise of a test"))
+        engine = create(
+            Request(
+                "openvino",
+                open_device("cpu"),
+                "int8",
+                network=form,
+                threads=2,
+                cache_dir=cache_dir,
+                calibration=lambda: iter(given),
+                calibration_source="noise of a test",
+            )
+        )
         engine.load(network)
         return engine
 
@@ -93,8 +103,11 @@ def test_layers_hand_on_without_a_pass_between(run):
     engine = run("fast")
     engine.compare(np.zeros((1, 4, *SHAPE), dtype=np.float32))
     compiled = next(iter(engine._compiled.values()))[0]
-    norms = [op for op in compiled.get_runtime_model().get_ordered_ops() if "encoder" in op.get_friendly_name()
-             and layer_type(op) == "MVN"]
+    norms = [
+        op
+        for op in compiled.get_runtime_model().get_ordered_ops()
+        if "encoder" in op.get_friendly_name() and layer_type(op) == "MVN"
+    ]
     assert len(norms) == 6
     for norm in norms:
         assert layer_type(norm.input_value(0).get_node()) == "Convolution"

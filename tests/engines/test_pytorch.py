@@ -81,11 +81,14 @@ def test_nothing_observed_is_an_error_not_a_guess(narrow_reference):
         engine.effective()
 
 
-@pytest.mark.parametrize("has, precision, part", [
-    ({"bf16"}, "fp16", "needs a CPU with AVX512-FP16, without it PyTorch takes hours a volume; use PRECISION=bf16"),
-    (set(), "fp16", "use PRECISION=fp32"),
-    (set(), "bf16", "needs a CPU with AVX-512, without it PyTorch takes hours a volume; use PRECISION=fp32"),
-])
+@pytest.mark.parametrize(
+    "has, precision, part",
+    [
+        ({"bf16"}, "fp16", "needs a CPU with AVX512-FP16, without it PyTorch takes hours a volume; use PRECISION=bf16"),
+        (set(), "fp16", "use PRECISION=fp32"),
+        (set(), "bf16", "needs a CPU with AVX-512, without it PyTorch takes hours a volume; use PRECISION=fp32"),
+    ],
+)
 def test_refuses_a_precision_that_the_cpu_would_take_hours_for(monkeypatch, has, precision, part):
     monkeypatch.setattr(library, "onednn_computes", lambda name: name in has)
     [reason] = TorchEngine.refuse(Request(engine="torch", device=CpuDevice(), precision=precision))

@@ -61,8 +61,10 @@ def record_of(folder, **variables):
     variables = {name.upper(): value for name, value in variables.items()}
     given, problems = parse.parse([], {"VOLUME_SHAPE": "64,64,64", "PLATFORM": "CPU", **variables})
     assert not problems
-    settings = Settings({name: item.value for name, item in given.items()} | {"output_dir": Path(folder)},
-                        {name: item.source for name, item in given.items()})
+    settings = Settings(
+        {name: item.value for name, item in given.items()} | {"output_dir": Path(folder)},
+        {name: item.source for name, item in given.items()},
+    )
     settings.device = CpuDevice()
     record = Record(settings, weights={"kind": "random"}, data={"kind": "random"})
     record.warm_up = {"latency_ms": [5.0], "settled": True}
@@ -102,20 +104,30 @@ def test_shorter_runs_say_what_they_lack(tmp_path):
     plan = mlperf.plan(settings, 3, "sample", {})
     assert plan.limited and plan.queries == 7
     text = "; ".join(plan.departures)
-    for part in ("7 queries instead of 1024", "0 s instead of 600 s", "3 different volumes instead of 16", "(64, 64, 64)",
-                 "random volumes", "weights: sample"):
+    for part in (
+        "7 queries instead of 1024",
+        "0 s instead of 600 s",
+        "3 different volumes instead of 16",
+        "(64, 64, 64)",
+        "random volumes",
+        "weights: sample",
+    ):
         assert part in text
-    longer = mlperf.plan(record_of(tmp_path, scenario="Offline", num_iterations="7", min_duration="30",
-                                  batch_size="2").settings, 3, "sample", {})
+    longer = mlperf.plan(
+        record_of(tmp_path, scenario="Offline", num_iterations="7", min_duration="30", batch_size="2").settings, 3, "sample", {}
+    )
     assert (longer.queries, longer.duration_s, longer.limited) == (14, 30, False)
 
 
-@pytest.mark.parametrize(("words", "part"), [
-    (["--scenario", "SingleStream", "--batch-size", "2"], "BATCH_SIZE=1 or SCENARIO=Offline"),
-    (["--scenario", "SingleStream", "--streams", "2"], "STREAMS=1 or SCENARIO=Offline"),
-    (["--min-duration", "5"], "use SCENARIO=SingleStream or Offline"),
-    (["--scenario", "Server"], "use Default, SingleStream, Offline"),
-])
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--scenario", "SingleStream", "--batch-size", "2"], "BATCH_SIZE=1 or SCENARIO=Offline"),
+        (["--scenario", "SingleStream", "--streams", "2"], "STREAMS=1 or SCENARIO=Offline"),
+        (["--min-duration", "5"], "use SCENARIO=SingleStream or Offline"),
+        (["--scenario", "Server"], "use Default, SingleStream, Offline"),
+    ],
+)
 def test_settings_that_no_scenario_runs(words, part, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("OUTPUT_DIR", str(tmp_path / "output"))
     assert cli.main(words) == 2
@@ -128,7 +140,8 @@ def test_several_processes_are_not_loadgens():
     value = {"scenario": "Offline", "multi_tile": True, "instances": 2, "nnodes": 1, "devices": None}
     assert any("MULTI_TILE, INSTANCES with SCENARIO=Offline" in text for text in mlperf.refuse(value))
     assert mlperf.refuse({**value, "multi_tile": False, "instances": 1}) == mlperf.refuse(
-        {"scenario": "Offline", "multi_tile": False})
+        {"scenario": "Offline", "multi_tile": False}
+    )
 
 
 def test_without_the_package_the_pip_line_is_told(capsys, tmp_path, monkeypatch):
@@ -215,7 +228,8 @@ def test_dice_of_the_log_scored_as_mlperf_does_is_ours(tmp_path, out, cases, sce
         assert from_log[region] == pytest.approx(expected[region], abs=1e-4)
     assert not record.warnings
     assert dict((key, value) for key, value, _ in record.figures)["loadgen_accuracy_total"] == pytest.approx(
-        100 * expected["total"], abs=1e-2)
+        100 * expected["total"], abs=1e-2
+    )
 
 
 class Answer(np.ndarray):
@@ -234,7 +248,7 @@ def test_logged_arrays_live_until_loadgen_has_copied_them(tmp_path, monkeypatch)
         return made
 
     def complete(responses):
-        alive.append(all(array() is not None for array in arrays[-len(responses):]))
+        alive.append(all(array() is not None for array in arrays[-len(responses) :]))
         finish(responses)
 
     finish = mlperf_loadgen.QuerySamplesComplete
@@ -246,7 +260,8 @@ def test_logged_arrays_live_until_loadgen_has_copied_them(tmp_path, monkeypatch)
     assert alive == [True] * 3
     written = json.loads((tmp_path / logs.ACCURACY).read_text())
     assert {entry["qsl_idx"]: entry["data"] for entry in written} == {
-        index: np.full(8, index, np.float16).tobytes().hex().upper() for index in range(6)}
+        index: np.full(8, index, np.float16).tobytes().hex().upper() for index in range(6)
+    }
 
 
 @pytest.fixture(scope="module")

@@ -59,8 +59,17 @@ def test_other_engines_tell_the_operators_that_they_execute(narrow_reference, tm
     for package in {"openvino": ("openvino", "nncf"), "onnxruntime": ("onnx", "onnxruntime")}[engine]:
         pytest.importorskip(package)
     volumes = np.random.default_rng(1).standard_normal((1, 4, 64, 32, 32), dtype=np.float32)
-    engine = registry.create(Request(engine, CpuDevice(), precision, network="reference", cache_dir=tmp_path, profile=True,
-                                    calibration=lambda: iter([volumes[0]])))
+    engine = registry.create(
+        Request(
+            engine,
+            CpuDevice(),
+            precision,
+            network="reference",
+            cache_dir=tmp_path,
+            profile=True,
+            calibration=lambda: iter([volumes[0]]),
+        )
+    )
     engine.load(narrow_reference)
     staged = engine.stage(volumes)
     engine.compile(staged)
@@ -89,10 +98,13 @@ def test_each_call_has_its_own_times(narrow_reference, tmp_path):
         assert 0.3 * whole < sum(operator.ms for operator in operators) <= 1.05 * whole
 
 
-@pytest.mark.parametrize(("asked", "says"), [
-    ({"engine": "onnxruntime", "precision": "fp32", "streams": 2}, "STREAMS=2 is not possible"),
-    ({"engine": "openvino", "precision": "fp32", "streams": 2}, "STREAMS=2 is not possible"),
-])
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"engine": "onnxruntime", "precision": "fp32", "streams": 2}, "STREAMS=2 is not possible"),
+        ({"engine": "openvino", "precision": "fp32", "streams": 2}, "STREAMS=2 is not possible"),
+    ],
+)
 def test_an_engine_that_cannot_tell_refuses(asked, says):
     reasons = registry.engine_class(asked["engine"]).refuse(Request(device=CpuDevice(), profile=True, **asked))
     assert any(says in reason for reason in reasons)

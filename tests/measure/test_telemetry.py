@@ -208,8 +208,9 @@ class Library:
 
 
 def test_nvml_reads_the_gpu_of_the_run_and_leaves_out_what_it_refuses():
-    device = SimpleNamespace(index=1, runtime=lambda: SimpleNamespace(
-        get_device_properties=lambda index: SimpleNamespace(uuid="abc")))
+    device = SimpleNamespace(
+        index=1, runtime=lambda: SimpleNamespace(get_device_properties=lambda index: SimpleNamespace(uuid="abc"))
+    )
     library = Library("GPU-abc")
     source = sources.Nvml(device, library)
     assert source.read() == {"gpu_temperature_c": 61.0, "gpu_memory_bytes": 3 * 2**30, "gpu_power_w": 412.0}
@@ -238,8 +239,12 @@ def test_xpu_smi_is_followed_and_ended(tmp_path, monkeypatch):
     end = time.monotonic() + 20
     while not source.read() and time.monotonic() < end:
         time.sleep(0.02)
-    assert source.read() == {"gpu_utilisation_percent": 12.5, "gpu_power_w": 118.87, "gpu_core_clock_mhz": 1550.0,
-                             "gpu_memory_bytes": 2048 * 2**20}
+    assert source.read() == {
+        "gpu_utilisation_percent": 12.5,
+        "gpu_power_w": 118.87,
+        "gpu_core_clock_mhz": 1550.0,
+        "gpu_memory_bytes": 2048 * 2**20,
+    }
     source.close()
     assert source._process.returncode is not None
     with pytest.raises(sources.Absent, match="xpu-smi"):

@@ -55,7 +55,8 @@ def test_norm_and_head(dtype, samples, channels):
     x = random(samples, channels, 6, 8, 10, dtype=dtype) * 3 + 5
     weight, bias, head = random(channels), random(channels, seed=2), random(4, channels, 1, 1, 1, seed=3)
     expected = nn.functional.leaky_relu(
-        nn.functional.instance_norm(x.double(), weight=weight.double(), bias=bias.double()), 0.01)
+        nn.functional.instance_norm(x.double(), weight=weight.double(), bias=bias.double()), 0.01
+    )
     logits = torch.ops.unet3d_cpu.norm_act_head(x, weight, bias, 1e-5, 0.01, head)
     assert close(logits, nn.functional.conv3d(expected, head.double()), dtype)
     torch.ops.unet3d_cpu.norm_act_(x, weight, bias, 1e-5, 0.01)
@@ -90,15 +91,19 @@ def test_another_cpu_gets_a_library_of_its_own(monkeypatch):
     """A library made for AVX-512 must not be loaded by a CPU without it: the folder depends on the CPU's flags."""
     here = library._cache_folder("2.13.0")
     read = Path.read_text
-    monkeypatch.setattr(Path, "read_text", lambda path, *a, **k: (
-        "flags\t\t: fpu sse2 avx2\n" if str(path) == "/proc/cpuinfo" else read(path, *a, **k)))
+    monkeypatch.setattr(
+        Path,
+        "read_text",
+        lambda path, *a, **k: "flags\t\t: fpu sse2 avx2\n" if str(path) == "/proc/cpuinfo" else read(path, *a, **k),
+    )
     assert library._cache_folder("2.13.0") != here
 
 
 def status_in_new_process(**variables):
     code = "from unet3d.network.cpu_ops import library; print(*library.status())"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300,
-                          env={**os.environ, **variables})
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ, **variables}
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -150,5 +155,5 @@ def test_results_and_a_warning_say_why_they_did_not(narrow_reference, monkeypatc
     details = engine.effective().details
     assert details["operators"] == "fallback: no C++ compiler (install g++)"
     assert not any(name.startswith("mkldnn::_convolution_transpose_pointwise") for name in details["convolutions"]["fp32"])
-    (name, text), = engine.warnings
+    ((name, text),) = engine.warnings
     assert name == "fallback-operators" and "install g++" in text

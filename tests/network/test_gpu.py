@@ -74,8 +74,11 @@ def test_profiler_sees_the_data_type_of_every_convolution(tiny_reference):
     network, x = built(tiny_reference, torch.float16), volume(1, 4, 8, 8, 16).half().to(DEVICE)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
         network(x)
-    seen = [(event.name(), event.dtypes()[0]) for event in profile.profiler.kineto_results.events()
-            if event.name().startswith(("unet3d::conv", "aten::convolution")) and event.dtypes()]
+    seen = [
+        (event.name(), event.dtypes()[0])
+        for event in profile.profiler.kineto_results.events()
+        if event.name().startswith(("unet3d::conv", "aten::convolution")) and event.dtypes()
+    ]
     assert {dtype for _, dtype in seen} == {"c10::Half"}
     names = [name for name, _ in seen]
     assert names.count("unet3d::conv_upsample") == 2 and names.count("unet3d::conv_head") == 1

@@ -21,9 +21,30 @@ def reference():
 
     torch.manual_seed(0)
     network = Generic_UNet(
-        4, 8, 4, 5, 2, 2, nn.Conv3d, nn.InstanceNorm3d, {"eps": 1e-5, "affine": True}, nn.Dropout3d,
-        {"p": 0, "inplace": True}, nn.LeakyReLU, {"negative_slope": 1e-2, "inplace": True}, True, False, lambda x: x,
-        InitWeights_He(1e-2), [[2, 2, 2]] * 5, [[3, 3, 3]] * 6, False, True, True, max_num_features=40)
+        4,
+        8,
+        4,
+        5,
+        2,
+        2,
+        nn.Conv3d,
+        nn.InstanceNorm3d,
+        {"eps": 1e-5, "affine": True},
+        nn.Dropout3d,
+        {"p": 0, "inplace": True},
+        nn.LeakyReLU,
+        {"negative_slope": 1e-2, "inplace": True},
+        True,
+        False,
+        lambda x: x,
+        InitWeights_He(1e-2),
+        [[2, 2, 2]] * 5,
+        [[3, 3, 3]] * 6,
+        False,
+        True,
+        True,
+        max_num_features=40,
+    )
     for module in network.modules():
         if isinstance(module, nn.InstanceNorm3d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -68,9 +89,11 @@ def test_fp32_equals_reference(reference, fused, shape):
 def test_layout_is_kept_through_every_layer(reference):
     fused = InferenceUNet.from_reference(reference, native=False)
     layouts = []
-    hooks = [m.register_forward_hook(
-        lambda _, __, y: layouts.append(y.is_contiguous(memory_format=torch.channels_last_3d)))
-        for m in fused.modules() if not list(m.children())]
+    hooks = [
+        m.register_forward_hook(lambda _, __, y: layouts.append(y.is_contiguous(memory_format=torch.channels_last_3d)))
+        for m in fused.modules()
+        if not list(m.children())
+    ]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         fused(volume(1, 4, 64, 64, 64))
     for hook in hooks:
@@ -81,7 +104,7 @@ def test_layout_is_kept_through_every_layer(reference):
 @pytest.mark.parametrize("samples", [1, 2])
 @torch.inference_mode()
 def test_norm_is_instance_norm_even_far_from_zero_mean(samples):
-    x = (volume(samples, 16, 8, 8, 8) * torch.linspace(0.1, 3, samples * 16).view(samples, 16, 1, 1, 1) + 30)
+    x = volume(samples, 16, 8, 8, 8) * torch.linspace(0.1, 3, samples * 16).view(samples, 16, 1, 1, 1) + 30
     x = x.contiguous(memory_format=torch.channels_last_3d)
     weight, bias = volume(16), volume(16, seed=2)
     expected = nn.functional.instance_norm(x.double(), weight=weight.double(), bias=bias.double())
@@ -89,9 +112,14 @@ def test_norm_is_instance_norm_even_far_from_zero_mean(samples):
     assert relative_error(output, expected) < 1e-5
 
 
-@pytest.mark.parametrize("dtype, amp", [
-    pytest.param(torch.bfloat16, True, marks=needs_bf16), pytest.param(torch.bfloat16, False, marks=needs_bf16),
-    pytest.param(torch.float16, False, marks=needs_fp16)])
+@pytest.mark.parametrize(
+    "dtype, amp",
+    [
+        pytest.param(torch.bfloat16, True, marks=needs_bf16),
+        pytest.param(torch.bfloat16, False, marks=needs_bf16),
+        pytest.param(torch.float16, False, marks=needs_fp16),
+    ],
+)
 @torch.inference_mode()
 def test_half_precision_is_as_close_to_fp32_as_the_reference_is(reference, fused, dtype, amp):
     if dtype == torch.float16 and fused.native_types:

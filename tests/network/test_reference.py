@@ -81,8 +81,9 @@ def test_layer_bytes_are_those_of_the_tensors():
     seen = {}
     for name, module in network.named_modules():
         if isinstance(module, torch.nn.Conv3d | torch.nn.ConvTranspose3d):
-            module.register_forward_hook(lambda m, i, o, name=name: seen.update({name: (
-                i[0].nbytes, o.nbytes, sum(p.nbytes for p in m.parameters()))}))
+            module.register_forward_hook(
+                lambda m, i, o, name=name: seen.update({name: (i[0].nbytes, o.nbytes, sum(p.nbytes for p in m.parameters()))})
+            )
     with torch.inference_mode():
         network(torch.randn(1, 4, 8, 16, 8))
     found = flops.layers(network, (4, 8, 16, 8))
@@ -110,14 +111,17 @@ def test_weights_of_another_network_are_refused():
         reference.build(random_plans(4), state)
 
 
-@pytest.mark.parametrize(("key", "value", "message"), [
-    ("base_num_features", 0, "base_num_features is 0"),
-    ("base_num_features", "wide", "wide"),
-    ("num_modalities", None, "not the plans"),
-    ("plans_per_stage", {}, "not the plans"),
-    ("plans_per_stage", {0: {"conv_kernel_sizes": [[3, 3, 3]]}}, "'pool_op_kernel_sizes' is missing"),
-    ("plans_per_stage", {0: {"pool_op_kernel_sizes": [[2, 2]], "conv_kernel_sizes": [[3, 3]] * 2}}, "pool_op_kernel_sizes"),
-])
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("base_num_features", 0, "base_num_features is 0"),
+        ("base_num_features", "wide", "wide"),
+        ("num_modalities", None, "not the plans"),
+        ("plans_per_stage", {}, "not the plans"),
+        ("plans_per_stage", {0: {"conv_kernel_sizes": [[3, 3, 3]]}}, "'pool_op_kernel_sizes' is missing"),
+        ("plans_per_stage", {0: {"pool_op_kernel_sizes": [[2, 2]], "conv_kernel_sizes": [[3, 3]] * 2}}, "pool_op_kernel_sizes"),
+    ],
+)
 def test_plans_that_describe_no_network(key, value, message):
     with pytest.raises(UserError, match=message) as caught:
         architecture({**random_plans(), key: value})

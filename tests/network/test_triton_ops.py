@@ -93,8 +93,9 @@ def test_first_convolution(dtype, shape, cout):
 
 
 @pytest.mark.parametrize("dtype", PRODUCTS)
-@pytest.mark.parametrize("shape, cout, planes", [((2, 32, 5, 6, 18), 32, 2), ((2, 16, 3, 4, 16), 32, 3),
-                                                 ((1, 32, 3, 9, 5), 16, 56)])
+@pytest.mark.parametrize(
+    "shape, cout, planes", [((2, 32, 5, 6, 18), 32, 2), ((2, 16, 3, 4, 16), 32, 3), ((1, 32, 3, 9, 5), 16, 56)]
+)
 def test_marching_convolution(dtype, shape, cout, planes):
     """Walks of which the last is shorter, just as long as the volume is deep, and longer; tiles that stand out of it."""
     x, w = volume(*shape, dtype=dtype, mean=0.5), volume(cout, shape[1], 3, 3, 3, dtype=dtype, seed=2)

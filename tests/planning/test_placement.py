@@ -52,8 +52,10 @@ def test_this_machines_cores_are_those_that_lscpu_shows():
     assert len(topology.cores()) == len({core for cpu, core, _ in rows if cpu in allowed})
 
 
-@pytest.mark.parametrize(("groups", "sizes", "astride"), [(1, [16], 1), (2, [8, 8], 0), (4, [4] * 4, 0), (3, [5, 6, 5], 1),
-                                                          (6, [3, 2, 3, 3, 2, 3], 0), (16, [1] * 16, 0)])
+@pytest.mark.parametrize(
+    ("groups", "sizes", "astride"),
+    [(1, [16], 1), (2, [8, 8], 0), (4, [4] * 4, 0), (3, [5, 6, 5], 1), (6, [3, 2, 3, 3, 2, 3], 0), (16, [1] * 16, 0)],
+)
 def test_groups_stay_within_a_node_where_their_number_allows_it(groups, sizes, astride):
     parts = topology.split(TWO_SOCKETS, groups)
     assert sorted(len(part) for part in parts) == sorted(sizes)
@@ -77,8 +79,15 @@ def settings_of(monkeypatch, cores=None, **variables):
     if cores is not None:
         monkeypatch.setattr(topology, "cores", lambda: list(cores))
         monkeypatch.setattr("unet3d.devices.host.usable_cores", lambda: len(cores))
-    given, problems = parse.parse([], {"PLATFORM": "CPU", "WEIGHTS": "random", "PRECISION": "fp32",
-                                       **{name.upper(): str(value) for name, value in variables.items()}})
+    given, problems = parse.parse(
+        [],
+        {
+            "PLATFORM": "CPU",
+            "WEIGHTS": "random",
+            "PRECISION": "fp32",
+            **{name.upper(): str(value) for name, value in variables.items()},
+        },
+    )
     problems += resolve.impossible(given)
     if problems:
         raise UserErrors(problems)
@@ -89,7 +98,9 @@ def test_multi_tile_on_a_cpu_is_one_rank_a_node_with_its_own_memory(monkeypatch)
     settings = settings_of(monkeypatch, TWO_SOCKETS, multi_tile="True")
     places = placement.plan(settings)
     assert [(place.name, place.threads, place.memory_nodes) for place in places] == [
-        ("cores 0-7 of NUMA node 0", 8, (0,)), ("cores 8-15 of NUMA node 1", 8, (1,))]
+        ("cores 0-7 of NUMA node 0", 8, (0,)),
+        ("cores 8-15 of NUMA node 1", 8, (1,)),
+    ]
 
 
 def test_instances_share_out_threads_and_cores(monkeypatch):
@@ -100,9 +111,15 @@ def test_instances_share_out_threads_and_cores(monkeypatch):
     assert [(place.name, place.memory_nodes) for place in alone] == [("core 0", ()), ("core 1", ())]
 
 
-@pytest.mark.parametrize(("variables", "free", "node"), [
-    ({"threads": 6}, {0: 1, 1: 2}, 1), ({"threads": 6}, {0: 3, 1: 2}, 0), ({"threads": 16}, {0: 1, 1: 2}, None),
-    ({}, {0: 1, 1: 2}, None)])
+@pytest.mark.parametrize(
+    ("variables", "free", "node"),
+    [
+        ({"threads": 6}, {0: 1, 1: 2}, 1),
+        ({"threads": 6}, {0: 3, 1: 2}, 0),
+        ({"threads": 16}, {0: 1, 1: 2}, None),
+        ({}, {0: 1, 1: 2}, None),
+    ],
+)
 def test_one_rank_goes_to_the_node_with_the_most_free_memory_where_it_fits_one(monkeypatch, variables, free, node):
     monkeypatch.setattr(topology, "free_memory", free.get)
     place = placement.alone(settings_of(monkeypatch, TWO_SOCKETS, **variables))
@@ -144,23 +161,37 @@ class Devices:
         return SimpleNamespace(tiles=lambda: [f"{index}.{tile}" for tile in range(self._tiles)])
 
 
-@pytest.mark.parametrize(("platform", "count", "variables", "names"), [
-    ("CUDA", 4, {}, ["0", "1", "2", "3"]),
-    ("CUDA", 2, {"CUDA_VISIBLE_DEVICES": "3,GPU-5e0a"}, ["3", "GPU-5e0a"]),
-    ("Max", 4, {}, ["0", "1", "2", "3"]),
-    ("Max", 2, {"ZE_AFFINITY_MASK": "2,3"}, ["2", "3"]),
-    ("Max", 2, {"ZE_FLAT_DEVICE_HIERARCHY": "COMPOSITE"}, ["0.0", "0.1", "1.0", "1.1"]),
-    ("Max", 1, {"ZE_FLAT_DEVICE_HIERARCHY": "composite", "ZE_AFFINITY_MASK": "1"}, ["1.0", "1.1"]),
-    ("Max", 1, {"ZE_FLAT_DEVICE_HIERARCHY": "COMPOSITE", "ZE_AFFINITY_MASK": "0.1"}, ["0.1"]),
-])
+@pytest.mark.parametrize(
+    ("platform", "count", "variables", "names"),
+    [
+        ("CUDA", 4, {}, ["0", "1", "2", "3"]),
+        ("CUDA", 2, {"CUDA_VISIBLE_DEVICES": "3,GPU-5e0a"}, ["3", "GPU-5e0a"]),
+        ("Max", 4, {}, ["0", "1", "2", "3"]),
+        ("Max", 2, {"ZE_AFFINITY_MASK": "2,3"}, ["2", "3"]),
+        ("Max", 2, {"ZE_FLAT_DEVICE_HIERARCHY": "COMPOSITE"}, ["0.0", "0.1", "1.0", "1.1"]),
+        ("Max", 1, {"ZE_FLAT_DEVICE_HIERARCHY": "composite", "ZE_AFFINITY_MASK": "1"}, ["1.0", "1.1"]),
+        ("Max", 1, {"ZE_FLAT_DEVICE_HIERARCHY": "COMPOSITE", "ZE_AFFINITY_MASK": "0.1"}, ["0.1"]),
+    ],
+)
 def test_each_rank_is_shown_one_tile_or_device(monkeypatch, platform, count, variables, names):
     for name in ("CUDA_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "ZE_FLAT_DEVICE_HIERARCHY", "ONEAPI_DEVICE_SELECTOR"):
         monkeypatch.delenv(name, raising=False)
     for name, text in variables.items():
         monkeypatch.setenv(name, text)
     monkeypatch.setattr(placement, "device_class", lambda kind: Devices(count, 2))
-    settings = resolve.Settings({"platform": platform, "devices": None, "instances": None, "multi_tile": True, "nnodes": 1,
-                                 "node_rank": None, "threads": 8, "scenario": "Default"}, {})
+    settings = resolve.Settings(
+        {
+            "platform": platform,
+            "devices": None,
+            "instances": None,
+            "multi_tile": True,
+            "nnodes": 1,
+            "node_rank": None,
+            "threads": 8,
+            "scenario": "Default",
+        },
+        {},
+    )
     assert placement.decide(settings) == []
     assert settings.devices == len(names) and placement.many(settings) == (len(names) > 1)
     places = placement.plan(settings)
@@ -180,16 +211,19 @@ def test_a_device_selector_that_numbers_otherwise_is_refused(monkeypatch):
         placement.device_names("Max")
 
 
-@pytest.mark.parametrize(("variables", "part"), [
-    ({"platform": "Flex", "multi_tile": "True"}, "a Flex card has one tile"),
-    ({"multi_tile": "True", "instances": 2}, "leave DEVICES and INSTANCES out"),
-    ({"nnodes": 2, "node_rank": 0}, "RDZV_ENDPOINT=host:port"),
-    ({"nnodes": 2, "rdzv_endpoint": "a:1"}, "NODE_RANK, 0 to 1"),
-    ({"nnodes": 2, "rdzv_endpoint": "a:1", "node_rank": 2}, "does not fit"),
-    ({"devices": 2}, "use INSTANCES for groups of cores"),
-    ({"instances": 17}, "more than the 16 CPU threads and cores"),
-    ({"instances": 4, "threads": 8, "streams": 3}, "more than the 2 CPU threads of an instance"),
-])
+@pytest.mark.parametrize(
+    ("variables", "part"),
+    [
+        ({"platform": "Flex", "multi_tile": "True"}, "a Flex card has one tile"),
+        ({"multi_tile": "True", "instances": 2}, "leave DEVICES and INSTANCES out"),
+        ({"nnodes": 2, "node_rank": 0}, "RDZV_ENDPOINT=host:port"),
+        ({"nnodes": 2, "rdzv_endpoint": "a:1"}, "NODE_RANK, 0 to 1"),
+        ({"nnodes": 2, "rdzv_endpoint": "a:1", "node_rank": 2}, "does not fit"),
+        ({"devices": 2}, "use INSTANCES for groups of cores"),
+        ({"instances": 17}, "more than the 16 CPU threads and cores"),
+        ({"instances": 4, "threads": 8, "streams": 3}, "more than the 2 CPU threads of an instance"),
+    ],
+)
 def test_what_cannot_run_is_refused_in_one_line(monkeypatch, variables, part):
     with pytest.raises(UserErrors) as refused:
         settings_of(monkeypatch, TWO_SOCKETS, **variables)
@@ -197,14 +231,16 @@ def test_what_cannot_run_is_refused_in_one_line(monkeypatch, variables, part):
 
 
 def test_a_rank_is_pinned_and_its_memory_bound_and_the_kernel_says_so():
-    code = ("from unet3d.devices import topology\n"
-            "from unet3d.planning import placement\n"
-            "core = topology.cores()[-1]\n"
-            "told = placement.take(placement.Placement('one', 1, (core.cpu,), (core.node,)))\n"
-            "import os, re\n"
-            "memory = bytearray(50_000_000)\n"
-            "maps = open('/proc/self/numa_maps').read()\n"
-            "print(sorted(os.sched_getaffinity(0)) == [core.cpu], told['memory_not_bound'], f'bind:{core.node}' in maps)")
+    code = (
+        "from unet3d.devices import topology\n"
+        "from unet3d.planning import placement\n"
+        "core = topology.cores()[-1]\n"
+        "told = placement.take(placement.Placement('one', 1, (core.cpu,), (core.node,)))\n"
+        "import os, re\n"
+        "memory = bytearray(50_000_000)\n"
+        "maps = open('/proc/self/numa_maps').read()\n"
+        "print(sorted(os.sched_getaffinity(0)) == [core.cpu], told['memory_not_bound'], f'bind:{core.node}' in maps)"
+    )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     if "set_mempolicy" in ended.stdout or "libnuma" in ended.stdout:
         pytest.skip(ended.stdout.strip())
@@ -212,8 +248,12 @@ def test_a_rank_is_pinned_and_its_memory_bound_and_the_kernel_says_so():
 
 
 def test_the_window_of_many_ranks_is_that_of_the_slowest():
-    samples = [Sample(start=0.1, latency=1.0, stage=0.1, rank=0), Sample(start=1.2, latency=1.0, stage=0.1, rank=0),
-               Sample(start=0.3, latency=1.5, stage=0.2, rank=1), Sample(start=2.0, latency=1.5, stage=0.2, post=0.5, rank=1)]
+    samples = [
+        Sample(start=0.1, latency=1.0, stage=0.1, rank=0),
+        Sample(start=1.2, latency=1.0, stage=0.1, rank=0),
+        Sample(start=0.3, latency=1.5, stage=0.2, rank=1),
+        Sample(start=2.0, latency=1.5, stage=0.2, post=0.5, rank=1),
+    ]
     stats = summarise(samples)
     assert stats.throughput == pytest.approx(4 / 3.0)
     assert stats.throughput_with_overhead == pytest.approx(4 / 4.0)
@@ -222,14 +262,30 @@ def test_the_window_of_many_ranks_is_that_of_the_slowest():
 
 
 def part(rank, latencies, clock="one", window_start=100.0, **changes):
-    return {"place": {"name": f"core {rank}", "memory_not_bound": None}, "node": 0, "host": "here", "clock": clock,
-            "window_start": window_start,
-            "effective": {name: "same" for name in pool.SAME} | {"device": "cpu"},
-            "weights": {"sha256": "x"}, "data": {}, "check": {"relative_error": 0.01}, "load_seconds": {"build": 1.0},
-            "warm_up": {"settled": rank != 1}, "planned_calls": len(latencies), "accuracy": None, "tflop_per_volume": 1.0,
-            "samples": [Sample(start=float(i), latency=seconds, rank=rank) for i, seconds in enumerate(latencies)],
-            "memory": {"peak_host_bytes": 10, "peak_device_bytes": 5 + rank}, "environment": {}, "ranks": [], "extra": {},
-            "figures": [], "warnings": [], **changes}
+    return {
+        "place": {"name": f"core {rank}", "memory_not_bound": None},
+        "node": 0,
+        "host": "here",
+        "clock": clock,
+        "window_start": window_start,
+        "effective": {name: "same" for name in pool.SAME} | {"device": "cpu"},
+        "weights": {"sha256": "x"},
+        "data": {},
+        "check": {"relative_error": 0.01},
+        "load_seconds": {"build": 1.0},
+        "warm_up": {"settled": rank != 1},
+        "planned_calls": len(latencies),
+        "accuracy": None,
+        "tflop_per_volume": 1.0,
+        "samples": [Sample(start=float(i), latency=seconds, rank=rank) for i, seconds in enumerate(latencies)],
+        "memory": {"peak_host_bytes": 10, "peak_device_bytes": 5 + rank},
+        "environment": {},
+        "ranks": [],
+        "extra": {},
+        "figures": [],
+        "warnings": [],
+        **changes,
+    }
 
 
 def pooled(*parts):
@@ -239,8 +295,11 @@ def pooled(*parts):
 
 
 def test_ranks_of_one_machine_are_put_on_one_clock():
-    record = pooled(part(0, [0.5, 0.5], window_start=100.25), part(1, [0.5, 0.5], window_start=100.0),
-                    part(2, [0.5, 0.5], clock="other", window_start=7.0))
+    record = pooled(
+        part(0, [0.5, 0.5], window_start=100.25),
+        part(1, [0.5, 0.5], window_start=100.0),
+        part(2, [0.5, 0.5], clock="other", window_start=7.0),
+    )
     starts = {rank: [sample.start for sample in record.samples if sample.rank == rank] for rank in range(3)}
     assert starts == {0: [0.25, 1.25], 1: [0.0, 1.0], 2: [0.0, 1.0]}
     assert record.extra["pool"]["start_skew_s"] == 0.25
@@ -267,8 +326,15 @@ def test_warnings_of_ranks_are_told_once():
     assert [(warning.name, warning.message) for warning in record.warnings] == [("x", "of all"), ("y", "rank 1: of one")]
 
 
-@pytest.mark.parametrize("change", [{"tflop_per_volume": 2.0}, {"weights": {"sha256": "y"}}, {"data": {"names_sha256": "z"}},
-                                    {"effective": {"precision": "fp32"}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tflop_per_volume": 2.0},
+        {"weights": {"sha256": "y"}},
+        {"data": {"names_sha256": "z"}},
+        {"effective": {"precision": "fp32"}},
+    ],
+)
 def test_ranks_that_ran_different_things_give_no_number(change):
     with pytest.raises(MismatchError, match="rank 1 on here ran"):
         pooled(part(0, [1.0]), part(1, [1.0]) | copy.deepcopy(change))
@@ -298,8 +364,18 @@ def test_scaling_on_a_cpu_keeps_the_cores_of_a_rank_and_ends_with_one_rank_on_al
 
 
 def test_efficiency_is_throughput_a_core_against_that_of_one_rank():
-    rows = [{"name": "n", "ranks": ranks, "units": units, "throughput": throughput, "mean": 1.0, "p90": 1.0,
-             "peak_host_bytes": 2**30} for ranks, units, throughput in ((1, 1, 2.0), (2, 2, 3.0), (1, 2, 3.6))]
+    rows = [
+        {
+            "name": "n",
+            "ranks": ranks,
+            "units": units,
+            "throughput": throughput,
+            "mean": 1.0,
+            "p90": 1.0,
+            "peak_host_bytes": 2**30,
+        }
+        for ranks, units, throughput in ((1, 1, 2.0), (2, 2, 3.0), (1, 2, 3.6))
+    ]
     scaling.efficiency(rows)
     assert [(row["speed_up"], row["efficiency"]) for row in rows] == [(1.0, 1.0), (1.5, 0.75), (1.8, 0.9)]
     assert "75.0%" in scaling.table(rows)[2]

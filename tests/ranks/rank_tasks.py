@@ -19,8 +19,14 @@ CALLS = 4
 
 def measure(record, out, group, after=lambda index: None):
     """CALLS calls, each 20 ms long on even ranks and 30 ms on odd ones; `after` is called with each one's index."""
-    record.effective = {"engine": "none", "precision": record.settings.precision, "jit": "none", "layout": "none",
-                        "network": "none", "device": "cpu"}
+    record.effective = {
+        "engine": "none",
+        "precision": record.settings.precision,
+        "jit": "none",
+        "layout": "none",
+        "network": "none",
+        "device": "cpu",
+    }
     record.weights, record.check = {"kind": "random", "sha256": None}, {"relative_error": 0.01 * (group.rank + 1)}
     record.load_seconds, record.warm_up = {"build": 1.0 + group.rank}, {"calls": 0, "settled": True}
     record.memory = {"peak_host_bytes": 100, "peak_device_bytes": None}

@@ -40,13 +40,23 @@ def ranks_environment(monkeypatch, tmp_path):
 def two_ranks(monkeypatch, count=2):
     """Ranks share the cores where the machine has fewer."""
     cores = topology.cores()
-    monkeypatch.setattr(topology, "cores", lambda: (cores * count)[:max(count, len(cores))])
+    monkeypatch.setattr(topology, "cores", lambda: (cores * count)[: max(count, len(cores))])
 
 
 def record_of(folder, **variables):
     variables = {name.upper(): str(value) for name, value in variables.items()}
-    given, problems = parse.parse([], {"PLATFORM": "CPU", "WEIGHTS": "random", "PRECISION": "fp32", "THREADS": "4",
-                                       "NETWORK": "reference", "OUTPUT_DIR": str(folder), **variables})
+    given, problems = parse.parse(
+        [],
+        {
+            "PLATFORM": "CPU",
+            "WEIGHTS": "random",
+            "PRECISION": "fp32",
+            "THREADS": "4",
+            "NETWORK": "reference",
+            "OUTPUT_DIR": str(folder),
+            **variables,
+        },
+    )
     assert not problems + resolve.impossible(given)
     folder.mkdir(exist_ok=True)
     settings = resolve.complete(given)
@@ -101,12 +111,15 @@ def test_ranks_start_together_and_are_pooled(tmp_path, monkeypatch):
     assert any(line.startswith("slowest: rank 1") for line in lines)
 
 
-@pytest.mark.parametrize(("task", "part", "code"), [
-    ("rank_1_is_killed", r"^rank 1 of 2 \(cores? .*\), measuring: killed by SIGKILL \(exit code -9\)$", 5),
-    ("rank_1_hangs", r"^rank 1 of 2 \(.*\), measuring: made no progress for 3 s \(RANK_TIMEOUT\); it was killed", 5),
-    ("rank_1_refuses", r"^rank 1 of 2 \(.*\), .*: something is wrong here; mend it \(exit code 2\)$", 2),
-    ("rank_1_breaks", r"^rank 1 of 2 \(.*\), .*: unexpected ZeroDivisionError: a defect \(exit code 70\)$", 70),
-])
+@pytest.mark.parametrize(
+    ("task", "part", "code"),
+    [
+        ("rank_1_is_killed", r"^rank 1 of 2 \(cores? .*\), measuring: killed by SIGKILL \(exit code -9\)$", 5),
+        ("rank_1_hangs", r"^rank 1 of 2 \(.*\), measuring: made no progress for 3 s \(RANK_TIMEOUT\); it was killed", 5),
+        ("rank_1_refuses", r"^rank 1 of 2 \(.*\), .*: something is wrong here; mend it \(exit code 2\)$", 2),
+        ("rank_1_breaks", r"^rank 1 of 2 \(.*\), .*: unexpected ZeroDivisionError: a defect \(exit code 70\)$", 70),
+    ],
+)
 def test_a_rank_that_fails_ends_the_run_with_its_name_and_reason(tmp_path, monkeypatch, task, part, code):
     two_ranks(monkeypatch)
     record = record_of(tmp_path, instances=2, rank_timeout=3)
@@ -134,8 +147,9 @@ def on_two_nodes(tmp_path, monkeypatch, task):
     port, found = free_port(), {}
 
     def node(number):
-        record = record_of(tmp_path, nnodes=2, node_rank=number, rdzv_endpoint=f"127.0.0.1:{port}",
-                           instances=1 + number, rank_timeout=60)
+        record = record_of(
+            tmp_path, nnodes=2, node_rank=number, rdzv_endpoint=f"127.0.0.1:{port}", instances=1 + number, rank_timeout=60
+        )
         error, lines, _ = start(record, task)
         found[number] = (record, error, lines)
 
@@ -186,11 +200,28 @@ def test_cases_are_shared_out_each_once_and_dice_is_that_of_one_rank(tmp_path, m
 def test_ctrl_c_ends_every_rank_and_leaves_the_samples_so_far(tmp_path):
     narrow = weights.random_weights(base_features=8, max_features=32)
     training.pack(tmp_path / "narrow.zip", narrow.plans, narrow.state_dict, [1.0])
-    variables = {"PLATFORM": "CPU", "VOLUME_SHAPE": "64,64,64", "WEIGHTS": str(tmp_path / "narrow.zip"), "WARM_UP": "0",
-                 "PRECISION": "fp32", "JIT": "none", "NETWORK": "reference", "NUM_ITERATIONS": "100000",
-                 "STATUS_PRINTS": "100000", "THREADS": "2", "INSTANCES": "2", "OUTPUT_DIR": str(tmp_path / "output")}
-    running = subprocess.Popen([sys.executable, ROOT / "predict.py"], env={**os.environ, **variables}, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    variables = {
+        "PLATFORM": "CPU",
+        "VOLUME_SHAPE": "64,64,64",
+        "WEIGHTS": str(tmp_path / "narrow.zip"),
+        "WARM_UP": "0",
+        "PRECISION": "fp32",
+        "JIT": "none",
+        "NETWORK": "reference",
+        "NUM_ITERATIONS": "100000",
+        "STATUS_PRINTS": "100000",
+        "THREADS": "2",
+        "INSTANCES": "2",
+        "OUTPUT_DIR": str(tmp_path / "output"),
+    }
+    running = subprocess.Popen(
+        [sys.executable, ROOT / "predict.py"],
+        env={**os.environ, **variables},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     seen = set()
     for line in running.stdout:
         if found := re.search(r"INFO\[([12])/2\]: PERF_STATUS\[", line):

@@ -47,9 +47,23 @@ class Page(HTMLParser):
 def run(tmp_path_factory):
     """A folder with the results of a real run."""
     folder = tmp_path_factory.mktemp("run")
-    ended = subprocess.run([sys.executable, ROOT / "predict.py"], cwd=ROOT, capture_output=True, text=True, timeout=300, env={
-        **os.environ, "PLATFORM": "CPU", "VOLUME_SHAPE": "64,32,32", "WEIGHTS": "random", "NUM_ITERATIONS": "6", "JIT": "none",
-        "WARM_UP": "1", "OUTPUT_DIR": str(folder)})
+    ended = subprocess.run(
+        [sys.executable, ROOT / "predict.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={
+            **os.environ,
+            "PLATFORM": "CPU",
+            "VOLUME_SHAPE": "64,32,32",
+            "WEIGHTS": "random",
+            "NUM_ITERATIONS": "6",
+            "JIT": "none",
+            "WARM_UP": "1",
+            "OUTPUT_DIR": str(folder),
+        },
+    )
     assert ended.returncode == 0, ended.stderr
     assert str(folder / "report.html") in ended.stdout
     return folder
@@ -67,18 +81,35 @@ def page(doc, folder):
 
 def with_accuracy(doc):
     """Dice of three cases, of which one has no enhancing tumour."""
-    cases = {"HGG__a": {"WT": 0.9, "TC": 0.8, "ET": 0.7}, "HGG__b": {"WT": 0.95, "TC": 0.9, "ET": None},
-             "LGG__c": {"WT": 0.5, "TC": 0.4, "ET": 0.1}}
+    cases = {
+        "HGG__a": {"WT": 0.9, "TC": 0.8, "ET": 0.7},
+        "HGG__b": {"WT": 0.95, "TC": 0.9, "ET": None},
+        "LGG__c": {"WT": 0.5, "TC": 0.4, "ET": 0.1},
+    }
     summary = regions.summarise(list(cases.values()))
-    return {**doc, "mode": "accuracy", "accuracy": {**summary.means, "total": summary.total, "undefined": summary.undefined,
-                                                    "cases": cases, "weights": "sample"}}
+    return {
+        **doc,
+        "mode": "accuracy",
+        "accuracy": {
+            **summary.means,
+            "total": summary.total,
+            "undefined": summary.undefined,
+            "cases": cases,
+            "weights": "sample",
+        },
+    }
 
 
 def test_a_run_ends_with_its_report(run, doc):
     html = (run / "report.html").read_text()
     text = Page(html).text
-    for sample in ("Latency distribution", "Latency over the run", doc["environment"]["hardware"]["cpu"], "VOLUME_SHAPE",
-                   doc["environment"]["versions"]["torch"]):
+    for sample in (
+        "Latency distribution",
+        "Latency over the run",
+        doc["environment"]["hardware"]["cpu"],
+        "VOLUME_SHAPE",
+        doc["environment"]["versions"]["torch"],
+    ):
         assert sample in text
     for warning in doc["warnings"]:
         assert warning["message"] in text
@@ -120,8 +151,16 @@ def test_profile_and_ceilings_are_drawn_when_they_are_there(run, doc):
     _, without = page(doc, run)
     assert "Time by layer" not in without.text
     assert "ceiling" not in without.text
-    doc["profile"] = [{"name": "aten::conv3d", "shapes": [[1, 32, 8, 8, 8]], "ms": 10.0 * (i + 1), "share_of_matmul": 0.42,
-                       "share_of_copy": None} for i in range(30)]
+    doc["profile"] = [
+        {
+            "name": "aten::conv3d",
+            "shapes": [[1, 32, 8, 8, 8]],
+            "ms": 10.0 * (i + 1),
+            "share_of_matmul": 0.42,
+            "share_of_copy": None,
+        }
+        for i in range(30)
+    ]
     doc["ceilings"] = {"matmul_tflops": 4 * doc["statistics"]["tflops"], "matmul_how": "matrix product", "precision": "bf16"}
     _, parsed = page(doc, run)
     assert f"{30 / 465:.1%}" in parsed.text  # the longest layer's share of 1 + 2 + … + 30
@@ -140,8 +179,19 @@ def test_dice_of_regions_and_cases(run, doc):
 
 def test_incomplete_results_say_so(run, doc):
     empty = copy.deepcopy(doc)
-    empty |= {"complete": False, "incomplete_reason": "stopped by SIGINT", "statistics": None, "accuracy": None,
-              "effective": {}, "weights": {}, "data": {}, "check": None, "load_seconds": {}, "warm_up": {}, "memory": {}}
+    empty |= {
+        "complete": False,
+        "incomplete_reason": "stopped by SIGINT",
+        "statistics": None,
+        "accuracy": None,
+        "effective": {},
+        "weights": {},
+        "data": {},
+        "check": None,
+        "load_seconds": {},
+        "warm_up": {},
+        "memory": {},
+    }
     empty["samples"] = {name: [] for name in doc["samples"]}
     _, parsed = page(empty, run)
     assert "INCOMPLETE: stopped by SIGINT" in parsed.text
@@ -183,7 +233,9 @@ def test_a_failed_drawing_costs_a_warning_only(run, tmp_path, monkeypatch):
 
     written = []
     monkeypatch.setattr(report, "write", fail)
-    monkeypatch.setattr("unet3d.results.document.write", lambda record, folder: written.append(list(record.warnings)) or {"new": True})
+    monkeypatch.setattr(
+        "unet3d.results.document.write", lambda record, folder: written.append(list(record.warnings)) or {"new": True}
+    )
     from unet3d.results.record import Record
 
     record = Record(SimpleNamespace())

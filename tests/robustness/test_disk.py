@@ -66,8 +66,11 @@ def test_segmentations_volumes_and_weights_survive_a_full_disk(tmp_path, room):
     archive = tmp_path / "fold_1.zip"
     pack(archive)
     labels = np.random.default_rng(0).integers(0, 4, volume.properties["original_size_of_raw_data"], dtype=np.uint8)
-    for work in (lambda: store.save(case, volume, {}), lambda: unpack.unpack(archive, tmp_path / "weights"),
-                 lambda: segmentations.save(tmp_path / "s.nii.gz", labels, volume.properties)):
+    for work in (
+        lambda: store.save(case, volume, {}),
+        lambda: unpack.unpack(archive, tmp_path / "weights"),
+        lambda: segmentations.save(tmp_path / "s.nii.gz", labels, volume.properties),
+    ):
         with pytest.raises(UserError) as caught, room_for(room):
             work()
         one_line(caught)
@@ -110,6 +113,7 @@ def test_folders_in_the_place_of_output_files(name, in_process, tmp_path, capsys
 @pytest.fixture
 def in_process(monkeypatch):
     """Whole runs in this process: what ends it ends the call instead, and signals stay pytest's."""
+
     class Ended(BaseException):
         pass
 
@@ -132,7 +136,10 @@ def in_process(monkeypatch):
 
 
 WEIGHTS = {
-    "text": b"no archive", "empty": b"", "cut": None, "zip of nothing": b"PK\x05\x06" + bytes(18),
+    "text": b"no archive",
+    "empty": b"",
+    "cut": None,
+    "zip of nothing": b"PK\x05\x06" + bytes(18),
 }
 
 
@@ -226,8 +233,9 @@ class Killer:
 
     def __init__(self, work):
         command = [sys.executable, "-c", FORKER.format(root=str(ROOT), work=work)]
-        self._process = subprocess.Popen(command, text=True, stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        self._process = subprocess.Popen(
+            command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
 
     def __call__(self, seconds):
         print(seconds, file=self._process.stdin, flush=True)
@@ -315,4 +323,3 @@ def test_kill_9_while_results_are_written_leaves_them_whole_and_marked(tmp_path)
         assert labels["results"][1]["value"] == pytest.approx(500)
     kill.close()
     assert len(set(calls)) > 3, "killed at different moments"
-

@@ -80,8 +80,10 @@ def sound(volume, good):
 
 
 @settings(max_examples=60, **FUZZ)
-@given(kind=st.sampled_from([*MODALITIES, "seg"]),
-       changes=st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=6))
+@given(
+    kind=st.sampled_from([*MODALITIES, "seg"]),
+    changes=st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=6),
+)
 def test_nifti_headers_with_random_bytes(case, good, kind, changes):
     file = case.folder / f"A_{kind}.nii.gz"
     before = file.read_bytes()
@@ -96,19 +98,39 @@ def test_nifti_headers_with_random_bytes(case, good, kind, changes):
 
 
 HEADERS = {  # offset, format, value: fields of the NIfTI-1 header
-    "size of header": (0, "<i", 5), "no dimensions": (40, "<h", 0), "negative dimensions": (40, "<h", -3),
-    "four dimensions": (40, "<h4h", (4, 14, 15, 16, 2)), "two dimensions": (40, "<h", 2), "eight dimensions": (40, "<h", 8),
-    "huge dimension": (42, "<h", 32767), "huge in all": (42, "<3h", (32767, 32767, 32767)), "zero dimension": (44, "<h", 0),
-    "negative dimension": (46, "<h", -16), "unknown type": (70, "<h", 999), "complex": (70, "<hh", (32, 64)),
-    "colours": (70, "<hh", (128, 24)), "double": (70, "<hh", (64, 64)), "no spacing": (80, "<3f", (0, 0, 0)),
-    "negative spacing": (80, "<f", -1), "spacing not a number": (80, "<f", float("nan")),
-    "spacing infinite": (84, "<f", float("inf")), "tiny spacing": (80, "<3f", (1e-9, 1e-9, 1e-9)),
-    "data before the header": (108, "<f", -1e9), "data after the end": (108, "<f", 1e9),
-    "data nowhere": (108, "<f", float("nan")), "slope not a number": (112, "<f", float("nan")),
-    "slope infinite": (112, "<f", float("inf")), "slope zero": (112, "<f", 0), "offset infinite": (116, "<f", float("inf")),
-    "no matrix": (252, "<hh", (0, 0)), "unknown matrix": (252, "<hh", (99, 99)),
-    "matrix of zeros": (280, "<12f", (0,) * 12), "matrix not numbers": (280, "<12f", (float("nan"),) * 12),
-    "no magic": (344, "<4s", b"abcd"), "pair of files": (344, "<4s", b"ni1\0"), "magic of NIfTI-2": (344, "<4s", b"n+2\0"),
+    "size of header": (0, "<i", 5),
+    "no dimensions": (40, "<h", 0),
+    "negative dimensions": (40, "<h", -3),
+    "four dimensions": (40, "<h4h", (4, 14, 15, 16, 2)),
+    "two dimensions": (40, "<h", 2),
+    "eight dimensions": (40, "<h", 8),
+    "huge dimension": (42, "<h", 32767),
+    "huge in all": (42, "<3h", (32767, 32767, 32767)),
+    "zero dimension": (44, "<h", 0),
+    "negative dimension": (46, "<h", -16),
+    "unknown type": (70, "<h", 999),
+    "complex": (70, "<hh", (32, 64)),
+    "colours": (70, "<hh", (128, 24)),
+    "double": (70, "<hh", (64, 64)),
+    "no spacing": (80, "<3f", (0, 0, 0)),
+    "negative spacing": (80, "<f", -1),
+    "spacing not a number": (80, "<f", float("nan")),
+    "spacing infinite": (84, "<f", float("inf")),
+    "tiny spacing": (80, "<3f", (1e-9, 1e-9, 1e-9)),
+    "data before the header": (108, "<f", -1e9),
+    "data after the end": (108, "<f", 1e9),
+    "data nowhere": (108, "<f", float("nan")),
+    "slope not a number": (112, "<f", float("nan")),
+    "slope infinite": (112, "<f", float("inf")),
+    "slope zero": (112, "<f", 0),
+    "offset infinite": (116, "<f", float("inf")),
+    "no matrix": (252, "<hh", (0, 0)),
+    "unknown matrix": (252, "<hh", (99, 99)),
+    "matrix of zeros": (280, "<12f", (0,) * 12),
+    "matrix not numbers": (280, "<12f", (float("nan"),) * 12),
+    "no magic": (344, "<4s", b"abcd"),
+    "pair of files": (344, "<4s", b"ni1\0"),
+    "magic of NIfTI-2": (344, "<4s", b"n+2\0"),
     "other byte order": (0, ">i", 348),
 }
 
@@ -129,7 +151,7 @@ def test_nifti_headers_with_one_wrong_field(case, good, field, kind):
 def test_gzip_cut_anywhere_is_refused_by_its_name(case, kind, share):
     file = case.folder / f"A_{kind}.nii.gz"
     content = file.read_bytes()
-    file.write_bytes(content[:min(int(share * len(content)), len(content) - 1)])
+    file.write_bytes(content[: min(int(share * len(content)), len(content) - 1)])
     with pytest.raises(UserError, match=rf"^{kind} is not a (whole gzip|NIfTI) file"):
         prepare(case, SHAPE)
 
@@ -151,7 +173,8 @@ def test_flipped_bits_in_gzip_are_noticed(case, good, place, value):
 
 
 @pytest.mark.parametrize(
-    "shape", [(13, 15, 16), (14, 15, 17), (14, 15), (14, 15, 16, 1), (14, 15, 16, 2), (1, 1, 1), (14, 15, 1)])
+    "shape", [(13, 15, 16), (14, 15, 17), (14, 15), (14, 15, 16, 1), (14, 15, 16, 2), (1, 1, 1), (14, 15, 1)]
+)
 @pytest.mark.parametrize("kind", ["t2", "seg"])
 def test_wrong_shapes_are_refused(case, kind, shape):
     nibabel.save(nibabel.Nifti1Image(np.ones(shape, np.int16), np.diag([-1.0, -1, 1, 1])), case.folder / f"A_{kind}.nii.gz")
@@ -241,14 +264,22 @@ def plain(name, mode=stat.S_IFREG | 0o644):
 
 
 HOSTILE_ZIPS = {
-    "parent": [(plain("../evil"), b"x")], "deep parent": [(plain("a/../../evil"), b"x")],
-    "absolute": [(plain("/tmp/evil"), b"x")], "drive": [(plain("C:/evil"), b"x")],
-    "backslash": [(plain("..\\evil"), b"x")], "link": [(plain("evil", stat.S_IFLNK | 0o777), b"/etc/passwd")],
-    "device": [(plain("evil", stat.S_IFCHR | 0o666), b"")], "pipe": [(plain("evil", stat.S_IFIFO | 0o666), b"")],
-    "twice": [(plain("a/b"), b"1"), (plain("a/b"), b"2")], "file as folder": [(plain("a"), b"1"), (plain("a/b"), b"2")],
-    "long name": [(plain("a" * 300), b"x")], "deep": [(plain("d/" * 3000 + "x"), b"x")],
-    "many": [(plain(str(number)), b"") for number in range(1001)], "empty name": [(plain("/"), b"")],
-    "control characters": [(plain("a\nERROR: b\x1b[31m"), b"x")], "none": [],
+    "parent": [(plain("../evil"), b"x")],
+    "deep parent": [(plain("a/../../evil"), b"x")],
+    "absolute": [(plain("/tmp/evil"), b"x")],
+    "drive": [(plain("C:/evil"), b"x")],
+    "backslash": [(plain("..\\evil"), b"x")],
+    "link": [(plain("evil", stat.S_IFLNK | 0o777), b"/etc/passwd")],
+    "device": [(plain("evil", stat.S_IFCHR | 0o666), b"")],
+    "pipe": [(plain("evil", stat.S_IFIFO | 0o666), b"")],
+    "twice": [(plain("a/b"), b"1"), (plain("a/b"), b"2")],
+    "file as folder": [(plain("a"), b"1"), (plain("a/b"), b"2")],
+    "long name": [(plain("a" * 300), b"x")],
+    "deep": [(plain("d/" * 3000 + "x"), b"x")],
+    "many": [(plain(str(number)), b"") for number in range(1001)],
+    "empty name": [(plain("/"), b"")],
+    "control characters": [(plain("a\nERROR: b\x1b[31m"), b"x")],
+    "none": [],
 }
 
 
@@ -271,7 +302,7 @@ def test_hostile_archives_write_nothing_outside(name, tmp_path):
 def test_zip_bombs_are_refused_before_they_unpack(archive, tmp_path, declared):
     """The sizes in an archive's directory may lie either way."""
     content = bytearray(archive.read_bytes())
-    for place in [at for at in range(len(content) - 4) if content[at:at + 4] == b"PK\x01\x02"]:
+    for place in [at for at in range(len(content) - 4) if content[at : at + 4] == b"PK\x01\x02"]:
         struct.pack_into("<I", content, place + 24, declared)
     file = tmp_path / "bomb.zip"
     file.write_bytes(content)
@@ -296,8 +327,12 @@ class Call:
 
 
 BOMBS = {
-    "range in a list": Call(list, range(10**10)), "bytes": Call(bytearray, 10**12), "array": Call(np.ndarray, (10**6, 10**6)),
-    "set": Call(set, range(10**10)), "integer": Call(int, "9" * 10**6), "text": Call(str, range(3)),
+    "range in a list": Call(list, range(10**10)),
+    "bytes": Call(bytearray, 10**12),
+    "array": Call(np.ndarray, (10**6, 10**6)),
+    "set": Call(set, range(10**10)),
+    "integer": Call(int, "9" * 10**6),
+    "text": Call(str, range(3)),
 }
 
 
@@ -348,8 +383,9 @@ def test_a_store_file_with_a_bomb_inside_is_damaged(tmp_path):
         Store(tmp_path).load("HGG__A")
 
 
-@pytest.mark.parametrize("words", [
-    [b"", b"text", b"\x1f\x8b", b"PK\x03\x04", b"PK\x05\x06" + bytes(18), b"\x80\x02.", b"\x00" * 1000]])
+@pytest.mark.parametrize(
+    "words", [[b"", b"text", b"\x1f\x8b", b"PK\x03\x04", b"PK\x05\x06" + bytes(18), b"\x80\x02.", b"\x00" * 1000]]
+)
 def test_weights_that_are_no_archive(words, tmp_path):
     for number, content in enumerate(words):
         file = tmp_path / f"{number}.zip"

@@ -11,17 +11,69 @@ from hypothesis import strategies as st
 from unet3d import cli
 from unet3d.config.settings import BY_NAME, SETTINGS
 
-WORDS = ["", " ", "0", "-1", "1e3", "1.5", "٣", "999999999999999999999", "NaN", "yes", "no", "maybe", "None", "null", "all",
-         "true", "fp32", "FP16", "int4", "cpu", "tpu", "script", "trace", "64,64,64", "64x64x64", "63,64,64", "1,2", ",,,",
-         "--", "-", "=", "--jit", "../..", "~", "~nobody_here/x", "/dev/null", "/dev/null/x", "/proc/nowhere", "a" * 300,
-         "/" + "b/" * 3000, "é\u202e", "\udcff", "$(reboot)", "'; rm -rf /", "%s%n", "\n", "a\nb", "\x1b[31m", "Offline"]
+WORDS = [
+    "",
+    " ",
+    "0",
+    "-1",
+    "1e3",
+    "1.5",
+    "٣",
+    "999999999999999999999",
+    "NaN",
+    "yes",
+    "no",
+    "maybe",
+    "None",
+    "null",
+    "all",
+    "true",
+    "fp32",
+    "FP16",
+    "int4",
+    "cpu",
+    "tpu",
+    "script",
+    "trace",
+    "64,64,64",
+    "64x64x64",
+    "63,64,64",
+    "1,2",
+    ",,,",
+    "--",
+    "-",
+    "=",
+    "--jit",
+    "../..",
+    "~",
+    "~nobody_here/x",
+    "/dev/null",
+    "/dev/null/x",
+    "/proc/nowhere",
+    "a" * 300,
+    "/" + "b/" * 3000,
+    "é\u202e",
+    "\udcff",
+    "$(reboot)",
+    "'; rm -rf /",
+    "%s%n",
+    "\n",
+    "a\nb",
+    "\x1b[31m",
+    "Offline",
+]
 FLAGS = [setting.flag for setting in SETTINGS]
 FREE = st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)), max_size=30)
 VALUES = st.one_of(st.sampled_from(WORDS), FREE, st.integers().map(str))
-ARGUMENTS = st.lists(st.one_of(
-    st.sampled_from(FLAGS), VALUES,
-    st.tuples(st.sampled_from(FLAGS), VALUES).map("=".join),
-    st.text(string.ascii_lowercase, min_size=1, max_size=12).map("--".__add__)), max_size=6)
+ARGUMENTS = st.lists(
+    st.one_of(
+        st.sampled_from(FLAGS),
+        VALUES,
+        st.tuples(st.sampled_from(FLAGS), VALUES).map("=".join),
+        st.text(string.ascii_lowercase, min_size=1, max_size=12).map("--".__add__),
+    ),
+    max_size=6,
+)
 VARIABLES = st.dictionaries(st.sampled_from([setting.variable for setting in SETTINGS]), VALUES, max_size=4)
 
 
@@ -100,7 +152,8 @@ def test_preprocessing_of_odd_folders(name, folder, capsys, monkeypatch, tmp_pat
 
 @pytest.mark.parametrize("verb", sorted(cli.VERBS))
 @pytest.mark.parametrize(
-    "words", [["/no/such/folder"], ["--no-such-flag"], ["a" * 300, "b" * 300], ["/dev/null", "/proc"], [""]])
+    "words", [["/no/such/folder"], ["--no-such-flag"], ["a" * 300, "b" * 300], ["/dev/null", "/proc"], [""]]
+)
 def test_verbs_given_nonsense(verb, words, capsys, monkeypatch, tmp_path):
     if verb == "check":
         pytest.skip("its own tests give it nonsense")

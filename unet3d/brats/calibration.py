@@ -50,8 +50,7 @@ def choose(settings: Any) -> Calibration:
         for _ in range(CASES):
             yield generator.standard_normal((4, *extents), dtype=np.float32)
 
-    return Calibration(noise, f"{CASES} volumes of standard normal noise {extents}, seed {settings.seed}; "
-                              "there is no data set")
+    return Calibration(noise, f"{CASES} volumes of standard normal noise {extents}, seed {settings.seed}; there is no data set")
 
 
 def _from_cases(dataset_dir: Path | None, store_dir: Path | None, fold: int, shape: tuple[int, ...]) -> Calibration:
@@ -66,8 +65,10 @@ def _from_cases(dataset_dir: Path | None, store_dir: Path | None, fold: int, sha
     held_out = set(folds.fold_names(everything, fold))
     outside = [name for name in everything if name not in held_out]
     if not outside:
-        raise UserError(f"PRECISION=int8 is calibrated with cases outside fold {fold}, of which {where} has none; "
-                        "add some, or use PRECISION=bf16 or fp32")
+        raise UserError(
+            f"PRECISION=int8 is calibrated with cases outside fold {fold}, of which {where} has none; "
+            "add some, or use PRECISION=bf16 or fp32"
+        )
     step = max(1, len(outside) // CASES)
     names = outside[::step][:CASES]
 
@@ -86,6 +87,8 @@ def _from_cases(dataset_dir: Path | None, store_dir: Path | None, fold: int, sha
 
 def _middle(volume: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The middle of a volume [4, z, y, x] where `shape` is smaller."""
-    slices = [slice(max(0, (have - want) // 2), max(0, (have - want) // 2) + min(have, want))
-              for have, want in zip(volume.shape[1:], shape, strict=True)]
+    slices = [
+        slice(max(0, (have - want) // 2), max(0, (have - want) // 2) + min(have, want))
+        for have, want in zip(volume.shape[1:], shape, strict=True)
+    ]
     return np.ascontiguousarray(volume[(slice(None), *slices)])

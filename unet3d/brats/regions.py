@@ -39,9 +39,7 @@ def score(prediction: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
     """
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
-    return {
-        region: dice(np.isin(prediction, labels), np.isin(truth, labels)) for region, labels in REGIONS.items()
-    }
+    return {region: dice(np.isin(prediction, labels), np.isin(truth, labels)) for region, labels in REGIONS.items()}
 
 
 def summarise(scores: Sequence[dict[str, float | None]]) -> Summary:

@@ -67,8 +67,7 @@ def deep_supervision_loss(poolings: int) -> nn.Module:
 
 def _targets(labels: Tensor, heads: tuple[Tensor, ...]) -> list[Tensor]:
     """Labels [N, 1, D, H, W] for every head, at its resolution."""
-    return [labels if head.shape[2:] == labels.shape[2:] else functional.interpolate(labels, head.shape[2:])
-            for head in heads]
+    return [labels if head.shape[2:] == labels.shape[2:] else functional.interpolate(labels, head.shape[2:]) for head in heads]
 
 
 def random_patch(example: Example, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -89,16 +88,19 @@ def random_patch(example: Example, shape: tuple[int, ...], rng: np.random.Genera
 
 def _augmented(volume: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     brain = (volume != 0).float()
-    scale, shift = (torch.tensor(rng.uniform(low, high, 4), dtype=torch.float32, device=volume.device).reshape(4, 1, 1, 1)
-                    for low, high in ((0.9, 1.1), (-0.1, 0.1)))
+    scale, shift = (
+        torch.tensor(rng.uniform(low, high, 4), dtype=torch.float32, device=volume.device).reshape(4, 1, 1, 1)
+        for low, high in ((0.9, 1.1), (-0.1, 0.1))
+    )
     volume = (volume.float() * scale + shift) * brain
     if rng.random() < 0.5:
         return volume.flip(-1), labels.flip(-1)
     return volume, labels
 
 
-def _batches(examples: list[Example], patch: tuple[int, ...], steps: int, volume_steps: int,
-             rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor, float]]:
+def _batches(
+    examples: list[Example], patch: tuple[int, ...], steps: int, volume_steps: int, rng: np.random.Generator
+) -> Iterator[tuple[Tensor, Tensor, float]]:
     """(volume [1, 4, ...], labels [1, 1, ...], learning rate) of every step: patches first, then whole volumes."""
     for count, rate in ((steps, PATCH_RATE), (volume_steps, VOLUME_RATE)):
         order: list[int] = []
@@ -113,8 +115,16 @@ def _batches(examples: list[Example], patch: tuple[int, ...], steps: int, volume
             yield volume[None], labels[None, None].float(), rate * (1 - step / count) ** 0.9
 
 
-def train(plans: dict, examples: list[Example], *, patch: tuple[int, ...] = PATCH, steps: int = PATCH_STEPS,
-          volume_steps: int = VOLUME_STEPS, seed: int = 0, device: str = "cpu") -> tuple[nn.Module, list[float]]:
+def train(
+    plans: dict,
+    examples: list[Example],
+    *,
+    patch: tuple[int, ...] = PATCH,
+    steps: int = PATCH_STEPS,
+    volume_steps: int = VOLUME_STEPS,
+    seed: int = 0,
+    device: str = "cpu",
+) -> tuple[nn.Module, list[float]]:
     """A network trained from `seed`, on the CPU and in evaluation mode, and the loss of every step.
 
     Trains on `device` in bf16 autocast. Raises UserError when the loss is not finite.
@@ -185,12 +195,14 @@ def pack(path: Path, plans: dict, state_dict: dict[str, Tensor], losses: list[fl
         "plot_stuff": (curve, [], [], []),
         "best_stuff": (None, curve[-1], None),
     }
-    info = OrderedDict([
-        ("init", ("plans.pkl", fold, None, None, True, 0, True, True, False)),
-        ("name", "nnUNetTrainerV2"),
-        ("class", "<class 'nnunet.training.network_training.nnUNetTrainerV2.nnUNetTrainerV2'>"),
-        ("plans", plans),
-    ])
+    info = OrderedDict(
+        [
+            ("init", ("plans.pkl", fold, None, None, True, 0, True, True, False)),
+            ("name", "nnUNetTrainerV2"),
+            ("class", "<class 'nnunet.training.network_training.nnUNetTrainerV2.nnUNetTrainerV2'>"),
+            ("plans", plans),
+        ]
+    )
     checkpoint = io.BytesIO()
     torch.save(saved, checkpoint)
     files = {
@@ -230,8 +242,9 @@ def main(arguments: list[str] | None = None) -> int:
         names = sample_data.make(data, options.cases, options.seed)
         examples = load_examples(data, options.work_dir / "preprocessed", names)
         plans = random_plans(BASE_FEATURES, MAX_FEATURES)
-        network, losses = train(plans, examples, steps=options.steps, volume_steps=options.volume_steps,
-                                seed=options.seed, device=options.device)
+        network, losses = train(
+            plans, examples, steps=options.steps, volume_steps=options.volume_steps, seed=options.seed, device=options.device
+        )
         pack(options.output, plans, network.state_dict(), losses)
     except BenchmarkError as error:
         print(f"ERROR {error}", file=sys.stderr)

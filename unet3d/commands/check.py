@@ -27,8 +27,19 @@ BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 PLATFORM_NAMES = {"cpu": "CPU", "cuda": "CUDA", "xpu": "Flex or Max"}
 # After a convolution the normalisation reads its output for the statistics, then reads and writes it once more.
 NORMALISATION_PASSES = 3
-SETTINGS = ("platform", "precision", "engine", "batch_size", "streams", "threads", "volume_shape", "weights", "dataset_dir",
-            "preprocessed_dir", "output_dir")
+SETTINGS = (
+    "platform",
+    "precision",
+    "engine",
+    "batch_size",
+    "streams",
+    "threads",
+    "volume_shape",
+    "weights",
+    "dataset_dir",
+    "preprocessed_dir",
+    "output_dir",
+)
 RESULTS_BYTES, PREPROCESSED_BYTES_A_CASE, CASES = 100e6, 55e6, 67
 
 
@@ -117,8 +128,9 @@ def _described(platform: str) -> str:
 
     found = open_device(KINDS[platform]).properties()
     instructions = host.bf16_instructions() or "no bf16 instructions, so bf16 is slow"
-    return (f"{found.name}, {found.compute_units} {found.compute_unit_name}, {found.memory_bytes / 2**30:.0f} GiB"
-            + (f", {instructions}" if platform == "CPU" else f", driver {found.driver or 'unknown'}"))
+    return f"{found.name}, {found.compute_units} {found.compute_unit_name}, {found.memory_bytes / 2**30:.0f} GiB" + (
+        f", {instructions}" if platform == "CPU" else f", driver {found.driver or 'unknown'}"
+    )
 
 
 def bounds(layers: Sequence[Any], tflops: float, gbs: float) -> Bounds:
@@ -128,6 +140,7 @@ def bounds(layers: Sequence[Any], tflops: float, gbs: float) -> Bounds:
     (the roofline model of Williams, Waterman and Patterson, 2009). plain: both one after the other, and separate
     passes of the normalisation over each output.
     """
+
     def arithmetic(layer: Any) -> float:
         return layer.flop / (tflops * 1e12)
 
@@ -163,10 +176,14 @@ def _print_speed(runnable: Mapping[str, Mapping[str, Sequence[str]]], value: Map
                 print(f"  {title:<18}{'not measured':>14}{found.copy_gbs:>7.1f} GB/s")
                 continue
             seconds = bounds(flops.layers(plans, shape, BYTES[precision]), found.matmul_tflops, found.copy_gbs)
-            print(f"  {title:<18}{found.matmul_tflops:>7.3g} TFLOP/s{found.copy_gbs:>7.1f} GB/s   "
-                  f"{seconds.best:>6.3g} s, {seconds.plain:.3g} s")
-    print("  A run that is much slower than the second figure has a reason that can be found: other load, few threads, a\n"
-          "  missing compiler, a slow precision. The sample weights' network is narrow, and faster than this.")
+            print(
+                f"  {title:<18}{found.matmul_tflops:>7.3g} TFLOP/s{found.copy_gbs:>7.1f} GB/s   "
+                f"{seconds.best:>6.3g} s, {seconds.plain:.3g} s"
+            )
+    print(
+        "  A run that is much slower than the second figure has a reason that can be found: other load, few threads, a\n"
+        "  missing compiler, a slow precision. The sample weights' network is narrow, and faster than this."
+    )
 
 
 def missing(value: Mapping[str, Any]) -> list[str]:
@@ -177,15 +194,18 @@ def missing(value: Mapping[str, Any]) -> list[str]:
     found = []
     weights = value["weights"]
     if weights is None and not places.FETCHED_WEIGHTS.exists():
-        found.append("trained weights: runs use random ones; ./setup.sh where zenodo.org can be reached, or "
-                     "WEIGHTS=/path/fold_1.zip, or WEIGHTS=sample to try")
+        found.append(
+            "trained weights: runs use random ones; ./setup.sh where zenodo.org can be reached, or "
+            "WEIGHTS=/path/fold_1.zip, or WEIGHTS=sample to try"
+        )
     elif weights is not None and weights.casefold() not in resolve.NAMED_WEIGHTS and not Path(weights).expanduser().exists():
         found.append(f"weights: {weights!r} is not there; use a fold_1.zip, its unpacked folder, sample or random")
     if value["dataset_dir"] is None:
         found.append("a data set: Dice needs BraTS 2019 in DATASET_DIR; ./setup.sh --sample-data makes one to try")
     elif not value["dataset_dir"].is_dir():
-        found.append(f"the data set: DATASET_DIR {str(value['dataset_dir'])!r} is not a folder; name the one that holds HGG "
-                     "and LGG")
+        found.append(
+            f"the data set: DATASET_DIR {str(value['dataset_dir'])!r} is not a folder; name the one that holds HGG and LGG"
+        )
     if not any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "c++", "clang++")):
         found.append("a C++ compiler: our CPU kernels and JIT=compile need one; apt-get install g++")
     elif shutil.which("ninja") is None and importlib.util.find_spec("ninja") is None:
@@ -199,22 +219,32 @@ def missing(value: Mapping[str, Any]) -> list[str]:
 def _too_small(value: Mapping[str, Any], needed_memory: Any) -> list[str]:
     found = []
     precision = value["precision"] or ("bf16" if host.bf16_instructions() else "fp32")
-    asked = SimpleNamespace(batch_size=value["batch_size"], streams=value["streams"], precision=precision,
-                            volume_shape=value["volume_shape"])
+    asked = SimpleNamespace(
+        batch_size=value["batch_size"], streams=value["streams"], precision=precision, volume_shape=value["volume_shape"]
+    )
     needed, free = needed_memory(asked, 32), host.available_memory()
     if needed > free:
-        found.append(f"memory: BATCH_SIZE={asked.batch_size} with STREAMS={asked.streams} in {precision} needs about "
-                     f"{needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; lower them or stop other work")
+        found.append(
+            f"memory: BATCH_SIZE={asked.batch_size} with STREAMS={asked.streams} in {precision} needs about "
+            f"{needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; lower them or stop other work"
+        )
     places = [("OUTPUT_DIR", value["output_dir"], RESULTS_BYTES)]
     if value["dataset_dir"] is not None:
-        places.append(("PREPROCESSED_DIR", value["preprocessed_dir"] or value["dataset_dir"] / "build" / "preprocessed_data",
-                       CASES * PREPROCESSED_BYTES_A_CASE))
+        places.append(
+            (
+                "PREPROCESSED_DIR",
+                value["preprocessed_dir"] or value["dataset_dir"] / "build" / "preprocessed_data",
+                CASES * PREPROCESSED_BYTES_A_CASE,
+            )
+        )
     for name, folder, needed in places:
         there = next((place for place in (folder, *folder.absolute().parents) if place.is_dir()), Path("/"))
         free = shutil.disk_usage(there).free
         if free < needed:
-            found.append(f"disk: {name} {folder} needs about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; free some "
-                         f"or name another folder with {name}")
+            found.append(
+                f"disk: {name} {folder} needs about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; free some "
+                f"or name another folder with {name}"
+            )
         if not os.access(there, os.W_OK):
             found.append(f"access: {name} {folder} cannot be written to; name another folder with {name}")
     return found

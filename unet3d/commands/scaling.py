@@ -53,8 +53,11 @@ def run(given: Mapping[str, Given], argv: Sequence[str]) -> int:
     from unet3d.planning import resolve
 
     value = {name: item.value for name, item in given.items()}
-    problems = [f"{BY_NAME[name].variable} with SCALING is not possible; SCALING chooses it, leave it out"
-                for name in ("devices", "instances") if value[name] is not None]
+    problems = [
+        f"{BY_NAME[name].variable} with SCALING is not possible; SCALING chooses it, leave it out"
+        for name in ("devices", "instances")
+        if value[name] is not None
+    ]
     if value["nnodes"] > 1:
         problems.append("NNODES with SCALING is not possible; start one run for each number of nodes")
     if problems:
@@ -66,29 +69,38 @@ def run(given: Mapping[str, Given], argv: Sequence[str]) -> int:
         # Refuses more devices than there are before the first run has taken its time.
         resolve.complete({**asked, "devices": Given(most, "flag")})
     elif most > alone.threads:
-        raise UserErrors([f"SCALING={show(value['scaling'])} needs {most} cores, there are {alone.threads}; lower it or raise "
-                          "THREADS"])
+        raise UserErrors(
+            [f"SCALING={show(value['scaling'])} needs {most} cores, there are {alone.threads}; lower it or raise THREADS"]
+        )
     folder = value["output_dir"]
     move_aside(folder / "scaling.json")
-    return _carry_out(points(value["scaling"], alone.platform, alone.threads), folder, ["predict.py", *argv],
-                      lambda point, target: _command(given, point, target))
+    return _carry_out(
+        points(value["scaling"], alone.platform, alone.threads),
+        folder,
+        ["predict.py", *argv],
+        lambda point, target: _command(given, point, target),
+    )
 
 
 def _command(given: Mapping[str, Given], point: Point, target: Path) -> list[str]:
-    words = [f"{BY_NAME[name].flag}={show(item.value)}" for name, item in given.items()
-             if item.source == "flag" and name not in CHOSEN]
-    words += [f"--instances={point.ranks}", f"--threads={point.units}"] if point.unit == "core" else [
-        f"--devices={point.ranks}"]
+    words = [
+        f"{BY_NAME[name].flag}={show(item.value)}"
+        for name, item in given.items()
+        if item.source == "flag" and name not in CHOSEN
+    ]
+    words += (
+        [f"--instances={point.ranks}", f"--threads={point.units}"] if point.unit == "core" else [f"--devices={point.ranks}"]
+    )
     return [*places.command(), *words, f"--output-dir={target}"]
 
 
-def _carry_out(todo: Sequence[Point], folder: Path, command: list[str],
-               command_of: Callable[[Point, Path], list[str]]) -> int:
+def _carry_out(todo: Sequence[Point], folder: Path, command: list[str], command_of: Callable[[Point, Path], list[str]]) -> int:
     from unet3d.cli import Stopped
 
     rows: list[dict[str, Any]] = []
-    environment = {name: text for name, text in os.environ.items()
-                   if name not in {BY_NAME[setting].variable for setting in CHOSEN}}
+    environment = {
+        name: text for name, text in os.environ.items() if name not in {BY_NAME[setting].variable for setting in CHOSEN}
+    }
     code, reason = 0, None
     for point in todo:
         target = folder / "scaling" / point.name.replace(" ", "")
@@ -102,9 +114,14 @@ def _carry_out(todo: Sequence[Point], folder: Path, command: list[str],
             break
         rows.append(_row(point, json.loads((target / "results.json").read_text(encoding="utf-8")), target))
     efficiency(rows)
-    write_atomically(folder / "scaling.json", json.dumps(
-        {"schema_version": 1, "complete": reason is None, "incomplete_reason": reason, "command": command, "rows": rows},
-        indent=1) + "\n")
+    write_atomically(
+        folder / "scaling.json",
+        json.dumps(
+            {"schema_version": 1, "complete": reason is None, "incomplete_reason": reason, "command": command, "rows": rows},
+            indent=1,
+        )
+        + "\n",
+    )
     print("\n".join(table(rows)))
     print(f"{'INCOMPLETE: ' + reason + '; ' if reason else ''}Scaling: {folder / 'scaling.json'}", flush=True)
     return code
@@ -125,10 +142,16 @@ def _child(command: list[str], environment: Mapping[str, str]) -> int:
 
 def _row(point: Point, doc: Mapping[str, Any], target: Path) -> dict[str, Any]:
     stats = doc["statistics"]
-    return {"name": point.name, "ranks": point.ranks, "units": point.units, "unit": point.unit,
-            **{name: stats[name] for name in ("throughput", "throughput_with_overhead", "mean", "p90", "calls")},
-            "peak_host_bytes": doc["memory"]["peak_host_bytes"],
-            "warnings": [warning["name"] for warning in doc["warnings"]], "results": str(target / "results.json")}
+    return {
+        "name": point.name,
+        "ranks": point.ranks,
+        "units": point.units,
+        "unit": point.unit,
+        **{name: stats[name] for name in ("throughput", "throughput_with_overhead", "mean", "p90", "calls")},
+        "peak_host_bytes": doc["memory"]["peak_host_bytes"],
+        "warnings": [warning["name"] for warning in doc["warnings"]],
+        "results": str(target / "results.json"),
+    }
 
 
 def efficiency(rows: Sequence[dict[str, Any]]) -> None:
@@ -143,4 +166,6 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     width = max([len("ranks"), *(len(row["name"]) for row in rows)])
     return [f"{'ranks':<{width}}      img/s  speed-up  efficiency    mean ms     p90 ms  peak GiB"] + [
         f"{row['name']:<{width}}  {row['throughput']:>9.4g}  {row['speed_up']:>8.2f}  {row['efficiency']:>10.1%}  "
-        f"{row['mean']:>9.2f}  {row['p90']:>9.2f}  {row['peak_host_bytes'] / 2**30:>8.2f}" for row in rows]
+        f"{row['mean']:>9.2f}  {row['p90']:>9.2f}  {row['peak_host_bytes'] / 2**30:>8.2f}"
+        for row in rows
+    ]

@@ -71,9 +71,14 @@ class AcceleratorDevice:
 
     def properties(self) -> Properties:
         found = self.runtime().get_device_properties(self.index)
-        return Properties(name=found.name, memory_bytes=found.total_memory, driver=self.driver(),
-                          compute_units=self.compute_units(found), compute_unit_name=self.compute_unit_name,
-                          architecture=self.architecture(found))
+        return Properties(
+            name=found.name,
+            memory_bytes=found.total_memory,
+            driver=self.driver(),
+            compute_units=self.compute_units(found),
+            compute_unit_name=self.compute_unit_name,
+            architecture=self.architecture(found),
+        )
 
     def driver(self) -> str | None:
         raise NotImplementedError

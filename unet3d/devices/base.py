@@ -161,7 +161,9 @@ def open_device(kind: str, index: int = 0) -> Device:
     if not cls.is_available():
         raise UserError(cls.why_unavailable())
     if not 0 <= index < cls.count():
-        raise UserError(f"device {kind}:{index} does not exist; this process sees {cls.count()}, numbered from 0; "
-                        "choose one of them or set the variable that hides the others.")
+        raise UserError(
+            f"device {kind}:{index} does not exist; this process sees {cls.count()}, numbered from 0; "
+            "choose one of them or set the variable that hides the others."
+        )
     make: Callable[[int], Device] = cls
     return make(index)

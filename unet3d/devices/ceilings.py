@@ -59,8 +59,9 @@ def measure(device: str, precision: str, threads: int | None = None) -> Ceilings
         torch.set_num_threads(before)
     found = {name: rate for name, rate in rates.items() if rate is not None}
     fastest = max(found, key=found.__getitem__) if found else "none"
-    return Ceilings(device=device, precision=precision, threads=used, matmul_tflops=found.get(fastest),
-                    copy_gbs=copy, matmul_how=fastest)
+    return Ceilings(
+        device=device, precision=precision, threads=used, matmul_tflops=found.get(fastest), copy_gbs=copy, matmul_how=fastest
+    )
 
 
 def _products(device: str, precision: str) -> dict[str, Callable[[int], tuple[float, Callable[[], object]]]]:

@@ -41,9 +41,15 @@ class CpuDevice:
 
     def properties(self) -> Properties:
         hardware = host.hardware()
-        return Properties(name=hardware["cpu"], memory_bytes=hardware["memory_bytes"], driver=None,
-                          compute_units=hardware["usable_cores"], compute_unit_name="cores",
-                          architecture=hardware["architecture"], details={"instructions": hardware["instructions"]})
+        return Properties(
+            name=hardware["cpu"],
+            memory_bytes=hardware["memory_bytes"],
+            driver=None,
+            compute_units=hardware["usable_cores"],
+            compute_unit_name="cores",
+            architecture=hardware["architecture"],
+            details={"instructions": hardware["instructions"]},
+        )
 
     def tiles(self) -> list[str]:
         return ["0"]

@@ -35,13 +35,19 @@ class CudaDevice(AcceleratorDevice):
         if cls.is_available():
             return ""
         if torch.version.cuda is None:
-            return (f"PLATFORM=CUDA, but torch {torch.__version__} is built without CUDA; install a CUDA build "
-                    "(https://pytorch.org/get-started/locally) or use PLATFORM=CPU")
+            return (
+                f"PLATFORM=CUDA, but torch {torch.__version__} is built without CUDA; install a CUDA build "
+                "(https://pytorch.org/get-started/locally) or use PLATFORM=CPU"
+            )
         if shutil.which("nvidia-smi") is None:
-            return ("PLATFORM=CUDA, but no NVIDIA driver is here (no nvidia-smi); install it, in a container add "
-                    "--gpus all, or use PLATFORM=CPU")
-        return (f"PLATFORM=CUDA, but torch {torch.__version__} finds no usable GPU; compare the driver that nvidia-smi "
-                f"shows with CUDA {torch.version.cuda}, or use PLATFORM=CPU")
+            return (
+                "PLATFORM=CUDA, but no NVIDIA driver is here (no nvidia-smi); install it, in a container add "
+                "--gpus all, or use PLATFORM=CPU"
+            )
+        return (
+            f"PLATFORM=CUDA, but torch {torch.__version__} finds no usable GPU; compare the driver that nvidia-smi "
+            f"shows with CUDA {torch.version.cuda}, or use PLATFORM=CPU"
+        )
 
     def driver(self) -> str | None:
         with contextlib.suppress(Exception):

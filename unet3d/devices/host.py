@@ -11,14 +11,46 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "nnunet", "numpy", "nibabel", "SimpleITK", "batchgenerators", "intel-extension-for-pytorch",
-            "openvino", "nncf", "onnx", "onnxruntime", "triton", "mlcommons-loadgen")
+PACKAGES = (
+    "torch",
+    "nnunet",
+    "numpy",
+    "nibabel",
+    "SimpleITK",
+    "batchgenerators",
+    "intel-extension-for-pytorch",
+    "openvino",
+    "nncf",
+    "onnx",
+    "onnxruntime",
+    "triton",
+    "mlcommons-loadgen",
+)
 # Settings of other software that change what is measured.
-VARIABLES = ("OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "KMP_AFFINITY", "GOMP_CPU_AFFINITY", "MKL_NUM_THREADS",
-             "LD_PRELOAD", "MALLOC_CONF", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE",
-             "ATEN_CPU_CAPABILITY", "TORCH_COMPILE_DISABLE", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF",
-             "CUDA_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "ZE_FLAT_DEVICE_HIERARCHY", "ONEAPI_DEVICE_SELECTOR",
-             "NVIDIA_TF32_OVERRIDE", "TORCHINDUCTOR_FREEZING", "TORCHINDUCTOR_MAX_AUTOTUNE")
+VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OMP_PROC_BIND",
+    "OMP_PLACES",
+    "KMP_AFFINITY",
+    "GOMP_CPU_AFFINITY",
+    "MKL_NUM_THREADS",
+    "LD_PRELOAD",
+    "MALLOC_CONF",
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ATEN_CPU_CAPABILITY",
+    "TORCH_COMPILE_DISABLE",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_ALLOC_CONF",
+    "CUDA_VISIBLE_DEVICES",
+    "ZE_AFFINITY_MASK",
+    "ZE_FLAT_DEVICE_HIERARCHY",
+    "ONEAPI_DEVICE_SELECTOR",
+    "NVIDIA_TF32_OVERRIDE",
+    "TORCHINDUCTOR_FREEZING",
+    "TORCHINDUCTOR_MAX_AUTOTUNE",
+)
 
 
 def cpu_flags() -> frozenset[str]:
@@ -121,9 +153,11 @@ def git_state(folder: Path) -> tuple[str | None, bool]:
 
     An image has no checkout: GIT_COMMIT, set when it was built, names the commit there.
     """
+
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True,
-                              timeout=20).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
 
     try:
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))

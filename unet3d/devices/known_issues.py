@@ -25,16 +25,36 @@ class Known:
 HALF = frozenset({"fp16", "bf16"})
 
 KNOWN = (
-    Known("conv3d-bf16-wrong", "cuda", frozenset({"bf16"}), (2, 7, 0), (2, 9, 0),
-          "Conv3d in bf16 can return wrong values with cuDNN 9.8 to 9.12 (github.com/pytorch/pytorch/issues/163539); "
-          "use fp16, or torch 2.10 or later.", cudnn_first=90800, cudnn_fixed=91300),
-    Known("conv3d-without-cudnn", "cuda", HALF, (2, 9, 0), (2, 9, 1),
-          "Conv3d in fp16 and bf16 does not use cuDNN: slow, and several times the memory "
-          "(github.com/pytorch/pytorch/issues/166643); use torch 2.10 or later."),
-    Known("conv3d-without-cudnn", "cuda", HALF, (2, 9, 1), None,
-          "Conv3d in fp16 and bf16 does not use cuDNN before 9.15: slow, and several times the memory "
-          "(github.com/pytorch/pytorch/issues/166643); install nvidia-cudnn 9.15 or later, or torch 2.10 or later.",
-          cudnn_fixed=91500),
+    Known(
+        "conv3d-bf16-wrong",
+        "cuda",
+        frozenset({"bf16"}),
+        (2, 7, 0),
+        (2, 9, 0),
+        "Conv3d in bf16 can return wrong values with cuDNN 9.8 to 9.12 (github.com/pytorch/pytorch/issues/163539); "
+        "use fp16, or torch 2.10 or later.",
+        cudnn_first=90800,
+        cudnn_fixed=91300,
+    ),
+    Known(
+        "conv3d-without-cudnn",
+        "cuda",
+        HALF,
+        (2, 9, 0),
+        (2, 9, 1),
+        "Conv3d in fp16 and bf16 does not use cuDNN: slow, and several times the memory "
+        "(github.com/pytorch/pytorch/issues/166643); use torch 2.10 or later.",
+    ),
+    Known(
+        "conv3d-without-cudnn",
+        "cuda",
+        HALF,
+        (2, 9, 1),
+        None,
+        "Conv3d in fp16 and bf16 does not use cuDNN before 9.15: slow, and several times the memory "
+        "(github.com/pytorch/pytorch/issues/166643); install nvidia-cudnn 9.15 or later, or torch 2.10 or later.",
+        cudnn_fixed=91500,
+    ),
 )
 
 

@@ -25,8 +25,10 @@ def select(platform: str | None, index: int = 0) -> tuple[Device, str, str]:
         if KINDS[platform] == "xpu":
             found = intel_platform(device.properties().name)
             if found != platform:
-                raise UserError(f"PLATFORM={platform}, but this machine has a {device.properties().name}; "
-                                f"use PLATFORM={found}, so that results carry the right name")
+                raise UserError(
+                    f"PLATFORM={platform}, but this machine has a {device.properties().name}; "
+                    f"use PLATFORM={found}, so that results carry the right name"
+                )
         return device, platform, "as set"
     for kind in ("cuda", "xpu"):
         if device_class(kind).is_available():

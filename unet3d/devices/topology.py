@@ -28,8 +28,11 @@ class Core:
 def cores(allowed: Iterable[int] | None = None, system: Path = SYSTEM) -> list[Core]:
     """Physical cores by node, then by number. allowed: CPUs to take from, those of this process by default."""
     allowed = set(os.sched_getaffinity(0) if allowed is None else allowed)
-    node_of = {cpu: int(folder.name.removeprefix("node"))
-               for folder in (system / "node").glob("node[0-9]*") for cpu in numbers(_text(folder / "cpulist"))}
+    node_of = {
+        cpu: int(folder.name.removeprefix("node"))
+        for folder in (system / "node").glob("node[0-9]*")
+        for cpu in numbers(_text(folder / "cpulist"))
+    }
     first: dict[tuple[int, ...], int] = {}
     for cpu in sorted(allowed):
         siblings = numbers(_text(system / "cpu" / f"cpu{cpu}" / "topology" / "thread_siblings_list")) or [cpu]

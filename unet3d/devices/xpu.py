@@ -29,17 +29,25 @@ class XpuDevice(AcceleratorDevice):
         advice = "or use PLATFORM=CPU"
         nodes = sorted(RENDER_NODES.glob("renderD*")) if RENDER_NODES.is_dir() else []
         if not nodes:
-            return ("PLATFORM=Flex or Max, but no GPU is here (/dev/dri has no render node); install Intel's GPU driver, "
-                    f"in a container add --device /dev/dri, {advice}")
+            return (
+                "PLATFORM=Flex or Max, but no GPU is here (/dev/dri has no render node); install Intel's GPU driver, "
+                f"in a container add --device /dev/dri, {advice}"
+            )
         if not any(os.access(node, os.R_OK | os.W_OK) for node in nodes):
             group = nodes[0].stat().st_gid
-            return (f"PLATFORM=Flex or Max, but {nodes[0]} may not be opened; add the user to the group with number "
-                    f"{group} (render), in a container add --group-add {group}, {advice}")
+            return (
+                f"PLATFORM=Flex or Max, but {nodes[0]} may not be opened; add the user to the group with number "
+                f"{group} (render), in a container add --group-add {group}, {advice}"
+            )
         if not torch.xpu._is_compiled():
-            return (f"PLATFORM=Flex or Max, but torch {torch.__version__} is built without XPU; install one from "
-                    f"https://download.pytorch.org/whl/xpu, {advice}")
-        return ("PLATFORM=Flex or Max, but PyTorch finds no GPU; install Intel's compute runtime (package "
-                f"intel-opencl-icd, libze-intel-gpu1), {advice}")
+            return (
+                f"PLATFORM=Flex or Max, but torch {torch.__version__} is built without XPU; install one from "
+                f"https://download.pytorch.org/whl/xpu, {advice}"
+            )
+        return (
+            "PLATFORM=Flex or Max, but PyTorch finds no GPU; install Intel's compute runtime (package "
+            f"intel-opencl-icd, libze-intel-gpu1), {advice}"
+        )
 
     def driver(self) -> str | None:
         return getattr(self.runtime().get_device_properties(self.index), "driver_version", None)

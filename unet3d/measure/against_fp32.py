@@ -61,10 +61,14 @@ def against_fp32(engine: Engine, reference: torch.nn.Module, seed: int) -> Agree
     agreement = compare(logits, expected, engine.request.precision)
     what = f"PRECISION={engine.request.precision} ENGINE={engine.request.engine} JIT={engine.request.jit}"
     if not agreement.finite:
-        raise MismatchError(f"{what}: the output has NaN or Inf, fp32 has none; nothing was timed. "
-                            "Try PRECISION=bf16 or fp32, or another version of the engine")
+        raise MismatchError(
+            f"{what}: the output has NaN or Inf, fp32 has none; nothing was timed. "
+            "Try PRECISION=bf16 or fp32, or another version of the engine"
+        )
     if agreement.relative_error > agreement.limit:
-        raise MismatchError(f"{what}: the output differs from fp32 by {agreement.relative_error:.3g} (relative; at most "
-                            f"{agreement.limit} is plausible), labels agree in {agreement.label_agreement:.1%} of "
-                            "voxels; nothing was timed. Try another PRECISION, JIT or version of the engine")
+        raise MismatchError(
+            f"{what}: the output differs from fp32 by {agreement.relative_error:.3g} (relative; at most "
+            f"{agreement.limit} is plausible), labels agree in {agreement.label_agreement:.1%} of "
+            "voxels; nothing was timed. Try another PRECISION, JIT or version of the engine"
+        )
     return agreement

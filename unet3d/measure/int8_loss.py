@@ -34,18 +34,26 @@ def compare(record: Record, out: Console, reference: torch.nn.Module, cases: Cas
     scores = fp32_scores(reference, cases, cache_dir, out)
     summary = regions.summarise([scores[name] for name in cases.names])
     ours, fp32 = record.accuracy, {**summary.means, "total": summary.total}
-    loss = {region: (value - ours[region]) / value if value and ours[region] is not None else None
-            for region, value in fp32.items()}
+    loss = {
+        region: (value - ours[region]) / value if value and ours[region] is not None else None for region, value in fp32.items()
+    }
     record.accuracy = {**ours, "fp32": {**fp32, "cases": scores}, "relative_loss_from_fp32": loss}
-    record.figures += [("accuracy_fp32", _percent(fp32["total"]), "percents"),
-                       ("accuracy_relative_loss_from_fp32", _percent(loss["total"]), "percents")]
+    record.figures += [
+        ("accuracy_fp32", _percent(fp32["total"]), "percents"),
+        ("accuracy_relative_loss_from_fp32", _percent(loss["total"]), "percents"),
+    ]
     shown = {region: "undefined" if value is None else f"{value:.2%}" for region, value in loss.items()}
-    out.info(f"Dice against fp32 on the same cases: fp32 total {fp32['total'] or 0:.4f}, relative loss "
-             + ", ".join(f"{region} {text}" for region, text in shown.items()))
+    out.info(
+        f"Dice against fp32 on the same cases: fp32 total {fp32['total'] or 0:.4f}, relative loss "
+        + ", ".join(f"{region} {text}" for region, text in shown.items())
+    )
     notable = [f"{region} {shown[region]}" for region, value in loss.items() if value is not None and value > NOTABLE]
     if notable:
-        record.warn("int8-accuracy", f"int8 loses more than {NOTABLE:.0%} of fp32's Dice: {', '.join(notable)}.",
-                    "Use PRECISION=bf16 or fp32 where this matters.")
+        record.warn(
+            "int8-accuracy",
+            f"int8 loses more than {NOTABLE:.0%} of fp32's Dice: {', '.join(notable)}.",
+            "Use PRECISION=bf16 or fp32 where this matters.",
+        )
 
 
 def fp32_scores(reference: torch.nn.Module, cases: Cases, cache_dir: Path, out: Console) -> dict[str, dict[str, float | None]]:
@@ -54,8 +62,14 @@ def fp32_scores(reference: torch.nn.Module, cases: Cases, cache_dir: Path, out: 
 
     from unet3d.brats.preprocessing.store import VERSION
 
-    identity = "\n".join([export_cache.parameters_hash(reference), repr(reference), f"preprocessing {VERSION}",
-                          *export_cache.versions(("torch",))])
+    identity = "\n".join(
+        [
+            export_cache.parameters_hash(reference),
+            repr(reference),
+            f"preprocessing {VERSION}",
+            *export_cache.versions(("torch",)),
+        ]
+    )
     folder = Path(cache_dir) / "fp32-dice"
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"

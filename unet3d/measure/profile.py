@@ -37,10 +37,15 @@ def measure(engine: Engine, staged: Any) -> list[Layer]:
     top = ceilings.measure(request.device.kind, request.precision, request.threads)
     operators, total = engine.operators(staged)
     rest = max(0.0, total - sum(operator.ms for operator in operators))
-    return [Layer(**asdict(one), share_of_time=one.ms / total,
-                  share_of_matmul=_share(one.flop / 1e12, one.ms, top.matmul_tflops),
-                  share_of_copy=_share(one.bytes / 1e9, one.ms, top.copy_gbs))
-            for one in (*operators, Operator(REST, [], rest, 0, 0))]
+    return [
+        Layer(
+            **asdict(one),
+            share_of_time=one.ms / total,
+            share_of_matmul=_share(one.flop / 1e12, one.ms, top.matmul_tflops),
+            share_of_copy=_share(one.bytes / 1e9, one.ms, top.copy_gbs),
+        )
+        for one in (*operators, Operator(REST, [], rest, 0, 0))
+    ]
 
 
 def _share(amount: float, ms: float, ceiling: float | None) -> float | None:
@@ -53,11 +58,15 @@ def table(layers: list[Layer], least: float = 0.002) -> list[str]:
     shown = [layer for layer in layers if layer.share_of_time >= least]
     for layer in shown:
         shapes = " ".join("x".join(map(str, shape)) for shape in layer.shapes[:2] if len(shape) == 5)
-        lines.append(f"{layer.name:<30} {shapes:<42} {layer.ms:9.2f} {layer.share_of_time:6.1%} {layer.flop / 1e9:8.1f} "
-                     f"{_percent(layer.share_of_matmul):>7} {layer.bytes / 1e6:8.1f} {_percent(layer.share_of_copy):>6}")
+        lines.append(
+            f"{layer.name:<30} {shapes:<42} {layer.ms:9.2f} {layer.share_of_time:6.1%} {layer.flop / 1e9:8.1f} "
+            f"{_percent(layer.share_of_matmul):>7} {layer.bytes / 1e6:8.1f} {_percent(layer.share_of_copy):>6}"
+        )
     rest = sum(layer.ms for layer in layers) - sum(layer.ms for layer in shown)
-    lines.append(f"{len(layers) - len(shown)} shorter ones: {rest:.2f} ms; all: {sum(layer.ms for layer in layers):.2f} ms, "
-                 f"{sum(layer.flop for layer in layers) / 1e12:.3f} TFLOP")
+    lines.append(
+        f"{len(layers) - len(shown)} shorter ones: {rest:.2f} ms; all: {sum(layer.ms for layer in layers):.2f} ms, "
+        f"{sum(layer.flop for layer in layers) / 1e12:.3f} TFLOP"
+    )
     return lines
 
 

@@ -24,7 +24,10 @@ def note(record: Record) -> None:
     try:
         found = ceilings.measure(settings.device.kind, settings.precision, settings.threads)
     except (RuntimeError, MemoryError) as error:
-        record.warn("no-ceilings", f"the machine's best rates could not be measured: {str(error).partition(chr(10))[0]}.",
-                    "./run_model.sh --check measures them alone.")
+        record.warn(
+            "no-ceilings",
+            f"the machine's best rates could not be measured: {str(error).partition(chr(10))[0]}.",
+            "./run_model.sh --check measures them alone.",
+        )
         return
     record.extra["ceilings"] = asdict(found)

@@ -78,8 +78,13 @@ def run(record: Record, out: Console, group: Solo) -> None:
 
 def _environment() -> dict[str, Any]:
     commit, dirty = host.git_state(places.ROOT)
-    return {"git_commit": commit, "git_dirty": dirty, "hardware": host.hardware(),
-            "versions": host.versions(), "variables": host.variables()}
+    return {
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "hardware": host.hardware(),
+        "versions": host.versions(),
+        "variables": host.variables(),
+    }
 
 
 def _load_weights(record: Record, out: Console) -> Any:
@@ -90,15 +95,23 @@ def _load_weights(record: Record, out: Console) -> Any:
     settings = record.settings
     loaded = weights.load(settings.weights, fold=settings.fold)
     network = reference.build(loaded.plans, loaded.state_dict)
-    record.weights = {"kind": loaded.kind, "sha256": loaded.sha256, "path": loaded.path,
-                      "base_features": loaded.plans["base_num_features"],
-                      "parameters": sum(parameter.numel() for parameter in network.parameters())}
+    record.weights = {
+        "kind": loaded.kind,
+        "sha256": loaded.sha256,
+        "path": loaded.path,
+        "base_features": loaded.plans["base_num_features"],
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+    }
     record.tflop_per_volume = flops.flops(network, (4, *settings.volume_shape)) / 1e12
-    out.info(f"weights: {loaded.kind}, {record.weights['parameters']:,} parameters, "
-             f"{record.tflop_per_volume:.3g} TFLOP a volume")
+    out.info(
+        f"weights: {loaded.kind}, {record.weights['parameters']:,} parameters, {record.tflop_per_volume:.3g} TFLOP a volume"
+    )
     if loaded.kind == "random" and not settings.dummy:
-        record.warn("random-weights", "the weights are random: Dice says nothing about the trained network.",
-                    "Run ./setup.sh where Zenodo can be reached, or use WEIGHTS=sample.")
+        record.warn(
+            "random-weights",
+            "the weights are random: Dice says nothing about the trained network.",
+            "Run ./setup.sh where Zenodo can be reached, or use WEIGHTS=sample.",
+        )
     return network
 
 
@@ -121,10 +134,20 @@ def request(settings: Settings) -> Request:
         calibration = choose_calibration(settings)
         chosen = {"calibration": calibration.volumes, "calibration_source": calibration.source}
     return Request(
-        engine=settings.engine, device=settings.device, precision=settings.precision, jit=settings.jit,
-        amp=settings.amp, ipex=settings.ipex, network=settings.network,
-        shape=(settings.batch_size, 4, *settings.volume_shape), streams=settings.streams, threads=settings.threads,
-        input_on_device=settings.input_on_device, profile=settings.profile, **chosen)
+        engine=settings.engine,
+        device=settings.device,
+        precision=settings.precision,
+        jit=settings.jit,
+        amp=settings.amp,
+        ipex=settings.ipex,
+        network=settings.network,
+        shape=(settings.batch_size, 4, *settings.volume_shape),
+        streams=settings.streams,
+        threads=settings.threads,
+        input_on_device=settings.input_on_device,
+        profile=settings.profile,
+        **chosen,
+    )
 
 
 def _prepare(record: Record, out: Console, reference: Any, source: Any, group: Solo) -> Engine:
@@ -139,8 +162,10 @@ def _prepare(record: Record, out: Console, reference: Any, source: Any, group: S
     engine.load(reference)
     group.working("checking the output")
     record.check = against_fp32.against_fp32(engine, reference, settings.seed).as_dict()
-    out.info(f"check against fp32: relative error {record.check['relative_error']:.2g}, labels agree in "
-             f"{record.check['label_agreement']:.2%} of voxels")
+    out.info(
+        f"check against fp32: relative error {record.check['relative_error']:.2g}, labels agree in "
+        f"{record.check['label_agreement']:.2%} of voxels"
+    )
     record.effective = vars(engine.effective()).copy()
     must_match(settings, record.effective)
     settings.device.reset_peak_memory()
@@ -153,8 +178,12 @@ def _prepare(record: Record, out: Console, reference: Any, source: Any, group: S
     while not warm_up.done:
         group.working("warming up")
         warm_up.latencies.append(timed(engine.infer, staged)[1])
-    record.warm_up = {"calls": len(warm_up.latencies), "rule": warm_up.rule, "settled": warm_up.settled,
-                      "latency_ms": [1e3 * seconds for seconds in warm_up.latencies]}
+    record.warm_up = {
+        "calls": len(warm_up.latencies),
+        "rule": warm_up.rule,
+        "settled": warm_up.settled,
+        "latency_ms": [1e3 * seconds for seconds in warm_up.latencies],
+    }
     out.info(f"warm-up: {warm_up.rule}")
     for name, text in engine.warnings:
         record.warn(name, text)
@@ -167,8 +196,11 @@ def must_match(settings: Settings, effective: dict[str, Any]) -> None:
     Raises:
         MismatchError: naming every difference.
     """
-    wrong = [f"{name.upper()}={getattr(settings, name)} was asked for, {effective[name]} ran"
-             for name in ("precision", "jit") if effective[name] != getattr(settings, name)]
+    wrong = [
+        f"{name.upper()}={getattr(settings, name)} was asked for, {effective[name]} ran"
+        for name in ("precision", "jit")
+        if effective[name] != getattr(settings, name)
+    ]
     if settings.network == "fast" and settings.engine == "torch" and effective["layout"] != "channels_last_3d":
         wrong.append(f"the layout should be channels_last_3d, {effective['layout']} ran")
     if settings.device.kind not in str(effective["device"]).casefold():
@@ -184,8 +216,13 @@ def _measure(record: Record, out: Console, group: Solo, engine: Engine, source: 
     settings = record.settings
     record.planned_calls = settings.num_iterations
     prints = _print_after(settings.num_iterations, settings.status_prints)
-    bar = tqdm(total=settings.num_iterations, unit="call", desc="timing", leave=False,
-               disable=not sys.stderr.isatty() or group.rank > 0)
+    bar = tqdm(
+        total=settings.num_iterations,
+        unit="call",
+        desc="timing",
+        leave=False,
+        disable=not sys.stderr.isatty() or group.rank > 0,
+    )
     lock = threading.Lock()
     streams = threading.local()
     taken = iter(range(settings.streams))
@@ -213,8 +250,10 @@ def _measure(record: Record, out: Console, group: Solo, engine: Engine, source: 
     _spread(call, settings.num_iterations, settings.streams)
     bar.close()
     record.samples.sort(key=lambda sample: sample.start)
-    record.memory = {"peak_host_bytes": host.peak_memory(),
-                     "peak_device_bytes": None if settings.platform == "CPU" else settings.device.peak_memory()}
+    record.memory = {
+        "peak_host_bytes": host.peak_memory(),
+        "peak_device_bytes": None if settings.platform == "CPU" else settings.device.peak_memory(),
+    }
 
 
 def one_call(engine: Engine, source: Any, index: int, window: float) -> Sample:
@@ -226,8 +265,14 @@ def one_call(engine: Engine, source: Any, index: int, window: float) -> Sample:
     output = engine.infer(staged)
     end = perf_counter()
     engine.labels(output)
-    return Sample(start=start - window, latency=end - start, stage=start - begin, post=perf_counter() - end,
-                  volumes=len(volumes), cases=source.cases(index))
+    return Sample(
+        start=start - window,
+        latency=end - start,
+        stage=start - begin,
+        post=perf_counter() - end,
+        volumes=len(volumes),
+        cases=source.cases(index),
+    )
 
 
 def _spread(call: Callable[[int], None], count: int, streams: int) -> None:
@@ -263,14 +308,18 @@ def _need_memory(record: Record, ranks: int) -> None:
     needed, free = ranks * needed_memory(settings, record.weights["base_features"]), host.available_memory()
     if needed > free:
         for_ranks, lower = ("", "") if ranks == 1 else (f" for {ranks} ranks", "INSTANCES, ")
-        raise OutOfMemory(f"about {needed / 2**30:.1f} GiB of memory are needed{for_ranks}, {free / 2**30:.1f} GiB are "
-                          f"free; lower {lower}BATCH_SIZE or STREAMS, or use PRECISION=bf16")
+        raise OutOfMemory(
+            f"about {needed / 2**30:.1f} GiB of memory are needed{for_ranks}, {free / 2**30:.1f} GiB are "
+            f"free; lower {lower}BATCH_SIZE or STREAMS, or use PRECISION=bf16"
+        )
 
 
 def _memory_advice(record: Record) -> str:
     settings = record.settings
     needed = needed_memory(settings, record.weights.get("base_features", 32))
     properties = settings.device.properties()
-    return (f"out of memory on {properties.name} ({properties.memory_bytes / 2**30:.1f} GiB): BATCH_SIZE="
-            f"{settings.batch_size} in {settings.precision} needs at least {needed / 2**30:.1f} GiB; "
-            "lower BATCH_SIZE or STREAMS, or use PRECISION=bf16 or fp16")
+    return (
+        f"out of memory on {properties.name} ({properties.memory_bytes / 2**30:.1f} GiB): BATCH_SIZE="
+        f"{settings.batch_size} in {settings.precision} needs at least {needed / 2**30:.1f} GiB; "
+        "lower BATCH_SIZE or STREAMS, or use PRECISION=bf16 or fp16"
+    )

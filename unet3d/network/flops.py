@@ -34,17 +34,21 @@ def layers(plans_or_model: dict | nn.Module, shape: tuple[int, ...], element_siz
         if transposed:
             output = tuple(e * s for e, s in zip(extent, module.stride, strict=True))
         else:
-            output = tuple((e + 2 * p - k) // s + 1 for e, p, k, s in zip(
-                extent, module.padding, module.kernel_size, module.stride, strict=True))
+            output = tuple(
+                (e + 2 * p - k) // s + 1
+                for e, p, k, s in zip(extent, module.padding, module.kernel_size, module.stride, strict=True)
+            )
         # A transposed convolution spreads every input voxel over one kernel, a convolution gathers one for every output.
         voxels = batch * prod(extent if transposed else output)
-        found.append(Layer(
-            names[module],
-            flop=2 * voxels * module.weight.numel(),
-            input_bytes=batch * prod(extent) * module.in_channels * element_size,
-            output_bytes=batch * prod(output) * module.out_channels * element_size,
-            weight_bytes=sum(p.numel() for p in module.parameters()) * element_size,
-        ))
+        found.append(
+            Layer(
+                names[module],
+                flop=2 * voxels * module.weight.numel(),
+                input_bytes=batch * prod(extent) * module.in_channels * element_size,
+                output_bytes=batch * prod(output) * module.out_channels * element_size,
+                weight_bytes=sum(p.numel() for p in module.parameters()) * element_size,
+            )
+        )
         return output
 
     def add_all(stage: nn.Module, extent: tuple[int, ...]) -> tuple[int, ...]:

@@ -59,8 +59,12 @@ class Block(nn.Module):
         self.form = form
         self.stride, self.padding = conv.stride, conv.padding
         weight = conv.weight.detach().to(dtype)
-        packed = {"first": pack_first_weight, "march": pack_march_weight, "planes": pack_planes_weight,
-                  "library": lambda w: w.contiguous(memory_format=torch.channels_last_3d)}[form](weight)
+        packed = {
+            "first": pack_first_weight,
+            "march": pack_march_weight,
+            "planes": pack_planes_weight,
+            "library": lambda w: w.contiguous(memory_format=torch.channels_last_3d),
+        }[form](weight)
         self.conv = nn.Parameter(packed, requires_grad=False)
         # The bias of a convolution is subtracted again by the normalisation.
         self.weight = nn.Parameter(block.weight.detach().float(), requires_grad=False)
@@ -106,7 +110,8 @@ class GpuUNet(nn.Module):
         self.half = dtype in HALF
         prepare = pack_upsample_weight if self.half else lambda w: w.contiguous(memory_format=torch.channels_last_3d)
         self.upsamplings = nn.ParameterList(
-            nn.Parameter(prepare(up.weight.detach().to(dtype)), requires_grad=False) for up in form.upsamplings)
+            nn.Parameter(prepare(up.weight.detach().to(dtype)), requires_grad=False) for up in form.upsamplings
+        )
         head = form.head.weight.detach().to(dtype)
         head = head.flatten(1).t().contiguous() if self.half else head
         self.head = nn.Parameter(head, requires_grad=False)
@@ -114,8 +119,13 @@ class GpuUNet(nn.Module):
         self.head_bias = None if bias is None else nn.Parameter(bias.detach().to(dtype), requires_grad=False)
 
     @classmethod
-    def from_reference(cls, reference: nn.Module, dtype: torch.dtype, architecture: str | None = None,
-                       choose: Callable[[nn.Conv3d], str] | None = None) -> GpuUNet:
+    def from_reference(
+        cls,
+        reference: nn.Module,
+        dtype: torch.dtype,
+        architecture: str | None = None,
+        choose: Callable[[nn.Conv3d], str] | None = None,
+    ) -> GpuUNet:
         """Build from nnU-Net's Generic_UNet with copies of its parameters in `dtype`; normalisation stays in float32.
 
         architecture: as the device names it ("sm_90"); it decides the convolutions' forms unless `choose` does.
@@ -154,8 +164,7 @@ class GpuUNet(nn.Module):
             return torch.ops.unet3d.conv_upsample(*raw, slope, weight, *skip)
         x = torch.ops.unet3d.norm_apply(*raw, slope)
         x = torch.conv_transpose3d(x, weight, None, (2, 2, 2))
-        return torch.cat((x, torch.ops.unet3d.norm_apply(*skip, slope)), dim=1).contiguous(
-            memory_format=torch.channels_last_3d)
+        return torch.cat((x, torch.ops.unet3d.norm_apply(*skip, slope)), dim=1).contiguous(memory_format=torch.channels_last_3d)
 
     def logits(self, raw: Raw, slope: float) -> torch.Tensor:
         if self.half:

@@ -75,8 +75,13 @@ class InferenceUNet(nn.Module):
     bf16 and fp16, cast or under autocast, eager, traced or compiled, on any device.
     """
 
-    def __init__(self, encoder: list[list[ConvNormAct]], upsamplings: list[nn.ConvTranspose3d],
-                 decoder: list[list[ConvNormAct]], head: nn.Conv3d):
+    def __init__(
+        self,
+        encoder: list[list[ConvNormAct]],
+        upsamplings: list[nn.ConvTranspose3d],
+        decoder: list[list[ConvNormAct]],
+        head: nn.Conv3d,
+    ):
         super().__init__()
         self.encoder = nn.ModuleList(nn.Sequential(*stage) for stage in encoder)
         self.upsamplings = nn.ModuleList(upsamplings)
@@ -105,18 +110,25 @@ class InferenceUNet(nn.Module):
         if native and network.head.weight.device.type == "cpu" and network._mergeable() and library.available():
             for upsampling, stage in zip(network.upsamplings, network.decoder, strict=True):
                 weight = stage[0].conv.weight
-                network.merged.append(merged_kernel(upsampling.weight, weight[:, :upsampling.out_channels]))
-                network.split.append(weight[:, upsampling.out_channels:].clone())
+                network.merged.append(merged_kernel(upsampling.weight, weight[:, : upsampling.out_channels]))
+                network.split.append(weight[:, upsampling.out_channels :].clone())
             network.native_types = tuple(
-                dtype for dtype in (torch.float32, torch.bfloat16) if library.computes(dtype)[0] == "native")
+                dtype for dtype in (torch.float32, torch.bfloat16) if library.computes(dtype)[0] == "native"
+            )
         return network.requires_grad_(False).to(memory_format=torch.channels_last_3d).eval()
 
     def _mergeable(self) -> bool:
-        return (self.head.bias is None and set(self.head.kernel_size) == {1}
-                and all(up.bias is None and up.stride == up.kernel_size for up in self.upsamplings)
-                and all(len(stage) > 1 and set(stage[0].conv.stride) == {1}
-                        and all(2 * p == k - 1 for p, k in zip(stage[0].conv.padding, stage[0].conv.kernel_size, strict=True))
-                        for stage in self.decoder))
+        return (
+            self.head.bias is None
+            and set(self.head.kernel_size) == {1}
+            and all(up.bias is None and up.stride == up.kernel_size for up in self.upsamplings)
+            and all(
+                len(stage) > 1
+                and set(stage[0].conv.stride) == {1}
+                and all(2 * p == k - 1 for p, k in zip(stage[0].conv.padding, stage[0].conv.kernel_size, strict=True))
+                for stage in self.decoder
+            )
+        )
 
     def operators(self, dtype: torch.dtype) -> tuple[str, str]:
         """('native', where the C++ operators are) or ('fallback', why PyTorch's own run) for activations of `dtype`."""
@@ -179,9 +191,14 @@ def _blocks(stage: nn.Module) -> list[ConvNormAct]:
     for module in stage.modules():
         if not hasattr(module, "instnorm"):
             continue
-        if not (type(module).__name__ == "ConvDropoutNormNonlin" and isinstance(module.conv, nn.Conv3d)
-                and isinstance(module.instnorm, nn.InstanceNorm3d) and isinstance(module.lrelu, nn.LeakyReLU)
-                and module.instnorm.affine and not module.instnorm.track_running_stats):
+        if not (
+            type(module).__name__ == "ConvDropoutNormNonlin"
+            and isinstance(module.conv, nn.Conv3d)
+            and isinstance(module.instnorm, nn.InstanceNorm3d)
+            and isinstance(module.lrelu, nn.LeakyReLU)
+            and module.instnorm.affine
+            and not module.instnorm.track_running_stats
+        ):
             raise ValueError(f"not Conv3d + affine InstanceNorm3d + LeakyReLU: {module}")
         blocks.append(ConvNormAct(deepcopy(module.conv), module.instnorm, module.lrelu.negative_slope))
     return blocks

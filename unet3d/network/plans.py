@@ -51,9 +51,14 @@ def architecture(plans: dict, name: str = "plans.pkl") -> Architecture:
         )
         if len(kernels) != len(pools) + 1:
             raise ValueError(f"{len(kernels)} convolution kernels for {len(pools)} poolings, one more is needed")
-        limits = (("num_modalities", found.input_channels, 1, 64), ("num_classes", found.classes - 1, 1, 255),
-                  ("base_num_features", found.base_features, 1, 1024), ("max_num_features", found.max_features, 1, 4096),
-                  ("conv_per_stage", found.convs_per_stage, 2, 8), ("poolings", len(pools), 1, 8))
+        limits = (
+            ("num_modalities", found.input_channels, 1, 64),
+            ("num_classes", found.classes - 1, 1, 255),
+            ("base_num_features", found.base_features, 1, 1024),
+            ("max_num_features", found.max_features, 1, 4096),
+            ("conv_per_stage", found.convs_per_stage, 2, 8),
+            ("poolings", len(pools), 1, 8),
+        )
         for key, value, low, high in limits:
             if not low <= value <= high:
                 raise ValueError(f"{key} is {value}, allowed is {low} to {high}")

@@ -95,9 +95,14 @@ def check(network: nn.Module, state_dict: dict[str, Tensor], name: str = "checkp
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     wrong = [f"{key} is missing" for key in expected if key not in state_dict]
     wrong += [f"{key} is unknown" for key in state_dict if key not in expected]
-    wrong += [f"{key} is {tuple(state_dict[key].shape)} instead of {shape}" for key, shape in expected.items()
-              if key in state_dict and tuple(state_dict[key].shape) != shape]
+    wrong += [
+        f"{key} is {tuple(state_dict[key].shape)} instead of {shape}"
+        for key, shape in expected.items()
+        if key in state_dict and tuple(state_dict[key].shape) != shape
+    ]
     if wrong:
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise UserError(f"{name}: not the weights of the network in its plans: {wrong[0]}{more}; "
-                        "plans and checkpoint must come from the same training.")
+        raise UserError(
+            f"{name}: not the weights of the network in its plans: {wrong[0]}{more}; "
+            "plans and checkpoint must come from the same training."
+        )

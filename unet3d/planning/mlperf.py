@@ -48,21 +48,34 @@ def refuse(value: Mapping[str, Any], min_duration_set: bool = False) -> list[str
     """One line for each reason why these settings cannot run under LoadGen; none for the default loop."""
     scenario = value["scenario"]
     if scenario == DEFAULT:
-        return (["MIN_DURATION with SCENARIO=Default is not possible; it is LoadGen's, use SCENARIO=SingleStream or "
-                 "Offline, or set NUM_ITERATIONS"] if min_duration_set else [])
+        return (
+            [
+                "MIN_DURATION with SCENARIO=Default is not possible; it is LoadGen's, use SCENARIO=SingleStream or "
+                "Offline, or set NUM_ITERATIONS"
+            ]
+            if min_duration_set
+            else []
+        )
     problems = []
     if importlib.util.find_spec("mlperf_loadgen") is None:
-        problems.append(f"SCENARIO={scenario}, but mlcommons-loadgen is not installed; {INSTALL}, or use "
-                        "SCENARIO=Default")
-    several = [name.upper() for name in ("multi_tile", "devices", "instances", "nnodes", "scaling")
-               if value.get(name) is True or value.get(name) not in (None, False, 1)]
+        problems.append(f"SCENARIO={scenario}, but mlcommons-loadgen is not installed; {INSTALL}, or use SCENARIO=Default")
+    several = [
+        name.upper()
+        for name in ("multi_tile", "devices", "instances", "nnodes", "scaling")
+        if value.get(name) is True or value.get(name) not in (None, False, 1)
+    ]
     if several:
-        problems.append(f"{', '.join(several)} with SCENARIO={scenario} is not possible, LoadGen drives one process; "
-                        f"leave {'it' if len(several) == 1 else 'them'} out, or use SCENARIO=Default")
+        problems.append(
+            f"{', '.join(several)} with SCENARIO={scenario} is not possible, LoadGen drives one process; "
+            f"leave {'it' if len(several) == 1 else 'them'} out, or use SCENARIO=Default"
+        )
     if scenario == SINGLE_STREAM:
-        problems += [f"{name.upper()}={value[name]} with SCENARIO=SingleStream is not possible, it sends one volume at a "
-                     f"time; use {name.upper()}=1 or SCENARIO=Offline"
-                     for name in ("batch_size", "streams") if value[name] != 1]
+        problems += [
+            f"{name.upper()}={value[name]} with SCENARIO=SingleStream is not possible, it sends one volume at a "
+            f"time; use {name.upper()}=1 or SCENARIO=Offline"
+            for name in ("batch_size", "streams")
+            if value[name] != 1
+        ]
     return problems
 
 

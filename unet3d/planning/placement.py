@@ -48,8 +48,10 @@ def decide(settings: Any) -> list[str]:
         prepare_folder(settings.output_dir, "OUTPUT_DIR")
     problems = _on_cpu(settings) if settings.platform == "CPU" else _on_devices(settings)
     if not problems and many(settings) and settings.scenario != "Default":
-        problems.append(f"SCENARIO={settings.scenario} on {ranks_here(settings) * settings.nnodes} ranks is not possible; "
-                        "LoadGen paces one process, use SCENARIO=Default or one rank")
+        problems.append(
+            f"SCENARIO={settings.scenario} on {ranks_here(settings) * settings.nnodes} ranks is not possible; "
+            "LoadGen paces one process, use SCENARIO=Default or one rank"
+        )
     return problems
 
 
@@ -60,15 +62,21 @@ def _on_cpu(settings: Any) -> list[str]:
     settings.decide("devices", 1, "PLATFORM=CPU")
     if settings.instances is None:
         nodes = len(topology.by_node(topology.cores())) if settings.multi_tile else 1
-        settings.decide("instances", nodes, "MULTI_TILE=True: NUMA nodes with cores for this process"
-                        if settings.multi_tile else "one process")
+        settings.decide(
+            "instances",
+            nodes,
+            "MULTI_TILE=True: NUMA nodes with cores for this process" if settings.multi_tile else "one process",
+        )
     most = min(settings.threads, len(topology.cores()))
     if settings.instances > most:
-        problems.append(f"INSTANCES={settings.instances} is more than the {most} CPU threads and cores; lower INSTANCES "
-                        "or raise THREADS")
+        problems.append(
+            f"INSTANCES={settings.instances} is more than the {most} CPU threads and cores; lower INSTANCES or raise THREADS"
+        )
     elif settings.instances > 1 and settings.streams > settings.threads // settings.instances:
-        problems.append(f"STREAMS={settings.streams} is more than the {settings.threads // settings.instances} CPU threads "
-                        "of an instance; lower STREAMS or INSTANCES")
+        problems.append(
+            f"STREAMS={settings.streams} is more than the {settings.threads // settings.instances} CPU threads "
+            "of an instance; lower STREAMS or INSTANCES"
+        )
     return problems
 
 
@@ -78,8 +86,10 @@ def _on_devices(settings: Any) -> list[str]:
         problems.append(f"INSTANCES={settings.instances} with PLATFORM={settings.platform} is not possible; use DEVICES")
     settings.decide("instances", 1, f"PLATFORM={settings.platform}")
     if settings.platform == "Flex" and settings.multi_tile:
-        problems.append("MULTI_TILE=True with PLATFORM=Flex is not possible; a Flex card has one tile, use "
-                        "MULTI_TILE=False, with DEVICES for several cards")
+        problems.append(
+            "MULTI_TILE=True with PLATFORM=Flex is not possible; a Flex card has one tile, use "
+            "MULTI_TILE=False, with DEVICES for several cards"
+        )
     if settings.devices is None and not settings.multi_tile:
         settings.decide("devices", 1, "one device")
         return problems
@@ -87,8 +97,10 @@ def _on_devices(settings: Any) -> list[str]:
     if settings.devices in (None, "all"):
         settings.decide("devices", visible, "every tile or device that is visible")
     elif settings.devices > visible:
-        problems.append(f"DEVICES={settings.devices} is more than the {visible} that PyTorch sees; lower DEVICES, or show "
-                        f"it more ({'CUDA_VISIBLE_DEVICES' if settings.platform == 'CUDA' else MASK})")
+        problems.append(
+            f"DEVICES={settings.devices} is more than the {visible} that PyTorch sees; lower DEVICES, or show "
+            f"it more ({'CUDA_VISIBLE_DEVICES' if settings.platform == 'CUDA' else MASK})"
+        )
     return problems
 
 
@@ -103,11 +115,15 @@ def plan(settings: Any) -> list[Placement]:
         return core_groups(topology.cores(), count, settings.threads)
     threads = max(1, settings.threads // count)
     if KINDS[settings.platform] == "cuda":
-        return [Placement(f"GPU {name}", threads, variables={"CUDA_VISIBLE_DEVICES": name})
-                for name in device_names(settings.platform)[:count]]
+        return [
+            Placement(f"GPU {name}", threads, variables={"CUDA_VISIBLE_DEVICES": name})
+            for name in device_names(settings.platform)[:count]
+        ]
     hierarchy = os.environ.get(HIERARCHY, "FLAT").upper()
-    return [Placement(f"tile {name}", threads, variables={MASK: name, HIERARCHY: hierarchy})
-            for name in device_names(settings.platform)[:count]]
+    return [
+        Placement(f"tile {name}", threads, variables={MASK: name, HIERARCHY: hierarchy})
+        for name in device_names(settings.platform)[:count]
+    ]
 
 
 def core_groups(cores: Sequence[topology.Core], count: int, threads: int) -> list[Placement]:
@@ -138,8 +154,10 @@ def device_names(platform: str) -> list[str]:
     if KINDS[platform] == "cuda":
         return _chosen("CUDA_VISIBLE_DEVICES", cls.count())
     if os.environ.get("ONEAPI_DEVICE_SELECTOR"):
-        raise UserError("ONEAPI_DEVICE_SELECTOR is set, so tiles cannot be told apart by ZE_AFFINITY_MASK; unset it, or "
-                        "choose tiles with ZE_AFFINITY_MASK")
+        raise UserError(
+            "ONEAPI_DEVICE_SELECTOR is set, so tiles cannot be told apart by ZE_AFFINITY_MASK; unset it, or "
+            "choose tiles with ZE_AFFINITY_MASK"
+        )
     names = _chosen(MASK, cls.count())
     if os.environ.get(HIERARCHY, "FLAT").upper() != "COMPOSITE":
         return names
@@ -201,9 +219,14 @@ def take(place: Placement) -> dict[str, Any]:
     if place.cpus:
         binding.pin(place.cpus)
     unbound = binding.bind_memory(place.memory_nodes) if place.memory_nodes else None
-    return {"name": place.name, "threads": place.threads, "cpus": topology.ranges(place.cpus) or None,
-            "memory_nodes": topology.ranges(place.memory_nodes) if place.memory_nodes and not unbound else None,
-            "memory_not_bound": unbound, "variables": dict(place.variables)}
+    return {
+        "name": place.name,
+        "threads": place.threads,
+        "cpus": topology.ranges(place.cpus) or None,
+        "memory_nodes": topology.ranges(place.memory_nodes) if place.memory_nodes and not unbound else None,
+        "memory_not_bound": unbound,
+        "variables": dict(place.variables),
+    }
 
 
 def refuse_unclear(given: Mapping[str, Any]) -> list[str]:
@@ -211,22 +234,24 @@ def refuse_unclear(given: Mapping[str, Any]) -> list[str]:
     value = {name: item.value for name, item in given.items()}
     problems = []
     if value["multi_tile"] and value["platform"] == "Flex":
-        problems.append("MULTI_TILE=True with PLATFORM=Flex is not possible; a Flex card has one tile, use "
-                        "MULTI_TILE=False, with DEVICES for several cards")
+        problems.append(
+            "MULTI_TILE=True with PLATFORM=Flex is not possible; a Flex card has one tile, use "
+            "MULTI_TILE=False, with DEVICES for several cards"
+        )
     if value["multi_tile"] and (value["devices"] is not None or value["instances"] is not None):
-        problems.append("MULTI_TILE=True takes every tile, device or NUMA node; leave DEVICES and INSTANCES out, or "
-                        "MULTI_TILE")
+        problems.append("MULTI_TILE=True takes every tile, device or NUMA node; leave DEVICES and INSTANCES out, or MULTI_TILE")
     if value["nnodes"] > 1 and value["rdzv_endpoint"] is None:
-        problems.append(f"NNODES={value['nnodes']} needs RDZV_ENDPOINT=host:port, the same on every node: an address of "
-                        "node 0 and a free port there")
+        problems.append(
+            f"NNODES={value['nnodes']} needs RDZV_ENDPOINT=host:port, the same on every node: an address of "
+            "node 0 and a free port there"
+        )
     if value["nnodes"] > 1 and value["node_rank"] is None:
         problems.append(f"NNODES={value['nnodes']} needs NODE_RANK, 0 to {value['nnodes'] - 1}, another on every node")
     if value["node_rank"] is not None and value["node_rank"] >= value["nnodes"]:
-        problems.append(f"NODE_RANK={value['node_rank']} does not fit NNODES={value['nnodes']}; use 0 to "
-                        f"{value['nnodes'] - 1}")
+        problems.append(f"NODE_RANK={value['node_rank']} does not fit NNODES={value['nnodes']}; use 0 to {value['nnodes'] - 1}")
     if os.environ.get("TORCHELASTIC_RUN_ID"):
-        problems.append("this process was started by torchrun; start ./run_model.sh itself, it starts torchrun where "
-                        "DEVICES, INSTANCES or NNODES ask for it")
+        problems.append(
+            "this process was started by torchrun; start ./run_model.sh itself, it starts torchrun where "
+            "DEVICES, INSTANCES or NNODES ask for it"
+        )
     return problems
-
-

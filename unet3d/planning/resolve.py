@@ -51,11 +51,14 @@ def impossible(given: Mapping[str, Given]) -> list[str]:
     if value["precision"] == "int8" and value["engine"] != "openvino":
         problems.append(f"PRECISION=int8 with ENGINE={value['engine']} is not possible; int8 runs on ENGINE=openvino")
     if value["engine"] == "onnxruntime" and value["precision"] not in (None, "fp32"):
-        problems.append(f"PRECISION={value['precision']} with ENGINE=onnxruntime is not possible, its CPU kernels for "
-                        "3D convolutions are fp32; use PRECISION=fp32 or ENGINE=openvino")
+        problems.append(
+            f"PRECISION={value['precision']} with ENGINE=onnxruntime is not possible, its CPU kernels for "
+            "3D convolutions are fp32; use PRECISION=fp32 or ENGINE=openvino"
+        )
     if value["engine"] != "torch" and given["jit"].source != "default" and value["jit"] != "none":
-        problems.append(f"JIT={value['jit']} with ENGINE={value['engine']} is not possible; "
-                        "JIT is PyTorch's, use JIT=none or ENGINE=torch")
+        problems.append(
+            f"JIT={value['jit']} with ENGINE={value['engine']} is not possible; JIT is PyTorch's, use JIT=none or ENGINE=torch"
+        )
     if value["engine"] != "torch" and value["ipex"]:
         problems.append(f"IPEX=yes with ENGINE={value['engine']} is not possible; use IPEX=no or ENGINE=torch")
     if value["ipex"] and value["platform"] == "CUDA":
@@ -65,12 +68,15 @@ def impossible(given: Mapping[str, Given]) -> list[str]:
     if not value["dummy"]:
         problems += _without_data(value, given)
     elif value["save_segmentations"]:
-        problems.append("SAVE_SEGMENTATIONS=yes with DUMMY=yes is not possible; random volumes have no segmentation, "
-                        "use DUMMY=no with DATASET_DIR")
+        problems.append(
+            "SAVE_SEGMENTATIONS=yes with DUMMY=yes is not possible; random volumes have no segmentation, "
+            "use DUMMY=no with DATASET_DIR"
+        )
     if value["weights"] is not None and value["weights"].casefold() not in NAMED_WEIGHTS:
         if not Path(value["weights"]).expanduser().exists():
-            problems.append(f"WEIGHTS: {value['weights']!r} is not there; use a fold_1.zip, its unpacked folder, "
-                            "sample or random")
+            problems.append(
+                f"WEIGHTS: {value['weights']!r} is not there; use a fold_1.zip, its unpacked folder, sample or random"
+            )
     output = value["output_dir"]
     if output.exists() and not output.is_dir():
         problems.append(f"OUTPUT_DIR: {str(output)!r} is a file; name a folder")
@@ -80,17 +86,22 @@ def impossible(given: Mapping[str, Given]) -> list[str]:
 def _without_data(value: Mapping[str, Any], given: Mapping[str, Given]) -> list[str]:
     problems = []
     if value["dataset_dir"] is None:
-        problems.append("DUMMY=no needs volumes: set DATASET_DIR to the folder that holds HGG and LGG "
-                        "(./setup.sh --sample-data makes one to try), or use DUMMY=yes")
+        problems.append(
+            "DUMMY=no needs volumes: set DATASET_DIR to the folder that holds HGG and LGG "
+            "(./setup.sh --sample-data makes one to try), or use DUMMY=yes"
+        )
     elif not value["dataset_dir"].is_dir():
-        problems.append(f"DATASET_DIR: {str(value['dataset_dir'])!r} is not a folder; "
-                        "name the one that holds HGG and LGG")
+        problems.append(f"DATASET_DIR: {str(value['dataset_dir'])!r} is not a folder; name the one that holds HGG and LGG")
     if tuple(value["volume_shape"]) != STANDARD_SHAPE:
-        problems.append(f"VOLUME_SHAPE with DUMMY=no is not possible; a data set's volumes are "
-                        f"{','.join(map(str, STANDARD_SHAPE))}, leave it out")
+        problems.append(
+            f"VOLUME_SHAPE with DUMMY=no is not possible; a data set's volumes are "
+            f"{','.join(map(str, STANDARD_SHAPE))}, leave it out"
+        )
     if value["batch_size"] != 1 and value["num_images"] != "all" and value["num_images"] < value["batch_size"]:
-        problems.append(f"BATCH_SIZE={value['batch_size']} is more than NUM_IMAGES={value['num_images']}; "
-                        "lower the first or raise the second")
+        problems.append(
+            f"BATCH_SIZE={value['batch_size']} is more than NUM_IMAGES={value['num_images']}; "
+            "lower the first or raise the second"
+        )
     return problems
 
 
@@ -102,8 +113,7 @@ def complete(given: Mapping[str, Given]) -> Settings:
     """
     from unet3d.devices import platforms
 
-    settings = Settings({name: item.value for name, item in given.items()},
-                        {name: item.source for name, item in given.items()})
+    settings = Settings({name: item.value for name, item in given.items()}, {name: item.source for name, item in given.items()})
     settings.device, platform, reason = platforms.select(settings.platform)
     if settings.platform is None:
         settings.decide("platform", platform, reason)
@@ -118,8 +128,9 @@ def complete(given: Mapping[str, Given]) -> Settings:
         settings.decide("preprocessed_dir", settings.dataset_dir / "build" / "preprocessed_data", "beside the data")
     problems = []
     if settings.streams > settings.threads and settings.platform == "CPU":
-        problems.append(f"STREAMS={settings.streams} is more than the {settings.threads} CPU threads; "
-                        "lower STREAMS or raise THREADS")
+        problems.append(
+            f"STREAMS={settings.streams} is more than the {settings.threads} CPU threads; lower STREAMS or raise THREADS"
+        )
     problems += placement.decide(settings)
     if problems:
         raise UserErrors(problems)
@@ -154,8 +165,12 @@ def _decide_weights(settings: Settings) -> None:
 def _decide_ipex(settings: Settings) -> None:
     installed = importlib.util.find_spec("intel_extension_for_pytorch") is not None
     if settings.ipex and not installed:
-        raise UserErrors(["IPEX=yes, but intel-extension-for-pytorch is not installed; "
-                          "pip install -r requirements-ipex.txt in an environment of its own, or use IPEX=no"])
+        raise UserErrors(
+            [
+                "IPEX=yes, but intel-extension-for-pytorch is not installed; "
+                "pip install -r requirements-ipex.txt in an environment of its own, or use IPEX=no"
+            ]
+        )
     if settings.ipex is not None:
         return
     if settings.platform in ("Flex", "Max") and settings.engine == "torch":
@@ -163,7 +178,12 @@ def _decide_ipex(settings: Settings) -> None:
             settings.decide("ipex", True, f"installed, default on {settings.platform}")
         else:
             settings.decide("ipex", False, "not installed; native torch.xpu is used")
-            settings.warnings.append(("ipex-missing", "Intel Extension for PyTorch is not installed: native torch.xpu "
-                                      "is measured. Install requirements-ipex.txt to measure it, or set IPEX=no."))
+            settings.warnings.append(
+                (
+                    "ipex-missing",
+                    "Intel Extension for PyTorch is not installed: native torch.xpu "
+                    "is measured. Install requirements-ipex.txt to measure it, or set IPEX=no.",
+                )
+            )
     else:
         settings.decide("ipex", False, f"default on {settings.platform}")

@@ -47,18 +47,24 @@ def work(record: Record, out: Console) -> Callable[[], None]:
     settings = record.settings
     if placement.many(settings):
         return lambda: run(record, out)
-    from unet3d.measure import run
+    from unet3d.measure import run as one_run
 
     if place := placement.alone(settings):
         record.extra["placement"] = placement.take(place)
         out.line(f"Bound to {place.name}")
         if unbound := record.extra["placement"]["memory_not_bound"]:
-            record.warn("memory-not-bound", f"the process is pinned, but its memory is not bound: {unbound}.",
-                        "Install what is missing, or start the container with the right to do it.")
+            record.warn(
+                "memory-not-bound",
+                f"the process is pinned, but its memory is not bound: {unbound}.",
+                "Install what is missing, or start the container with the right to do it.",
+            )
     elif settings.platform == "CPU" and (nodes_used := len(topology.by_node(topology.cores()))) > 1:
-        record.warn("several-numa-nodes", f"one process uses the cores of {nodes_used} NUMA nodes.",
-                    "MULTI_TILE=True runs one process on each, with its own memory.")
-    return lambda: run.run(record, out, Solo())
+        record.warn(
+            "several-numa-nodes",
+            f"one process uses the cores of {nodes_used} NUMA nodes.",
+            "MULTI_TILE=True runs one process on each, with its own memory.",
+        )
+    return lambda: one_run.run(record, out, Solo())
 
 
 def run(record: Record, out: Console, task: str = "unet3d.measure.run:run") -> None:
@@ -81,11 +87,14 @@ def run(record: Record, out: Console, task: str = "unet3d.measure.run:run") -> N
     bulletin = None
     if settings.nnodes > 1:
         bulletin = _bulletin(settings)
-        record.at_end.append(lambda: bulletin.tell(f"node {settings.node_rank}: {record.incomplete_reason}")
-                             if not record.complete else None)
+        record.at_end.append(
+            lambda: bulletin.tell(f"node {settings.node_rank}: {record.incomplete_reason}") if not record.complete else None
+        )
     where = ", ".join(place.name for place in places)
-    out.line(f"{len(places)} rank{'s' if len(places) > 1 else ''} on this machine: {where}" + (
-        f"; node {settings.node_rank} of {settings.nnodes}, meeting at {settings.rdzv_endpoint}" if bulletin else ""))
+    out.line(
+        f"{len(places)} rank{'s' if len(places) > 1 else ''} on this machine: {where}"
+        + (f"; node {settings.node_rank} of {settings.nnodes}, meeting at {settings.rdzv_endpoint}" if bulletin else "")
+    )
     advice.other_load(record)
     load = list(record.warnings)
     _build_operators(settings)
@@ -128,9 +137,16 @@ def _job(record: Record, places: list[placement.Placement], task: str) -> Job:
     settings = record.settings
     # Segmentations of all nodes belong into one folder; only logs and partial results are kept apart.
     whole = settings.output_dir.parent if settings.node_rank else settings.output_dir
-    return Job(values={**settings.values, "output_dir": whole}, sources=settings.sources, reasons=settings.reasons,
-               warnings=settings.warnings, command=record.command, log=settings.output_dir / "output_raw.log",
-               places=places, task=task)
+    return Job(
+        values={**settings.values, "output_dir": whole},
+        sources=settings.sources,
+        reasons=settings.reasons,
+        warnings=settings.warnings,
+        command=record.command,
+        log=settings.output_dir / "output_raw.log",
+        places=places,
+        task=task,
+    )
 
 
 def _collect(record: Record, readers: list[spool.Reader]) -> None:
@@ -148,8 +164,10 @@ def _bulletin(settings: Any) -> nodes.Bulletin:
     try:
         return nodes.Bulletin(host, port, settings.node_rank, settings.nnodes)
     except RuntimeError as error:
-        raise UserError(f"RDZV_ENDPOINT: node 0 cannot listen at {settings.rdzv_endpoint} "
-                        f"({str(error).partition(chr(10))[0]}); name an address of this machine and a free port") from None
+        raise UserError(
+            f"RDZV_ENDPOINT: node 0 cannot listen at {settings.rdzv_endpoint} "
+            f"({str(error).partition(chr(10))[0]}); name an address of this machine and a free port"
+        ) from None
 
 
 def endpoint(text: str) -> tuple[str, int]:
@@ -182,9 +200,16 @@ class Agent:
             for name in list(logging.root.manager.loggerDict):
                 if name.startswith("torch.distributed"):
                     logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-            config = LaunchConfig(min_nodes=settings.nnodes, max_nodes=settings.nnodes, nproc_per_node=ranks,
-                                  logs_specs=DefaultLogsSpecs(log_dir=str(job.parent / "torchrun")), max_restarts=0,
-                                  monitor_interval=0.1, shutdown_timeout=5, **_rendezvous(settings))
+            config = LaunchConfig(
+                min_nodes=settings.nnodes,
+                max_nodes=settings.nnodes,
+                nproc_per_node=ranks,
+                logs_specs=DefaultLogsSpecs(log_dir=str(job.parent / "torchrun")),
+                max_restarts=0,
+                monitor_interval=0.1,
+                shutdown_timeout=5,
+                **_rendezvous(settings),
+            )
             start, *words = places.command()
             elastic_launch(config, start)(*words, "rank", str(job))
         except BaseException as error:  # noqa: BLE001 - looked at by the thread that waits for this one
@@ -195,8 +220,12 @@ def _rendezvous(settings: Any) -> dict[str, Any]:
     if settings.nnodes > 1:
         if endpoint(settings.rdzv_endpoint)[0] in ("localhost", "127.0.0.1", "::1"):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        return {"rdzv_backend": "static", "rdzv_endpoint": settings.rdzv_endpoint, "run_id": "unet3d",
-                "rdzv_configs": {"rank": settings.node_rank, "timeout": settings.rank_timeout}}
+        return {
+            "rdzv_backend": "static",
+            "rdzv_endpoint": settings.rdzv_endpoint,
+            "run_id": "unet3d",
+            "rdzv_configs": {"rank": settings.node_rank, "timeout": settings.rank_timeout},
+        }
     # Gloo looks up the host's name otherwise, which fails on machines without a resolver.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     return {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": uuid.uuid4().hex, "local_addr": "127.0.0.1"}
@@ -216,16 +245,24 @@ def _oom_kills() -> int:
         return 0
 
 
-def _failure(settings: Any, agent: Agent, readers: list[spool.Reader], places: list[placement.Placement],
-             hung: dict[int, str], out_of_memory: bool) -> BenchmarkError:
+def _failure(
+    settings: Any,
+    agent: Agent,
+    readers: list[spool.Reader],
+    places: list[placement.Placement],
+    hung: dict[int, str],
+    out_of_memory: bool,
+) -> BenchmarkError:
     """The first cause, in one line: a rank's own error or death rather than what it did to others."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     if not isinstance(agent.error, ChildFailedError):
         first = str(agent.error).strip().partition("\n")[0]
         if settings.nnodes > 1:
-            return UserError(f"the {settings.nnodes} nodes did not meet at {settings.rdzv_endpoint} ({first}); start the same "
-                             "command on every node, each with its own NODE_RANK, and see that node 0 can be reached")
+            return UserError(
+                f"the {settings.nnodes} nodes did not meet at {settings.rdzv_endpoint} ({first}); start the same "
+                "command on every node, each with its own NODE_RANK, and see that node 0 can be reached"
+            )
         return RankFailed(f"torchrun: {type(agent.error).__name__}: {first}", DIED)
     ended = {failure.local_rank: failure for failure in agent.error.failures.values()}
 
@@ -245,10 +282,16 @@ def _failure(settings: Any, agent: Agent, readers: list[spool.Reader], places: l
     if local_rank in hung:
         return RankFailed(f"{name}, {reader.step}: {hung[local_rank]} (exit code {code})", DIED)
     if reader.error:
-        return RankFailed(f"{name}, {reader.step}: {reader.error['message']} (exit code {code})",
-                          reader.error["exit_code"], reader.error["trace"])
+        return RankFailed(
+            f"{name}, {reader.step}: {reader.error['message']} (exit code {code})",
+            reader.error["exit_code"],
+            reader.error["trace"],
+        )
     if code == -signal.SIGKILL and out_of_memory:
-        return RankFailed(f"{name}, {reader.step}: out of memory, the kernel killed it (exit code {code}); use fewer ranks "
-                          "on this machine, or lower BATCH_SIZE or STREAMS", 4)
+        return RankFailed(
+            f"{name}, {reader.step}: out of memory, the kernel killed it (exit code {code}); use fewer ranks "
+            "on this machine, or lower BATCH_SIZE or STREAMS",
+            4,
+        )
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else "died"
     return RankFailed(f"{name}, {reader.step}: {how} (exit code {code})", DIED)

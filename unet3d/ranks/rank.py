@@ -88,8 +88,7 @@ def _work(job: Job, place: placement.Placement, writer: spool.Writer, folder: Pa
     settings.device = open_device(KINDS[settings.platform])
     if settings.platform != "CPU" and len(topology.by_node(cores := topology.cores())) > 1:
         if beside := placement.near(settings.device, cores):
-            facts = {**placement.take(beside), "name": place.name, "threads": place.threads,
-                     "variables": facts["variables"]}
+            facts = {**placement.take(beside), "name": place.name, "threads": place.threads, "variables": facts["variables"]}
     group = Ranks(writer)
     with _other_nodes(writer, group, settings.rank_timeout) if settings.nnodes > 1 else contextlib.nullcontext():
         record = Record(settings, command=job.command)
@@ -125,8 +124,12 @@ def _other_nodes(writer: spool.Writer, group: Ranks, limit_s: int):
         os._exit(1)
 
     stop = threading.Event()
-    watch = Watch(node=int(os.environ["GROUP_RANK"]), nodes=int(os.environ["GROUP_WORLD_SIZE"]), limit_s=limit_s,
-                  tells=group.local_rank == 0)
+    watch = Watch(
+        node=int(os.environ["GROUP_RANK"]),
+        nodes=int(os.environ["GROUP_WORLD_SIZE"]),
+        limit_s=limit_s,
+        tells=group.local_rank == 0,
+    )
     threading.Thread(target=watch.run, args=(stop, end), name="other-nodes", daemon=True).start()
     # After an error the watch goes on, so that a rank that lost its peers learns why.
     yield

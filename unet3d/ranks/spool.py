@@ -72,7 +72,7 @@ class Reader:
         except FileNotFoundError:
             return
         # A killed rank can leave a part of a line.
-        whole = new[:new.rfind(b"\n") + 1]
+        whole = new[: new.rfind(b"\n") + 1]
         self._offset += len(whole)
         for line in whole.splitlines():
             self._take(json.loads(line))

@@ -35,8 +35,9 @@ class Console:
                 self._log.truncate(0)
         except OSError as error:
             self._log = None
-            raise UserError(f"{path}: cannot be written ({error.strerror}); free some space or name another folder with "
-                            "OUTPUT_DIR") from None
+            raise UserError(
+                f"{path}: cannot be written ({error.strerror}); free some space or name another folder with OUTPUT_DIR"
+            ) from None
 
     def close(self) -> None:
         if self._log is not None:
@@ -84,15 +85,18 @@ def banner(settings: Any) -> str:
 
 def status(done: int, planned: int, stats: Statistics, accuracy: dict[str, Any] | None) -> str:
     """The PERF_STATUS part of a line, in the form that the archived sample's users parse."""
+
     def percent(region: str) -> str:
         value = (accuracy or {}).get(region)
         return "n/a" if value is None else f"{100 * value:.4f}%"
 
-    return (f"PERF_STATUS[{done}/{planned}] Throughput={stats.throughput:.2f} img/s | Latency={stats.mean:.2f} ms | "
-            f"Total Accuracy={percent('total')} | Whole Tumor Accuracy={percent('WT')} | "
-            f"Core Tumor Accuracy={percent('TC')} | Enhanced Tumor Accuracy={percent('ET')} | "
-            f"Throughput /w Overhead={stats.throughput_with_overhead:.2f} img/s | "
-            f"Latency /w Overhead={stats.latency_with_overhead:.2f} ms")
+    return (
+        f"PERF_STATUS[{done}/{planned}] Throughput={stats.throughput:.2f} img/s | Latency={stats.mean:.2f} ms | "
+        f"Total Accuracy={percent('total')} | Whole Tumor Accuracy={percent('WT')} | "
+        f"Core Tumor Accuracy={percent('TC')} | Enhanced Tumor Accuracy={percent('ET')} | "
+        f"Throughput /w Overhead={stats.throughput_with_overhead:.2f} img/s | "
+        f"Latency /w Overhead={stats.latency_with_overhead:.2f} ms"
+    )
 
 
 def summary(record: Record, stats: Statistics) -> list[str]:
@@ -109,7 +113,9 @@ def summary(record: Record, stats: Statistics) -> list[str]:
         f"peak memory {gib:.2f} GiB",
     ]
     if record.accuracy:
-        dice = ", ".join(f"{region} {record.accuracy[region]:.4f}" if record.accuracy[region] is not None
-                         else f"{region} undefined" for region in ("WT", "TC", "ET", "total"))
+        dice = ", ".join(
+            f"{region} {record.accuracy[region]:.4f}" if record.accuracy[region] is not None else f"{region} undefined"
+            for region in ("WT", "TC", "ET", "total")
+        )
         lines.append(f"Dice of weights: {record.weights['kind']} on {len(record.accuracy['cases'])} cases: {dice}")
     return lines

@@ -34,51 +34,59 @@ def document(record: Record) -> dict[str, Any]:
     """Everything about the run, as `results.json` holds it (schema_version 1)."""
     settings, stats = record.settings, statistics(record)
     samples = record.samples
-    return _plain({
-        "schema_version": SCHEMA_VERSION,
-        "complete": record.complete,
-        "incomplete_reason": record.incomplete_reason,
-        "benchmark": {"name": "unet3d", "version": __version__, "command": record.command,
-                      "git_commit": record.environment.get("git_commit"),
-                      "git_dirty": record.environment.get("git_dirty")},
-        "mode": "performance" if settings.dummy else "accuracy",
-        "scenario": record.extra.get("scenario", "loop"),
-        "started": record.started.isoformat(),
-        "finished": record.finished and record.finished.isoformat(),
-        "settings": {
-            "requested": {name: kinds.show(value) for name, value in settings.values.items()},
-            "source": settings.sources,
-            "reasons": settings.reasons,
-        },
-        "effective": record.effective,
-        "volume": {"shape": [4, *settings.volume_shape],
-                   "standard": tuple(settings.volume_shape) == (224, 224, 160),
-                   "tflop": record.tflop_per_volume},
-        "weights": record.weights,
-        "data": record.data,
-        "check": record.check,
-        "load_seconds": record.load_seconds,
-        "warm_up": record.warm_up,
-        "planned_calls": record.planned_calls,
-        "samples": {
-            "start_s": [sample.start for sample in samples],
-            "latency_ms": [1e3 * sample.latency for sample in samples],
-            "stage_ms": [1e3 * sample.stage for sample in samples],
-            "post_ms": [1e3 * sample.post for sample in samples],
-            "volumes": [sample.volumes for sample in samples],
-            "stream": [sample.stream for sample in samples],
-            "rank": [sample.rank for sample in samples],
-            "cases": [list(sample.cases) for sample in samples],
-        },
-        "statistics": stats and {**asdict(stats), "tflops": stats.throughput * record.tflop_per_volume},
-        "accuracy": _accuracy(record),
-        "memory": record.memory,
-        "environment": record.environment,
-        "ranks": record.ranks,
-        "figures": [{"key": key, "value": value, "unit": unit} for key, value, unit in record.figures],
-        **{name: value for name, value in record.extra.items() if name != "scenario"},
-        "warnings": [asdict(warning) for warning in record.warnings],
-    })
+    return _plain(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "complete": record.complete,
+            "incomplete_reason": record.incomplete_reason,
+            "benchmark": {
+                "name": "unet3d",
+                "version": __version__,
+                "command": record.command,
+                "git_commit": record.environment.get("git_commit"),
+                "git_dirty": record.environment.get("git_dirty"),
+            },
+            "mode": "performance" if settings.dummy else "accuracy",
+            "scenario": record.extra.get("scenario", "loop"),
+            "started": record.started.isoformat(),
+            "finished": record.finished and record.finished.isoformat(),
+            "settings": {
+                "requested": {name: kinds.show(value) for name, value in settings.values.items()},
+                "source": settings.sources,
+                "reasons": settings.reasons,
+            },
+            "effective": record.effective,
+            "volume": {
+                "shape": [4, *settings.volume_shape],
+                "standard": tuple(settings.volume_shape) == (224, 224, 160),
+                "tflop": record.tflop_per_volume,
+            },
+            "weights": record.weights,
+            "data": record.data,
+            "check": record.check,
+            "load_seconds": record.load_seconds,
+            "warm_up": record.warm_up,
+            "planned_calls": record.planned_calls,
+            "samples": {
+                "start_s": [sample.start for sample in samples],
+                "latency_ms": [1e3 * sample.latency for sample in samples],
+                "stage_ms": [1e3 * sample.stage for sample in samples],
+                "post_ms": [1e3 * sample.post for sample in samples],
+                "volumes": [sample.volumes for sample in samples],
+                "stream": [sample.stream for sample in samples],
+                "rank": [sample.rank for sample in samples],
+                "cases": [list(sample.cases) for sample in samples],
+            },
+            "statistics": stats and {**asdict(stats), "tflops": stats.throughput * record.tflop_per_volume},
+            "accuracy": _accuracy(record),
+            "memory": record.memory,
+            "environment": record.environment,
+            "ranks": record.ranks,
+            "figures": [{"key": key, "value": value, "unit": unit} for key, value, unit in record.figures],
+            **{name: value for name, value in record.extra.items() if name != "scenario"},
+            "warnings": [asdict(warning) for warning in record.warnings],
+        }
+    )
 
 
 def _accuracy(record: Record) -> dict[str, Any] | None:
@@ -89,8 +97,8 @@ def _accuracy(record: Record) -> dict[str, Any] | None:
     if found["weights"] == "mlperf" and record.data.get("fold") == 1 and record.data.get("standard_names"):
         found["mlperf_reference"] = MLPERF_FOLD1
         found["difference_from_mlperf"] = {
-            region: None if found.get(region) is None else found[region] - value
-            for region, value in MLPERF_FOLD1.items()}
+            region: None if found.get(region) is None else found[region] - value for region, value in MLPERF_FOLD1.items()
+        }
     return found
 
 
@@ -131,13 +139,19 @@ def labels(doc: Mapping[str, Any]) -> dict[str, Any]:
     """What the numbers of `results.yaml` are of."""
     effective, requested = doc["effective"], doc["settings"]["requested"]
     return {
-        "complete": doc["complete"], "incomplete_reason": doc["incomplete_reason"], "mode": doc["mode"],
-        "scenario": doc["scenario"], "platform": requested["platform"],
+        "complete": doc["complete"],
+        "incomplete_reason": doc["incomplete_reason"],
+        "mode": doc["mode"],
+        "scenario": doc["scenario"],
+        "platform": requested["platform"],
         **{name: effective.get(name) for name in ("device", "engine", "precision", "jit", "network", "layout", "ipex")},
-        "batch_size": int(requested["batch_size"]), "streams": int(requested["streams"]),
+        "batch_size": int(requested["batch_size"]),
+        "streams": int(requested["streams"]),
         "ranks": max(1, len(doc["ranks"])),
-        "calls": len(doc["samples"]["latency_ms"]), "volume": doc["volume"]["shape"],
-        "weights": doc["weights"].get("kind"), "data": doc["data"].get("kind"),
+        "calls": len(doc["samples"]["latency_ms"]),
+        "volume": doc["volume"]["shape"],
+        "weights": doc["weights"].get("kind"),
+        "data": doc["data"].get("kind"),
         **({"valid_for_submission": doc["loadgen"].get("valid_for_submission")} if "loadgen" in doc else {}),
         "warnings": [warning["name"] for warning in doc["warnings"]],
     }

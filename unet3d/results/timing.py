@@ -83,16 +83,25 @@ def summarise(samples: Sequence[Sample], streams: int = 1) -> Statistics:
     else:
         busy = max(max(one.start + one.latency for one in own) - min(one.start for one in own) for own in ranks.values())
     if streams > 1 or len(ranks) > 1:
-        busy_with_overhead = (max(sample.start + sample.latency + sample.post for sample in samples)
-                              - min(sample.start - sample.stage for sample in samples))
+        busy_with_overhead = max(sample.start + sample.latency + sample.post for sample in samples) - min(
+            sample.start - sample.stage for sample in samples
+        )
     mean = float(np.mean(latencies))
     deviation = float(np.std(latencies, ddof=1)) if len(latencies) > 1 else 0.0
     return Statistics(
-        calls=len(samples), volumes=volumes,
-        mean=1e3 * mean, median=1e3 * float(np.median(latencies)),
-        p50=1e3 * percentile(latencies, 50), p90=1e3 * percentile(latencies, 90), p99=1e3 * percentile(latencies, 99),
-        min=1e3 * min(latencies), max=1e3 * max(latencies), stdev=1e3 * deviation, cv=deviation / mean,
-        throughput=volumes / busy, throughput_with_overhead=volumes / busy_with_overhead,
+        calls=len(samples),
+        volumes=volumes,
+        mean=1e3 * mean,
+        median=1e3 * float(np.median(latencies)),
+        p50=1e3 * percentile(latencies, 50),
+        p90=1e3 * percentile(latencies, 90),
+        p99=1e3 * percentile(latencies, 99),
+        min=1e3 * min(latencies),
+        max=1e3 * max(latencies),
+        stdev=1e3 * deviation,
+        cv=deviation / mean,
+        throughput=volumes / busy,
+        throughput_with_overhead=volumes / busy_with_overhead,
         latency_with_overhead=1e3 * float(np.mean(total)),
     )
 
@@ -118,8 +127,10 @@ class WarmUp:
     def rule(self) -> str:
         if self.calls is not None:
             return f"{self.calls} calls as set"
-        return (f"until two calls in a row agree within {self.tolerance:.0%}, "
-                f"{self.least} to {self.most} calls: {len(self.latencies)} were made")
+        return (
+            f"until two calls in a row agree within {self.tolerance:.0%}, "
+            f"{self.least} to {self.most} calls: {len(self.latencies)} were made"
+        )
 
     @property
     def done(self) -> bool:

@@ -42,7 +42,5 @@ def crop_resample_normalise(array: np.ndarray, properties: dict) -> tuple[np.nda
             transpose_forward=[0, 1, 2],
         )
         array, outside, properties = ImageCropper.crop(array, properties)
-        array, _, properties = preprocessor.resample_and_normalize(
-            array, np.array(TARGET_SPACING), properties, outside
-        )
+        array, _, properties = preprocessor.resample_and_normalize(array, np.array(TARGET_SPACING), properties, outside)
     return array.astype(np.float32, copy=False), properties

@@ -92,6 +92,4 @@ def _resample_labels(labels: np.ndarray, properties: Mapping) -> np.ndarray:
                 break
         separate_z = axis is not None and len(axis) == 1
         size = properties["size_after_cropping"]
-        return resample_data_or_seg(
-            labels[None], size, is_seg=True, axis=axis, order=1, do_separate_z=separate_z, order_z=0
-        )[0]
+        return resample_data_or_seg(labels[None], size, is_seg=True, axis=axis, order=1, do_separate_z=separate_z, order_z=0)[0]

@@ -46,9 +46,7 @@ def make_tumour(rng: np.random.Generator, brain: Brain, enhancing: bool) -> Tumo
         return Tumour({"non_enhancing": core | outgrowth, "edema": edema})
     thickness = np.clip(0.28 * radius * (1 + 0.4 * smooth_noise(rng, brain.axes, 10)), 2.0, None)
     necrotic = core & (body < radius - thickness)
-    return Tumour(
-        {"necrotic": necrotic, "enhancing": core & ~necrotic, "non_enhancing": outgrowth, "edema": edema}
-    )
+    return Tumour({"necrotic": necrotic, "enhancing": core & ~necrotic, "non_enhancing": outgrowth, "edema": edema})
 
 
 def _choose_centre(rng: np.random.Generator, brain: Brain) -> np.ndarray:

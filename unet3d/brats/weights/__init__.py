@@ -35,8 +35,7 @@ class Weights:
     state_dict: "dict[str, Tensor]" = field(repr=False)
 
 
-def random_weights(base_features: int = 32, max_features: int = 320, poolings: int = 5,
-                   seed: int = RANDOM_SEED) -> Weights:
+def random_weights(base_features: int = 32, max_features: int = 320, poolings: int = 5, seed: int = RANDOM_SEED) -> Weights:
     """nnU-Net's initialisation from a fixed seed; the generator of the caller is left as it was."""
     import torch
 
@@ -62,8 +61,9 @@ def load(source: str | Path, fold: int = 1) -> Weights:
         return random_weights()
     path = places.SAMPLE_WEIGHTS if name.lower() == "sample" else Path(name).expanduser()
     if not path.exists():
-        raise UserError(f"weights {name!r}: no such file or folder; give 'random', 'sample', a fold_1.zip or its unpacked "
-                        "folder.")
+        raise UserError(
+            f"weights {name!r}: no such file or folder; give 'random', 'sample', a fold_1.zip or its unpacked folder."
+        )
     files, root, names = unpack.read_model(path, fold)
     plans = _plans(files, path, names)
     state_dict = checkpoint.read(files["checkpoint"], f"{path}: {names['checkpoint']}")
@@ -88,8 +88,9 @@ def _plans(files: dict[str, bytes], path: Path, names: dict[str, str]) -> dict:
         raise UserError(f"{path}: neither plans.pkl nor {names['checkpoint']}.pkl is there; get a fresh copy of the model.")
     shapes = {key: architecture(plans, f"{path}: {names[key]}") for key, plans in found.items()}
     if len(set(shapes.values())) > 1:
-        raise UserError(f"{path}: {names['plans']} and {names['info']} describe different networks; "
-                        "both must come from the same training.")
+        raise UserError(
+            f"{path}: {names['plans']} and {names['info']} describe different networks; both must come from the same training."
+        )
     return next(iter(found.values()))
 
 
@@ -107,13 +108,17 @@ def _kind(path: Path, root: Path, names: dict[str, str], files: dict[str, bytes]
         for key, name in names.items():
             relative = (base / name).relative_to(folder).as_posix()
             if record["files"].get(relative) != sha256(files[key]).hexdigest():
-                raise UserError(f"{base / name}: changed since it was unpacked; unpack the archive again, or delete "
-                                f"{folder / unpack.ORIGIN} to use these files as custom weights.")
+                raise UserError(
+                    f"{base / name}: changed since it was unpacked; unpack the archive again, or delete "
+                    f"{folder / unpack.ORIGIN} to use these files as custom weights."
+                )
     else:
         record = unpack.read_json(unpack.record_path(path))
         if not record:
             return "custom"
         if record.get("sha256") != unpack.file_sha256(path):
-            raise UserError(f"{path}: differs from the checksum recorded when it was fetched; delete it and "
-                            f"{unpack.record_path(path).name} and fetch it again.")
+            raise UserError(
+                f"{path}: differs from the checksum recorded when it was fetched; delete it and "
+                f"{unpack.record_path(path).name} and fetch it again."
+            )
     return "mlperf" if record.get("url") == OFFICIAL_URL else "custom"

@@ -111,8 +111,10 @@ def _transfer(url: str, part: Path, seconds: float, progress: bool) -> str | Non
         _room(part, total, have)
         etag = response.headers.get("ETag", "")
         write_json(state_path, {"url": url, "etag": "" if etag.startswith("W/") else etag})
-        with open(part, "r+b" if resumed else "wb") as file, tqdm(
-                total=total, initial=have, unit="B", unit_scale=True, desc=ARCHIVE, disable=not progress) as bar:
+        with (
+            open(part, "r+b" if resumed else "wb") as file,
+            tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=ARCHIVE, disable=not progress) as bar,
+        ):
             file.seek(have)
             try:
                 while piece := response.read(_PIECE):
@@ -151,8 +153,14 @@ def _download(url: str, part: Path, seconds: float, attempts: int, pause: float,
             time.sleep(pause * 2 ** (failures - 1))
 
 
-def fetch(folder: str | Path, *, seconds: float = _CONNECT_SECONDS, attempts: int = _ATTEMPTS, pause: float = 1.0,
-          progress: bool | None = None) -> Path:
+def fetch(
+    folder: str | Path,
+    *,
+    seconds: float = _CONNECT_SECONDS,
+    attempts: int = _ATTEMPTS,
+    pause: float = 1.0,
+    progress: bool | None = None,
+) -> Path:
     """The archive `folder`/fold_1.zip, fetched unless it is there already, and its record fold_1.zip.json beside it.
 
     The address is $WEIGHTS_URL or that of Zenodo. A part left by an earlier call is continued where the server can tell
@@ -176,8 +184,12 @@ def fetch(folder: str | Path, *, seconds: float = _CONNECT_SECONDS, attempts: in
         digest = file_sha256(part)
         try:
             with open(part, "rb") as file:
-                _compare(part, hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest(), md5,
-                         "that the server states")
+                _compare(
+                    part,
+                    hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest(),
+                    md5,
+                    "that the server states",
+                )
             _compare(part, digest, pinned, "in WEIGHTS_SHA256")
             if record.get("url") == url:
                 _compare(part, digest, record.get("sha256"), f"recorded in {record_path(archive)}")
@@ -186,20 +198,25 @@ def fetch(folder: str | Path, *, seconds: float = _CONNECT_SECONDS, attempts: in
             part.unlink()
             raise
         size = part.stat().st_size
-        write_json(record_path(archive), {"url": url, "sha256": digest, "bytes": size,
-                                          "fetched": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+        write_json(
+            record_path(archive),
+            {"url": url, "sha256": digest, "bytes": size, "fetched": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
+        )
         os.replace(part, archive)
         part.with_name(part.name + ".json").unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: the weights cannot be stored there ({error.strerror or error}); make room or choose "
-                        "another folder.") from None
+        raise UserError(
+            f"{folder}: the weights cannot be stored there ({error.strerror or error}); make room or choose another folder."
+        ) from None
     return archive
 
 
 def _compare(path: Path, found: str, expected: str | None, whence: str) -> None:
     if expected and found != expected:
-        raise UserError(f"{path}: checksum {found} differs from {expected} {whence}; delete {path.name} and its .json "
-                        "and fetch again, or check WEIGHTS_URL.")
+        raise UserError(
+            f"{path}: checksum {found} differs from {expected} {whence}; delete {path.name} and its .json "
+            "and fetch again, or check WEIGHTS_URL."
+        )
 
 
 def _check_archive(path: Path) -> None:
@@ -229,6 +246,8 @@ def fetch_or_explain(folder: str | Path, say: Callable[[str], None] = print, **o
     try:
         return fetch_and_unpack(folder, **options)
     except Unreachable as error:
-        say(f"Weights: {_url()} cannot be reached ({error}); going on with random weights of the same architecture. "
-            "Set WEIGHTS_URL to a mirror, or WEIGHTS to a fold_1.zip.")
+        say(
+            f"Weights: {_url()} cannot be reached ({error}); going on with random weights of the same architecture. "
+            "Set WEIGHTS_URL to a mirror, or WEIGHTS to a fold_1.zip."
+        )
         return None

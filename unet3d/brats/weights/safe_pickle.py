@@ -15,8 +15,22 @@ import numpy as np
 
 from unet3d.errors import UserError
 
-NUMBERS = (np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64,
-           np.float16, np.float32, np.float64, np.complex64, np.complex128)
+NUMBERS = (
+    np.bool_,
+    np.int8,
+    np.int16,
+    np.int32,
+    np.int64,
+    np.uint8,
+    np.uint16,
+    np.uint32,
+    np.uint64,
+    np.float16,
+    np.float32,
+    np.float64,
+    np.complex64,
+    np.complex128,
+)
 
 MOST_OF_A_RANGE = 1_000_000
 
@@ -57,8 +71,10 @@ def allowed_globals() -> dict[str, object]:
         "collections.defaultdict": defaultdict,
         "_codecs.encode": _encode_latin1,
     }
-    plain |= {f"builtins.{kind.__name__}": kind for kind in (
-        bool, int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset, slice)}
+    plain |= {
+        f"builtins.{kind.__name__}": kind
+        for kind in (bool, int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset, slice)
+    }
     plain["builtins.range"] = _range
     return plain | numpy_globals()
 

@@ -80,8 +80,7 @@ def _checked(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
         name = member.orig_filename  # zipfile itself cuts `filename` at a NUL and turns backslashes
         parts = PurePosixPath(name).parts
         kind = stat.S_IFMT(member.external_attr >> 16)
-        if (not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name or "\0" in name
-                or ":" in parts[0]):
+        if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name or "\0" in name or ":" in parts[0]:
             raise UserError(f"{path}: refused, its member {name!r} would be written outside the folder.")
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise UserError(f"{path}: refused, its member {name!r} is a link or a device, not a plain file.")
@@ -151,8 +150,11 @@ def read_model(source: Path, fold: int) -> tuple[dict[str, bytes], Path, dict[st
         by_name = {PurePosixPath(member.filename): member for member in members}
         there = [name for name in by_name if name.name == CHECKPOINT and name.parent.name.startswith("fold_")]
         names = {key: name for key, name in _names(there, fold, source).items() if name in by_name}
-        return ({key: archive.read(by_name[name]) for key, name in names.items()}, source,
-                {key: str(name) for key, name in names.items()})
+        return (
+            {key: archive.read(by_name[name]) for key, name in names.items()},
+            source,
+            {key: str(name) for key, name in names.items()},
+        )
 
 
 def _names(there: list[PurePosixPath], fold: int, where: Path) -> dict[str, PurePosixPath]:

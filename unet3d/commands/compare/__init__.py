@@ -25,13 +25,18 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UserError: for results that cannot be read, or that must not be compared.
     """
-    parser = _Parser(prog="./run_model.sh compare", description=DESCRIPTION, epilog=EPILOG,
-                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _Parser(
+        prog="./run_model.sh compare",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("runs", nargs="*", metavar="RUN")
     parser.add_argument("--markdown", action="store_true", help="print Markdown, for a pull request")
     parser.add_argument("--fail-if-slower", metavar="PERCENT", help="such as 5%%: exit code 1 when slower by more")
-    parser.add_argument("--anyway", action="store_true",
-                        help="compare incomplete runs and different workloads too; the table says so")
+    parser.add_argument(
+        "--anyway", action="store_true", help="compare incomplete runs and different workloads too; the table says so"
+    )
     if "--help" in argv or "-h" in argv:
         parser.print_help()
         return 0
@@ -47,16 +52,22 @@ def main(argv: Sequence[str]) -> int:
     if not given.anyway:
         for name, reasons in problems.items():
             if reasons:
-                raise UserError(f"{base.name} and {name} must not be compared: {'; '.join(reasons)}; "
-                                "--anyway compares them and says so")
+                raise UserError(
+                    f"{base.name} and {name} must not be compared: {'; '.join(reasons)}; --anyway compares them and says so"
+                )
     if limit is not None:
         for side in (base, *others):
             if not side.enough:
-                raise UserError(f"{side.name}: --fail-if-slower needs at least {measure.FEWEST} calls in each run, there are "
-                                f"{side.calls}; raise NUM_ITERATIONS")
+                raise UserError(
+                    f"{side.name}: --fail-if-slower needs at least {measure.FEWEST} calls in each run, there are "
+                    f"{side.calls}; raise NUM_ITERATIONS"
+                )
     ratios = [measure.ratios(base, other) for other in others]
-    gate = None if limit is None else [tables.gate(other.name, ratio["throughput"], limit)
-                                       for other, ratio in zip(others, ratios, strict=True)]
+    gate = (
+        None
+        if limit is None
+        else [tables.gate(other.name, ratio["throughput"], limit) for other, ratio in zip(others, ratios, strict=True)]
+    )
     print(tables.render(base, others, ratios, problems, gate, markdown=given.markdown))
     return 1 if gate and any(failed for failed, _ in gate) else 0
 

@@ -16,6 +16,7 @@ DRAWS = 4000
 CONFIDENCE = 0.99
 FEWEST = 5  # samples below which nothing is said about noise
 
+
 @dataclass(frozen=True)
 class Ratio:
     """A ratio and its confidence interval; `low` and `high` are None where there are too few samples."""

@@ -66,8 +66,9 @@ def read(argument: str) -> Side:
         except (KeyError, TypeError, ValueError, AttributeError):
             raise UserError(f"{file}: is damaged (samples or statistics are not as they were written); run it again") from None
         if not known:
-            raise UserError(f"{file}: holds no timed call ({doc.get('incomplete_reason') or 'nothing was measured'}); run "
-                            "it again")
+            raise UserError(
+                f"{file}: holds no timed call ({doc.get('incomplete_reason') or 'nothing was measured'}); run it again"
+            )
         if len(lengths) != 1 or not np.all(latencies > 0):
             raise UserError(f"{file}: is damaged (its samples do not belong together); run it again")
         docs.append(doc)
@@ -76,8 +77,10 @@ def read(argument: str) -> Side:
     side = Side(argument.rstrip("/"), docs)
     for doc in docs[1:]:
         if wrong := [*different_workload(docs[0], doc), *_changed(docs[0], doc, "settings.")]:
-            raise UserError(f"{argument}: its runs are not repeats of one another ({'; '.join(wrong)}); divide by commas only "
-                            "runs of the same settings")
+            raise UserError(
+                f"{argument}: its runs are not repeats of one another ({'; '.join(wrong)}); divide by commas only "
+                "runs of the same settings"
+            )
     return side
 
 
@@ -85,11 +88,16 @@ def identity(doc: Mapping[str, Any]) -> dict[str, Any]:
     """What is measured, which has to be the same on both sides."""
     weights, data = doc["weights"], doc["data"]
     return {
-        "mode": doc["mode"], "scenario": doc["scenario"], "volume": "×".join(map(str, doc["volume"]["shape"])),
-        "batch size": doc["settings"]["requested"]["batch_size"], "weights": weights.get("kind"),
-        "base features": weights.get("base_features"), "volumes": data.get("kind"),
-        "cases": None if data.get("cases") is None else f"{len(data['cases'])} of fold {data.get('fold')}, "
-                                                        f"names {str(data.get('names_sha256'))[:8]}",
+        "mode": doc["mode"],
+        "scenario": doc["scenario"],
+        "volume": "×".join(map(str, doc["volume"]["shape"])),
+        "batch size": doc["settings"]["requested"]["batch_size"],
+        "weights": weights.get("kind"),
+        "base features": weights.get("base_features"),
+        "volumes": data.get("kind"),
+        "cases": None
+        if data.get("cases") is None
+        else f"{len(data['cases'])} of fold {data.get('fold')}, names {str(data.get('names_sha256'))[:8]}",
     }
 
 
@@ -101,20 +109,28 @@ def different_workload(base: Mapping[str, Any], other: Mapping[str, Any]) -> lis
 
 def not_comparable(base: Side, other: Side) -> list[str]:
     """Why the two sides should not be compared; empty when they may."""
-    reasons = [f"{side.name} is incomplete ({doc.get('incomplete_reason')})" for side in (base, other) for doc in side.docs
-               if not doc.get("complete")]
+    reasons = [
+        f"{side.name} is incomplete ({doc.get('incomplete_reason')})"
+        for side in (base, other)
+        for doc in side.docs
+        if not doc.get("complete")
+    ]
     return reasons + different_workload(base.docs[0], other.docs[0])
 
 
 def facts(doc: Mapping[str, Any]) -> dict[str, str]:
     """Everything that a result may depend on, flat, as text."""
     environment = doc["environment"]
-    sections = {"settings": {name: value for name, value in doc["settings"]["requested"].items() if name not in UNIMPORTANT},
-                "ran": doc["effective"], "machine": environment.get("hardware", {}),
-                "software": environment.get("versions", {}), "variables": environment.get("variables", {}),
-                "weights": {name: value for name, value in doc["weights"].items() if name != "path"},
-                "benchmark": {name: doc["benchmark"].get(name) for name in ("version", "git_commit", "git_dirty")},
-                "ranks": {"count": max(1, len(doc["ranks"]))}}
+    sections = {
+        "settings": {name: value for name, value in doc["settings"]["requested"].items() if name not in UNIMPORTANT},
+        "ran": doc["effective"],
+        "machine": environment.get("hardware", {}),
+        "software": environment.get("versions", {}),
+        "variables": environment.get("variables", {}),
+        "weights": {name: value for name, value in doc["weights"].items() if name != "path"},
+        "benchmark": {name: doc["benchmark"].get(name) for name in ("version", "git_commit", "git_dirty")},
+        "ranks": {"count": max(1, len(doc["ranks"]))},
+    }
     flat: dict[str, str] = {}
     for name, section in sections.items():
         _flatten(name, section, flat)
@@ -133,8 +149,11 @@ def _flatten(prefix: str, value: Any, into: dict[str, str]) -> None:
 
 def _changed(base: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
     one, two = facts(base), facts(other)
-    return [f"{name}: {one.get(name, '-')} and {two.get(name, '-')}" for name in sorted({*one, *two})
-            if name.startswith(prefix) and one.get(name) != two.get(name)]
+    return [
+        f"{name}: {one.get(name, '-')} and {two.get(name, '-')}"
+        for name in sorted({*one, *two})
+        if name.startswith(prefix) and one.get(name) != two.get(name)
+    ]
 
 
 def differing(sides: Sequence[Side]) -> list[tuple[str, list[str]]]:

@@ -8,8 +8,13 @@ from unet3d.commands.compare import measure, runs
 from unet3d.commands.compare.bootstrap import CONFIDENCE, Ratio
 from unet3d.commands.compare.runs import Side
 
-ROWS = (("throughput", "throughput, img/s", True), ("mean", "latency, mean, ms", False), ("p50", "latency, p50, ms", False),
-        ("p90", "latency, p90, ms", False), ("throughput_with_overhead", "throughput with overhead, img/s", True))
+ROWS = (
+    ("throughput", "throughput, img/s", True),
+    ("mean", "latency, mean, ms", False),
+    ("p50", "latency, p50, ms", False),
+    ("p90", "latency, p90, ms", False),
+    ("throughput_with_overhead", "throughput with overhead, img/s", True),
+)
 LONGEST = 60  # characters of a value in a table of differences
 
 
@@ -19,13 +24,21 @@ def gate(name: str, ratio: Ratio, limit: float) -> tuple[bool, str]:
     if slower > limit and ratio.beyond_noise:
         return True, f"FAIL: {name} is slower by {slower:.1%}, more than {limit:.1%} and beyond noise"
     if slower > limit:
-        return False, (f"PASS, but too noisy to tell: {name} is slower by {slower:.1%}, more than {limit:.1%}, and noise "
-                       "explains it; raise NUM_ITERATIONS or repeat the runs")
+        return False, (
+            f"PASS, but too noisy to tell: {name} is slower by {slower:.1%}, more than {limit:.1%}, and noise "
+            "explains it; raise NUM_ITERATIONS or repeat the runs"
+        )
     return False, f"PASS: {name} is not slower by more than {limit:.1%} (throughput {ratio.value - 1:+.1%})"
 
 
-def render(base: Side, others: Sequence[Side], ratios: Sequence[Mapping[str, Ratio]], problems: Mapping[str, Sequence[str]],
-           gates: Sequence[tuple[bool, str]] | None, markdown: bool) -> str:
+def render(
+    base: Side,
+    others: Sequence[Side],
+    ratios: Sequence[Mapping[str, Ratio]],
+    problems: Mapping[str, Sequence[str]],
+    gates: Sequence[tuple[bool, str]] | None,
+    markdown: bool,
+) -> str:
     """Everything that `compare` prints."""
     table = _markdown if markdown else _plain
     heading = (lambda text: f"### {text}") if markdown else (lambda text: text)
@@ -34,12 +47,28 @@ def render(base: Side, others: Sequence[Side], ratios: Sequence[Mapping[str, Rat
     for index, (other, found) in enumerate(zip(others, ratios, strict=True), start=1):
         parts.append(heading(f"{names[index]} against {names[0]}"))
         parts += [_strong(f"NOT COMPARABLE: {reason}", markdown) for reason in problems[other.name]]
-        rows = [[text, f"{base.value(metric):.5g}", f"{other.value(metric):.5g}", f"{found[metric].value:.3f}",
-                 measure.interval(found[metric]), measure.verdict(found[metric], more)] for metric, text, more in ROWS]
-        rows += [[f"Dice {region}", f"{base.docs[0]['accuracy'][region]:.4f}", f"{other.docs[0]['accuracy'][region]:.4f}",
-                  f"{mean:+.4f}", f"{low:+.4f} to {high:+.4f}",
-                  "no difference beyond noise" if low <= 0 <= high else "higher" if mean > 0 else "lower"]
-                 for region, (mean, low, high) in measure.dice(base, other).items()]
+        rows = [
+            [
+                text,
+                f"{base.value(metric):.5g}",
+                f"{other.value(metric):.5g}",
+                f"{found[metric].value:.3f}",
+                measure.interval(found[metric]),
+                measure.verdict(found[metric], more),
+            ]
+            for metric, text, more in ROWS
+        ]
+        rows += [
+            [
+                f"Dice {region}",
+                f"{base.docs[0]['accuracy'][region]:.4f}",
+                f"{other.docs[0]['accuracy'][region]:.4f}",
+                f"{mean:+.4f}",
+                f"{low:+.4f} to {high:+.4f}",
+                "no difference beyond noise" if low <= 0 <= high else "higher" if mean > 0 else "lower",
+            ]
+            for region, (mean, low, high) in measure.dice(base, other).items()
+        ]
         parts.append(table(["", names[0], names[index], "ratio", f"{CONFIDENCE:.0%} interval", "verdict"], rows))
     if gates:
         parts.append("\n".join(_strong(text, markdown) for _, text in gates))
@@ -62,8 +91,10 @@ def _trust(sides: Sequence[Side], names: Sequence[str]) -> list[str]:
         repeats = f"{len(side.docs)} runs, " if len(side.docs) > 1 else ""
         lines.append(f"{name}: {side.name}, {repeats}{side.calls} calls; warnings: {', '.join(warnings) or 'none'}")
     if all(len(side.docs) == 1 for side in sides):
-        lines.append("Intervals are of the calls within one run. Runs differ by more than that: repeat them and name the "
-                     "repeats divided by commas.")
+        lines.append(
+            "Intervals are of the calls within one run. Runs differ by more than that: repeat them and name the "
+            "repeats divided by commas."
+        )
     elif min(len(side.docs) for side in sides) < 3:
         lines.append("With fewer than three runs on a side the intervals are wide: repeat them more often.")
     return ["\n".join(f"- {line}" for line in lines)]
@@ -78,7 +109,7 @@ def _short_names(sides: Sequence[Side]) -> list[str]:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST else text[:LONGEST - 1] + "…"
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
 def _strong(text: str, markdown: bool) -> str:
@@ -87,8 +118,9 @@ def _strong(text: str, markdown: bool) -> str:
 
 def _plain(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-                     for row in [head, *rows])
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
+    )
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -49,8 +49,12 @@ its console.log. Ctrl-C keeps what is there; the same command goes on.
 
 Exit code: 0 when at least one configuration was measured, 1 when none was, 2 for bad settings or a bad grid."""
 
-OPTIONS = {"--grid": "a .yaml or .csv file", "--profile-file": "a .yaml or .csv file", "--time-limit": "minutes",
-           "--prefix": "a command"}
+OPTIONS = {
+    "--grid": "a .yaml or .csv file",
+    "--profile-file": "a .yaml or .csv file",
+    "--time-limit": "minutes",
+    "--prefix": "a command",
+}
 SWITCHES = ("--fresh", "--list")
 
 
@@ -133,8 +137,7 @@ def _minutes(text: str, problems: list[str]) -> float | None:
     return None
 
 
-def _plan(options: Options, words: Sequence[str],
-          given: Mapping[str, Given]) -> tuple[list[Planned], list[dict[str, str]]]:
+def _plan(options: Options, words: Sequence[str], given: Mapping[str, Given]) -> tuple[list[Planned], list[dict[str, str]]]:
     """Configurations to run, and those that this machine cannot run with the reason."""
     from unet3d.devices import platforms
 
@@ -170,8 +173,9 @@ def _refuse_impossible(configurations: Sequence[Configuration], words: Sequence[
         for problem in resolve.impossible(given):
             rows.setdefault(problem, []).append(one.where)
     if rows:
-        raise UserErrors([problem if len(where) == len(configurations) > 1 else f"{where[0]}: {problem}"
-                          for problem, where in rows.items()])
+        raise UserErrors(
+            [problem if len(where) == len(configurations) > 1 else f"{where[0]}: {problem}" for problem, where in rows.items()]
+        )
 
 
 def _able(one: Configuration, words: Sequence[str], prefix: Sequence[str]) -> Planned:
@@ -191,6 +195,10 @@ def _able(one: Configuration, words: Sequence[str], prefix: Sequence[str]) -> Pl
     reasons = registry.engine_class(request.engine).refuse(request)
     if reasons:
         raise UserErrors(reasons)
-    flags = [word for name, item in given.items() if item.source != "default" and name != "output_dir"
-             for word in (BY_NAME[name].flag, kinds.show(item.value))]
+    flags = [
+        word
+        for name, item in given.items()
+        if item.source != "default" and name != "output_dir"
+        for word in (BY_NAME[name].flag, kinds.show(item.value))
+    ]
     return Planned(one, settings, shlex.join([*prefix, "./run_model.sh", *flags]))

@@ -36,8 +36,16 @@ class Planned:
 class Sweep:
     """The rows so far and where they are written; `again` is the command that goes on after an interruption."""
 
-    def __init__(self, folder: Path, planned: Sequence[Planned], left_out: Sequence[dict[str, str]], words: Sequence[str],
-                 prefix: Sequence[str], time_limit: float | None, again: str):
+    def __init__(
+        self,
+        folder: Path,
+        planned: Sequence[Planned],
+        left_out: Sequence[dict[str, str]],
+        words: Sequence[str],
+        prefix: Sequence[str],
+        time_limit: float | None,
+        again: str,
+    ):
         self.folder, self.planned, self.left_out = folder, planned, left_out
         self.words, self.prefix, self.time_limit, self.again = words, prefix, time_limit, again
         self.started = datetime.now(UTC)
@@ -60,19 +68,24 @@ class Sweep:
                 todo.append(one)
             else:
                 self._measured(one, document)
-        print(f"Sweep of {len(self.planned)} configurations into {self.folder}: {len(todo)} to run, "
-              f"{len(self.rows)} there already, {len(self.left_out)} left out")
+        print(
+            f"Sweep of {len(self.planned)} configurations into {self.folder}: {len(todo)} to run, "
+            f"{len(self.rows)} there already, {len(self.left_out)} left out"
+        )
         for reason, names in tables.by_reason(self.left_out).items():
             print(f"left out: {names}: {reason}")
         try:
             for number, one in enumerate(todo, start=1):
-                self._run_one(one, prints[one.name], f"[{number}/{len(todo)}] {one.name}", todo[number - 1:])
+                self._run_one(one, prints[one.name], f"[{number}/{len(todo)}] {one.name}", todo[number - 1 :])
         except Stopped as stop:
             done = sum(row["status"] == "measured" for row in self.rows.values())
             self._write()
             _clear_line()
-            print(f"\nStopped: {done} of {len(self.planned)} configurations are in {self.folder / 'sweep.md'}. To go on: "
-                  f"{self.again}", flush=True)
+            print(
+                f"\nStopped: {done} of {len(self.planned)} configurations are in {self.folder / 'sweep.md'}. To go on: "
+                f"{self.again}",
+                flush=True,
+            )
             return stop.exit_code
         document = self._write()
         print()
@@ -83,24 +96,44 @@ class Sweep:
     def _run_one(self, one: Planned, now: dict[str, Any], label: str, ahead: Sequence[Planned]) -> None:
         remaining = self._remaining(ahead)
         print(f"{label}: running{remaining and f', about {remaining} remain'}", flush=True)
-        outcome = process.run([*self.words, *one.configuration.flags], self.folder / one.name, prefix=self.prefix,
-                              time_limit=self.time_limit, tick=lambda seconds: _show(f"{label}: {_time(seconds)}"))
+        outcome = process.run(
+            [*self.words, *one.configuration.flags],
+            self.folder / one.name,
+            prefix=self.prefix,
+            time_limit=self.time_limit,
+            tick=lambda seconds: _show(f"{label}: {_time(seconds)}"),
+        )
         _clear_line()
         self.seconds[one.name] = outcome.seconds
         resume.write_state(self.folder / one.name, now, outcome.seconds)
         if outcome.document is not None:
             row = self._measured(one, outcome.document)
-            print(f"{label}: {row['throughput_img_per_s']:.4g} img/s, median latency "
-                  f"{tables.milliseconds(row['latency_p50_ms'])} ms ({_time(outcome.seconds)})", flush=True)
+            print(
+                f"{label}: {row['throughput_img_per_s']:.4g} img/s, median latency "
+                f"{tables.milliseconds(row['latency_p50_ms'])} ms ({_time(outcome.seconds)})",
+                flush=True,
+            )
         else:
-            self.rows[one.name] = {"name": one.name, "status": "failed", "reason": outcome.reason,
-                                   "settings": dict(one.configuration.settings), "command": one.command}
+            self.rows[one.name] = {
+                "name": one.name,
+                "status": "failed",
+                "reason": outcome.reason,
+                "settings": dict(one.configuration.settings),
+                "command": one.command,
+            }
             print(f"{label}: failed: {outcome.reason} ({_time(outcome.seconds)})", flush=True)
         self._write()
 
     def _measured(self, one: Planned, document: dict[str, Any]) -> tables.Row:
-        row = {"name": one.name, "status": "measured", "reason": None, "settings": dict(one.configuration.settings),
-               "command": one.command, "results": str(Path(one.name) / "results.json"), **tables.figures(document)}
+        row = {
+            "name": one.name,
+            "status": "measured",
+            "reason": None,
+            "settings": dict(one.configuration.settings),
+            "command": one.command,
+            "results": str(Path(one.name) / "results.json"),
+            **tables.figures(document),
+        }
         self.rows[one.name] = row
         return row
 
@@ -115,9 +148,18 @@ class Sweep:
 
     def _write(self) -> dict[str, Any]:
         """sweep.json, sweep.md and sweep.csv of what there is."""
-        rows = [self.rows[one.name] if one.name in self.rows else
-                {"name": one.name, "status": "not run", "reason": "the sweep has not come to it", "command": one.command,
-                 "settings": dict(one.configuration.settings)} for one in self.planned]
+        rows = [
+            self.rows[one.name]
+            if one.name in self.rows
+            else {
+                "name": one.name,
+                "status": "not run",
+                "reason": "the sweep has not come to it",
+                "command": one.command,
+                "settings": dict(one.configuration.settings),
+            }
+            for one in self.planned
+        ]
         rows = tables.ranked(rows)
         hardware, versions = host.hardware(), host.versions()
         commit, dirty = host.git_state(places.ROOT)
@@ -126,14 +168,19 @@ class Sweep:
             "schema_version": SCHEMA_VERSION,
             "complete": all(row["status"] != "not run" for row in rows),
             "benchmark": {"name": "unet3d", "version": __version__, "git_commit": commit, "git_dirty": dirty},
-            "started": self.started.isoformat(), "written": datetime.now(UTC).isoformat(),
+            "started": self.started.isoformat(),
+            "written": datetime.now(UTC).isoformat(),
             "machine": machine(hardware, versions),
             "workload": _workload([one.settings for one in self.planned]),
-            "hardware": hardware, "versions": versions, "variables": host.variables(),
-            "platform": first.platform, "prefix": list(self.prefix), "again": self.again,
-            "rows": rows, "left_out": list(self.left_out),
-            "winners": {what: {"name": row["name"], "command": row["command"]}
-                        for what, row in tables.winners(rows).items()},
+            "hardware": hardware,
+            "versions": versions,
+            "variables": host.variables(),
+            "platform": first.platform,
+            "prefix": list(self.prefix),
+            "again": self.again,
+            "rows": rows,
+            "left_out": list(self.left_out),
+            "winners": {what: {"name": row["name"], "command": row["command"]} for what, row in tables.winners(rows).items()},
         }
         write_atomically(self.folder / "sweep.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
         write_atomically(self.folder / "sweep.md", tables.markdown(document))
@@ -144,22 +191,28 @@ class Sweep:
 def machine(hardware: dict[str, Any], versions: dict[str, str]) -> str:
     """The machine and the software in one line."""
     best = [name for name in ("amx_bf16", "avx512_bf16", "avx512_vnni", "avx2") if name in hardware["instructions"]]
-    software = ", ".join(f"{name} {versions[name]}" for name in ("torch", "openvino", "nncf", "onnxruntime")
-                         if name in versions)
-    return (f"{hardware['cpu']}, {hardware['usable_cores']} cores ({', '.join(best) or hardware['architecture']}), "
-            f"{hardware['memory_bytes'] / 2**30:.0f} GiB, {hardware['system']}, Python {versions['python']}, {software}")
+    software = ", ".join(
+        f"{name} {versions[name]}" for name in ("torch", "openvino", "nncf", "onnxruntime") if name in versions
+    )
+    return (
+        f"{hardware['cpu']}, {hardware['usable_cores']} cores ({', '.join(best) or hardware['architecture']}), "
+        f"{hardware['memory_bytes'] / 2**30:.0f} GiB, {hardware['system']}, Python {versions['python']}, {software}"
+    )
 
 
 def _workload(settings: Sequence[Settings]) -> str:
     """Volumes, batch sizes and calls of the runs, and that they are another workload where they are."""
+
     def every(name: str) -> str:
         return " or ".join(dict.fromkeys(str(getattr(one, name)) for one in settings))
 
     shapes = " or ".join(dict.fromkeys("×".join(map(str, one.volume_shape)) for one in settings))
     other = any(tuple(one.volume_shape) != STANDARD_SHAPE for one in settings)
     mode = "random volumes" if settings[0].dummy else "a data set's volumes"
-    return (f"{mode} of {shapes} voxels{' (not this benchmark’s)' if other else ''}, batch {every('batch_size')}, "
-            f"{every('num_iterations')} timed calls a configuration, weights: {every('weights')}")
+    return (
+        f"{mode} of {shapes} voxels{' (not this benchmark’s)' if other else ''}, batch {every('batch_size')}, "
+        f"{every('num_iterations')} timed calls a configuration, weights: {every('weights')}"
+    )
 
 
 def _time(seconds: float) -> str:

@@ -83,8 +83,9 @@ def must_make_sense(settings: Settings) -> None:
     """
     slow = settings.platform == "CPU" and settings.precision == "bf16" and host.bf16_instructions() is None
     if slow:
-        raise UserError("PRECISION=bf16 is slower than fp32 on this CPU, it has neither AMX nor AVX512-BF16; set it to "
-                        "measure it")
+        raise UserError(
+            "PRECISION=bf16 is slower than fp32 on this CPU, it has neither AMX nor AVX512-BF16; set it to measure it"
+        )
 
 
 def stream_counts(cores: int, numa_nodes: int) -> list[int]:
@@ -147,8 +148,12 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         raise UserErrors([f"{path}: column {double[0]!r} is there twice; leave one of them out"])
     for number, cells in enumerate(table[1:], start=1):
         if len(cells) > len(header):
-            raise UserErrors([f"{path.name} row {number}: {len(cells)} cells under {len(header)} columns; quote a value "
-                              "that has a comma, or write 64x64x64"])
+            raise UserErrors(
+                [
+                    f"{path.name} row {number}: {len(cells)} cells under {len(header)} columns; quote a value "
+                    "that has a comma, or write 64x64x64"
+                ]
+            )
         yield number, dict(zip(header, cells, strict=False))
 
 
@@ -170,8 +175,9 @@ def _setting_name(column: object) -> str:
     return str(column).strip().lstrip("-").casefold().replace("-", "_")
 
 
-def _settings(raw: Mapping[str, Any], where: str, given: Mapping[str, Given],
-              problems: list[str]) -> tuple[dict[str, Any], str | None]:
+def _settings(
+    raw: Mapping[str, Any], where: str, given: Mapping[str, Given], problems: list[str]
+) -> tuple[dict[str, Any], str | None]:
     """The row's cells by setting name without the empty ones, and its name."""
     settings, name = {}, None
     for column, value in raw.items():
@@ -186,8 +192,10 @@ def _settings(raw: Mapping[str, Any], where: str, given: Mapping[str, Given],
             problems.append(f"{where}: {key} cannot be set in a grid, {NOT_IN_ROWS[key]}; leave the column out")
         elif key not in BY_NAME:
             close = difflib.get_close_matches(key, [*BY_NAME, "name"], n=1)
-            problems.append(f"{where}: {str(column)!r} is not a setting; "
-                            + (f"did you mean {close[0]}?" if close else "./run_model.sh --help lists them"))
+            problems.append(
+                f"{where}: {str(column)!r} is not a setting; "
+                + (f"did you mean {close[0]}?" if close else "./run_model.sh --help lists them")
+            )
         elif given[key].source == "flag":
             problems.append(f"{where}: {key} is set here and by {BY_NAME[key].flag}; leave one of them out")
         else:

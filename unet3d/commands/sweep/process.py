@@ -31,9 +31,16 @@ class Outcome:
     reason: str | None
 
 
-def run(words: Sequence[str], folder: Path, *, python: str | Path = sys.executable, prefix: Sequence[str] = (),
-        environ: Mapping[str, str] | None = None, time_limit: float | None = None,
-        tick: Callable[[float], None] = lambda seconds: None) -> Outcome:
+def run(
+    words: Sequence[str],
+    folder: Path,
+    *,
+    python: str | Path = sys.executable,
+    prefix: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+    time_limit: float | None = None,
+    tick: Callable[[float], None] = lambda seconds: None,
+) -> Outcome:
     """Run predict.py with these flags in a fresh process; its console goes to `folder`/console.log.
 
     `prefix` are words put before the interpreter, `time_limit` is in seconds, `tick` is called about once a second
@@ -50,8 +57,9 @@ def run(words: Sequence[str], folder: Path, *, python: str | Path = sys.executab
     started = monotonic()
     with open(folder / CONSOLE, "w", encoding="utf-8") as console:
         try:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT,
-                                       env=environ, start_new_session=True)
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT, env=environ, start_new_session=True
+            )
         except OSError as error:
             return Outcome(0.0, None, None, f"{command[0]} cannot be started ({error.strerror})")
         try:

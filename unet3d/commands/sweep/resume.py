@@ -50,8 +50,11 @@ def earlier(folder: Path, now: Mapping[str, Any]) -> dict[str, Any] | None:
     # The state file tells what was asked for; the results themselves must tell the same.
     requested = dict(document["settings"]["requested"])
     requested.pop("output_dir", None)
-    same = (requested == now["settings"] and document["weights"].get("sha256") == now["weights_sha256"]
-            and document["benchmark"]["git_commit"] == now["git_commit"])
+    same = (
+        requested == now["settings"]
+        and document["weights"].get("sha256") == now["weights_sha256"]
+        and document["benchmark"]["git_commit"] == now["git_commit"]
+    )
     return document if same else None
 
 

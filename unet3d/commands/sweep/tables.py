@@ -9,6 +9,7 @@ from typing import Any
 
 Row = dict[str, Any]
 
+
 def milliseconds(value: float) -> str:
     return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
 
@@ -35,18 +36,25 @@ def figures(document: Mapping[str, Any]) -> Row:
     stats, memory, check = document["statistics"], document["memory"], document["check"] or {}
     accuracy = document["accuracy"] or {}
     dice, exact = accuracy.get("total"), (accuracy.get("fp32") or {}).get("total")
-    gib = {name: None if memory.get(name) is None else memory[name] / 2**30
-           for name in ("peak_host_bytes", "peak_device_bytes")}
+    gib = {
+        name: None if memory.get(name) is None else memory[name] / 2**30 for name in ("peak_host_bytes", "peak_device_bytes")
+    }
     return {
         "throughput_img_per_s": stats["throughput"],
-        "latency_p50_ms": stats["p50"], "latency_p90_ms": stats["p90"], "latency_p99_ms": stats["p99"],
+        "latency_p50_ms": stats["p50"],
+        "latency_p90_ms": stats["p90"],
+        "latency_p99_ms": stats["p99"],
         "tflop_per_s": stats["tflops"],
-        "peak_host_gib": gib["peak_host_bytes"], "peak_device_gib": gib["peak_device_bytes"],
-        "relative_error": check.get("relative_error"), "label_agreement": check.get("label_agreement"),
+        "peak_host_gib": gib["peak_host_bytes"],
+        "peak_device_gib": gib["peak_device_bytes"],
+        "relative_error": check.get("relative_error"),
+        "label_agreement": check.get("label_agreement"),
         "others_cpu_share": others_cpu_share(document),
-        "dice": dice, "dice_minus_fp32": None if dice is None or exact is None else dice - exact,
+        "dice": dice,
+        "dice_minus_fp32": None if dice is None or exact is None else dice - exact,
         "calls": stats["calls"],
-        "engine": document["effective"].get("engine"), "precision": document["effective"].get("precision"),
+        "engine": document["effective"].get("engine"),
+        "precision": document["effective"].get("precision"),
         "warnings": [warning["name"] for warning in document["warnings"]],
     }
 
@@ -66,8 +74,7 @@ def others_cpu_share(document: Mapping[str, Any]) -> float | None:
 
 def ranked(rows: Sequence[Row]) -> list[Row]:
     """Measured rows by throughput, each with its rank and its Dice against fp32; the others after them."""
-    measured = sorted((row for row in rows if row["status"] == "measured"),
-                      key=lambda row: -row["throughput_img_per_s"])
+    measured = sorted((row for row in rows if row["status"] == "measured"), key=lambda row: -row["throughput_img_per_s"])
     exact = next((row["dice"] for row in measured if row["precision"] == "fp32" and row["dice"] is not None), None)
     for rank, row in enumerate(measured, start=1):
         row["rank"] = rank
@@ -81,16 +88,20 @@ def winners(rows: Sequence[Row]) -> dict[str, Row]:
     measured = [row for row in rows if row["status"] == "measured"]
     if not measured:
         return {}
-    return {"lowest latency": min(measured, key=lambda row: row["latency_p50_ms"]),
-            "highest throughput": max(measured, key=lambda row: row["throughput_img_per_s"])}
+    return {
+        "lowest latency": min(measured, key=lambda row: row["latency_p50_ms"]),
+        "highest throughput": max(measured, key=lambda row: row["throughput_img_per_s"]),
+    }
 
 
 def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Headings and texts of the measured rows, without the columns that no row has a figure for."""
     measured = [row for row in rows if row["status"] == "measured"]
     shown = [figure for figure in FIGURES if any(row[figure[0]] is not None for row in measured)]
-    body = [[str(row["rank"]), row["name"],
-             *("–" if row[name] is None else show(row[name]) for name, _, show in shown)] for row in measured]
+    body = [
+        [str(row["rank"]), row["name"], *("–" if row[name] is None else show(row[name]) for name, _, show in shown)]
+        for row in measured
+    ]
     return ["", "configuration", *(heading for _, heading, _ in shown)], body
 
 
@@ -101,8 +112,10 @@ def console(document: Mapping[str, Any]) -> list[str]:
     if body:
         widths = [max(len(row[column]) for row in [head, *body]) for column in range(len(head))]
         for row in [head, *body]:
-            texts = [text.ljust(width) if column == 1 else text.rjust(width)
-                     for column, (text, width) in enumerate(zip(row, widths, strict=True))]
+            texts = [
+                text.ljust(width) if column == 1 else text.rjust(width)
+                for column, (text, width) in enumerate(zip(row, widths, strict=True))
+            ]
             lines.append("  ".join(texts).rstrip())
     return lines + [""] + notes(document)
 
@@ -122,8 +135,9 @@ def warned(rows: Sequence[Row]) -> dict[str, str]:
     measured = [row for row in rows if row["status"] == "measured"]
     names = dict.fromkeys(warning for row in measured for warning in row["warnings"])
     found = {warning: [row["name"] for row in measured if warning in row["warnings"]] for warning in names}
-    return {warning: "all configurations" if len(those) == len(measured) else ", ".join(those)
-            for warning, those in found.items()}
+    return {
+        warning: "all configurations" if len(those) == len(measured) else ", ".join(those) for warning, those in found.items()
+    }
 
 
 def by_reason(left_out: Sequence[Mapping[str, str]]) -> dict[str, str]:
@@ -149,16 +163,19 @@ def markdown(document: Mapping[str, Any]) -> str:
         lines += [f"{what.capitalize()}: {winner['name']}", "", "```bash", winner["command"], "```", ""]
     warnings = warned(document["rows"])
     if warnings:
-        lines += ["Warnings (each run's results.json says more): "
-                  + "; ".join(f"{warning}: {names}" for warning, names in warnings.items()) + ".", ""]
+        lines += [
+            "Warnings (each run's results.json says more): "
+            + "; ".join(f"{warning}: {names}" for warning, names in warnings.items())
+            + ".",
+            "",
+        ]
     others = [row for row in document["rows"] if row["status"] != "measured"]
     if others:
         lines += ["| Configuration | | Reason |", "| --- | --- | --- |"]
         lines += [f"| {row['name']} | {row['status']} | {_cell(row['reason'])} |" for row in others] + [""]
     if document["left_out"]:
         lines += ["| Left out | Reason |", "| --- | --- |"]
-        lines += [f"| {names} | {_cell(reason)} |"
-                  for reason, names in by_reason(document["left_out"]).items()] + [""]
+        lines += [f"| {names} | {_cell(reason)} |" for reason, names in by_reason(document["left_out"]).items()] + [""]
     return "\n".join(lines)
 
 
@@ -174,9 +191,19 @@ def to_csv(document: Mapping[str, Any]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["rank", "name", "status", *names, *figure_names, "calls", "warnings", "command", "reason"])
     for row in document["rows"]:
-        writer.writerow([row.get("rank"), row["name"], row["status"], *(row["settings"].get(name) for name in names),
-                         *(row.get(name) for name in figure_names), row.get("calls"), " ".join(row.get("warnings", [])),
-                         row.get("command"), row.get("reason")])
+        writer.writerow(
+            [
+                row.get("rank"),
+                row["name"],
+                row["status"],
+                *(row["settings"].get(name) for name in names),
+                *(row.get(name) for name in figure_names),
+                row.get("calls"),
+                " ".join(row.get("warnings", [])),
+                row.get("command"),
+                row.get("reason"),
+            ]
+        )
     for item in document["left_out"]:
         blank = [None] * (len(names) + len(figure_names) + 3)
         writer.writerow([None, item["name"], "left out", *blank, item["reason"]])

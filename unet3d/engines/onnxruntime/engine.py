@@ -30,14 +30,17 @@ class OnnxRuntimeEngine(Engine):
         if missing:
             reasons.append(f"ENGINE=onnxruntime, but {' and '.join(missing)} is not installed; {INSTALL}")
         if request.device.kind != "cpu":
-            reasons.append(f"ENGINE=onnxruntime on {request.device.kind} is not possible; use PLATFORM=CPU or "
-                           "ENGINE=torch")
+            reasons.append(f"ENGINE=onnxruntime on {request.device.kind} is not possible; use PLATFORM=CPU or ENGINE=torch")
         if request.precision != "fp32":
-            reasons.append(f"PRECISION={request.precision} with ENGINE=onnxruntime is not possible, its CPU kernels "
-                           "for 3D convolutions are fp32; use PRECISION=fp32 or ENGINE=openvino")
+            reasons.append(
+                f"PRECISION={request.precision} with ENGINE=onnxruntime is not possible, its CPU kernels "
+                "for 3D convolutions are fp32; use PRECISION=fp32 or ENGINE=openvino"
+            )
         if request.profile and request.streams > 1:
-            reasons.append(f"PROFILE=yes with ENGINE=onnxruntime and STREAMS={request.streams} is not possible, each stream "
-                           "is a session that is profiled by itself; use STREAMS=1")
+            reasons.append(
+                f"PROFILE=yes with ENGINE=onnxruntime and STREAMS={request.streams} is not possible, each stream "
+                "is a session that is profiled by itself; use STREAMS=1"
+            )
         if request.jit != "none":
             reasons.append(f"JIT={request.jit} with ENGINE=onnxruntime is not possible; use JIT=none")
         return reasons
@@ -61,8 +64,10 @@ class OnnxRuntimeEngine(Engine):
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(self._profiles.name) / "profile")
         # A session a stream: each has threads of its own, as many as its share.
-        self._sessions = [onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-                          for _ in range(self.request.streams)]
+        self._sessions = [
+            onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            for _ in range(self.request.streams)
+        ]
         self._threads = options.intra_op_num_threads
         self._free: Any = None
         self.load_seconds["create sessions"] = perf_counter() - start
@@ -113,9 +118,15 @@ class OnnxRuntimeEngine(Engine):
             raise MismatchError(f"onnxruntime: runs on {providers} instead of the CPU; use ENGINE=torch or openvino")
         types = {"tensor(float)": "fp32", "tensor(float16)": "fp16", "tensor(bfloat16)": "bf16"}
         kind = session.get_inputs()[0].type
-        return Effective(engine=f"onnxruntime {onnxruntime.__version__}", device="CPU", precision=types.get(kind, kind),
-                         jit="none", layout="contiguous", network="reference",
-                         details={"threads_per_stream": self._threads, "providers": providers})
+        return Effective(
+            engine=f"onnxruntime {onnxruntime.__version__}",
+            device="CPU",
+            precision=types.get(kind, kind),
+            jit="none",
+            layout="contiguous",
+            network="reference",
+            details={"threads_per_stream": self._threads, "providers": providers},
+        )
 
     def close(self) -> None:
         self._sessions = []

@@ -20,8 +20,13 @@ def export(reference: torch.nn.Module, cache_dir: Path) -> tuple[Path, bool]:
 
     reference: [N, 4, D, H, W] -> [N, classes, D, H, W]; only this path is exported, not the auxiliary heads.
     """
-    ingredients = ["onnx", str(OPSET), export_cache.parameters_hash(reference), repr(reference),
-                   *export_cache.versions(("torch", "onnx"))]
+    ingredients = [
+        "onnx",
+        str(OPSET),
+        export_cache.parameters_hash(reference),
+        repr(reference),
+        *export_cache.versions(("torch", "onnx")),
+    ]
 
     def make(folder: Path) -> None:
         import torch
@@ -31,9 +36,16 @@ def export(reference: torch.nn.Module, cache_dir: Path) -> tuple[Path, bool]:
         with torch.inference_mode(), warnings.catch_warnings():
             # The exporter by tracing is deprecated; the newer one needs one more package for the same graph.
             warnings.simplefilter("ignore")
-            torch.onnx.export(reference, (example,), str(folder / "model.onnx"), input_names=[INPUT],
-                              output_names=[OUTPUT], dynamic_axes={INPUT: axes, OUTPUT: axes}, opset_version=OPSET,
-                              dynamo=False)
+            torch.onnx.export(
+                reference,
+                (example,),
+                str(folder / "model.onnx"),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_axes={INPUT: axes, OUTPUT: axes},
+                opset_version=OPSET,
+                dynamo=False,
+            )
 
     folder, was_there = export_cache.kept(Path(cache_dir) / "onnx", ingredients, make)
     return folder / "model.onnx", was_there

@@ -19,8 +19,14 @@ def read(path: Path) -> tuple[list[Operator], float]:
     """The last inference in a file that a session with `enable_profiling` wrote, and milliseconds of the whole."""
     events = json.loads(path.read_text())
     run = max((event for event in events if event["name"] == "model_run"), key=lambda event: event["ts"])
-    ran = sorted((event for event in events if event["cat"] == "Node" and "op_name" in event["args"]
-                  and run["ts"] <= event["ts"] <= run["ts"] + run["dur"]), key=lambda event: event["ts"])
+    ran = sorted(
+        (
+            event
+            for event in events
+            if event["cat"] == "Node" and "op_name" in event["args"] and run["ts"] <= event["ts"] <= run["ts"] + run["dur"]
+        ),
+        key=lambda event: event["ts"],
+    )
     return [_operator(event["dur"] / 1e3, event["args"]) for event in ran], run["dur"] / 1e3
 
 

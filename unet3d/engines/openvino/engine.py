@@ -39,18 +39,20 @@ class OpenVINOEngine(Engine):
     @classmethod
     def refuse(cls, request: Request) -> list[str]:
         if request.device.kind not in DEVICES:
-            return [f"ENGINE=openvino on {request.device.kind} is not possible; use PLATFORM=CPU, Flex or Max, "
-                    "or ENGINE=torch"]
+            return [f"ENGINE=openvino on {request.device.kind} is not possible; use PLATFORM=CPU, Flex or Max, or ENGINE=torch"]
         reasons = []
         if importlib.util.find_spec("openvino") is None:
             reasons.append(f"ENGINE=openvino, but openvino is not installed; {INSTALL}")
         allowed = PRECISIONS[request.device.kind]
         if request.precision not in allowed:
-            reasons.append(f"PRECISION={request.precision} with ENGINE=openvino on {DEVICES[request.device.kind]} is "
-                           f"not possible; use {', '.join(allowed)}")
+            reasons.append(
+                f"PRECISION={request.precision} with ENGINE=openvino on {DEVICES[request.device.kind]} is "
+                f"not possible; use {', '.join(allowed)}"
+            )
         elif request.precision == "bf16" and host.bf16_instructions() is None:
-            reasons.append("PRECISION=bf16 with ENGINE=openvino needs a CPU with AMX or AVX512-BF16; use "
-                           "PRECISION=fp32 or int8")
+            reasons.append(
+                "PRECISION=bf16 with ENGINE=openvino needs a CPU with AMX or AVX512-BF16; use PRECISION=fp32 or int8"
+            )
         if request.jit != "none":
             reasons.append(f"JIT={request.jit} with ENGINE=openvino is not possible; use JIT=none")
         if request.ipex:
@@ -58,14 +60,18 @@ class OpenVINOEngine(Engine):
         if request.input_on_device and request.device.kind != "cpu":
             reasons.append("INPUT_ON_DEVICE=yes with ENGINE=openvino is not possible on a GPU; use INPUT_ON_DEVICE=no")
         if request.profile and request.streams > 1:
-            reasons.append(f"PROFILE=yes with ENGINE=openvino and STREAMS={request.streams} is not possible, its operators' "
-                           "times are kept stream by stream; use STREAMS=1")
+            reasons.append(
+                f"PROFILE=yes with ENGINE=openvino and STREAMS={request.streams} is not possible, its operators' "
+                "times are kept stream by stream; use STREAMS=1"
+            )
         if request.precision == "int8":
             if importlib.util.find_spec("nncf") is None:
                 reasons.append(f"PRECISION=int8 with ENGINE=openvino, but nncf is not installed; {INSTALL}")
             if request.calibration is None:
-                reasons.append("PRECISION=int8 needs volumes to calibrate with, from outside the validated fold; set "
-                               "DATASET_DIR or PREPROCESSED_DIR, or use PRECISION=bf16 or fp32")
+                reasons.append(
+                    "PRECISION=int8 needs volumes to calibrate with, from outside the validated fold; set "
+                    "DATASET_DIR or PREPROCESSED_DIR, or use PRECISION=bf16 or fp32"
+                )
         return reasons
 
     def load(self, reference: torch.nn.Module) -> None:
@@ -93,8 +99,10 @@ class OpenVINOEngine(Engine):
         if not there:
             from unet3d.errors import UserError
 
-            raise UserError(f"ENGINE=openvino: OpenVINO sees no {wanted}, only "
-                            f"{', '.join(self._core.available_devices)}; install the driver or use ENGINE=torch")
+            raise UserError(
+                f"ENGINE=openvino: OpenVINO sees no {wanted}, only "
+                f"{', '.join(self._core.available_devices)}; install the driver or use ENGINE=torch"
+            )
         return there[self.request.device.index] if len(there) > self.request.device.index else there[0]
 
     def _properties(self) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def _join(ops: Any, inputs: tuple[Any, Any], up: torch.nn.Module, block: torch.n
     from unet3d.network.merging import merged_kernel
 
     x, skip = inputs
-    of_x, of_skip = block.conv.weight[:, :up.out_channels], block.conv.weight[:, up.out_channels:]
+    of_x, of_skip = block.conv.weight[:, : up.out_channels], block.conv.weight[:, up.out_channels :]
     if merge:
         raised = _raise(ops, x, merged_kernel(up.weight, of_x), up, block.conv.padding, f"{name}.up")
     else:
@@ -76,8 +76,15 @@ def _join(ops: Any, inputs: tuple[Any, Any], up: torch.nn.Module, block: torch.n
 
 
 def _raise(ops: Any, x: Any, weight: torch.Tensor, up: torch.nn.Module, padding: Any, name: str) -> Any:
-    return ops.convolution_backprop_data(x, ops.constant(_array(weight)), list(up.stride), pads_begin=list(padding),
-                                         pads_end=list(padding), dilations=[1, 1, 1], name=name)
+    return ops.convolution_backprop_data(
+        x,
+        ops.constant(_array(weight)),
+        list(up.stride),
+        pads_begin=list(padding),
+        pads_end=list(padding),
+        dilations=[1, 1, 1],
+        name=name,
+    )
 
 
 def _convolution(ops: Any, x: Any, weight: torch.Tensor, conv: torch.nn.Module, name: str) -> Any:

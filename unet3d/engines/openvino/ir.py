@@ -20,8 +20,14 @@ def ingredients(reference: torch.nn.Module, network: str, merge: bool = True) ->
     from unet3d.network import merging
 
     form = [f"merge={merge}", export_cache.sources_hash(graph, merging)] if network == "fast" else []
-    return ["openvino", network, export_cache.parameters_hash(reference), repr(reference), *form,
-            *export_cache.versions(("torch", "openvino"))]
+    return [
+        "openvino",
+        network,
+        export_cache.parameters_hash(reference),
+        repr(reference),
+        *form,
+        *export_cache.versions(("torch", "openvino")),
+    ]
 
 
 def make_model(reference: torch.nn.Module, network: str, merge: bool = True) -> openvino.Model:

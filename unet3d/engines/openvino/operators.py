@@ -13,8 +13,18 @@ from unet3d.engines.base import Operator
 if TYPE_CHECKING:
     import openvino
 
-NAMES = {"f32": "fp32", "float": "fp32", "bf16": "bf16", "bfloat16": "bf16", "f16": "fp16", "float16": "fp16",
-         "i8": "int8", "int8_t": "int8", "u8": "int8", "uint8_t": "int8"}
+NAMES = {
+    "f32": "fp32",
+    "float": "fp32",
+    "bf16": "bf16",
+    "bfloat16": "bf16",
+    "f16": "fp16",
+    "float16": "fp16",
+    "i8": "int8",
+    "int8_t": "int8",
+    "u8": "int8",
+    "uint8_t": "int8",
+}
 CONVOLUTIONS = ("convolution", "deconvolution")
 # Passes over the first input: a normalisation reads it for the statistics and again for the values.
 READS = {"mvn": 2}
@@ -44,8 +54,9 @@ def nodes(compiled: openvino.CompiledModel) -> list[Node]:
     found = []
     for node in compiled.get_runtime_model().get_ordered_ops():
         info = node.get_rt_info()
-        kind, kernel, layout = (str(getattr(info[key], "value", info[key]))
-                                for key in ("layerType", "primitiveType", "outputLayouts"))
+        kind, kernel, layout = (
+            str(getattr(info[key], "value", info[key])) for key in ("layerType", "primitiveType", "outputLayouts")
+        )
         if not node.inputs() or not node.outputs() or kind == "Output":
             continue
         shapes = [list(port.get_shape()) for port in node.inputs()]
@@ -57,8 +68,9 @@ def nodes(compiled: openvino.CompiledModel) -> list[Node]:
         moved = sum(_bytes(port) for port in [*node.inputs(), *node.outputs()])
         moved += (READS.get(kind.lower(), 1) - 1) * _bytes(node.input(0))
         input_type = node.input(0).get_element_type().get_type_name()
-        found.append(Node(node.get_friendly_name(), kind, kernel, layout, shapes, NAMES.get(input_type, input_type), flop,
-                          moved))
+        found.append(
+            Node(node.get_friendly_name(), kind, kernel, layout, shapes, NAMES.get(input_type, input_type), flop, moved)
+        )
     return found
 
 
@@ -75,8 +87,9 @@ def convolution_work(compiled: openvino.CompiledModel) -> tuple[dict[str, float]
     return dict(work), convolutions
 
 
-def profile(compiled: openvino.CompiledModel, request: openvino.InferRequest, calls: int, infer: Any) -> tuple[
-        list[Operator], float]:
+def profile(
+    compiled: openvino.CompiledModel, request: openvino.InferRequest, calls: int, infer: Any
+) -> tuple[list[Operator], float]:
     """See `unet3d.engines.base.Engine.operators`. Compiled with PERF_COUNT; `calls` were made of it so far.
 
     OpenVINO hands out each operator's mean over all calls; the sums after and before one more call give that call's.
@@ -96,5 +109,8 @@ def profile(compiled: openvino.CompiledModel, request: openvino.InferRequest, ca
 
 def _means(request: openvino.InferRequest) -> dict[str, float]:
     """Milliseconds of each operator that was executed."""
-    return {info.node_name: 1e3 * info.real_time.total_seconds() for info in request.profiling_info
-            if info.status == info.Status.EXECUTED}
+    return {
+        info.node_name: 1e3 * info.real_time.total_seconds()
+        for info in request.profiling_info
+        if info.status == info.Status.EXECUTED
+    }

@@ -57,8 +57,13 @@ def quantised(reference: torch.nn.Module, request: Request) -> tuple[Path, dict[
     volumes = list(request.calibration())
     merge = request.device.kind != "cpu" or "avx512bw" in host.cpu_flags()
     seconds = {"calibration volumes": perf_counter() - start}
-    ingredients = ["int8", *ir.ingredients(reference, request.network, merge), *export_cache.versions(("nncf",)),
-                   export_cache.sources_hash(sys.modules[__name__]), *(_digest(volume) for volume in volumes)]
+    ingredients = [
+        "int8",
+        *ir.ingredients(reference, request.network, merge),
+        *export_cache.versions(("nncf",)),
+        export_cache.sources_hash(sys.modules[__name__]),
+        *(_digest(volume) for volume in volumes),
+    ]
 
     def make(folder: Path) -> None:
         import openvino

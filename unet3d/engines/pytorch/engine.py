@@ -38,13 +38,21 @@ class TorchEngine(Engine):
         if request.precision == "int8":
             reasons.append("PRECISION=int8 with ENGINE=torch is not possible; use ENGINE=openvino")
         if request.ipex and importlib.util.find_spec("intel_extension_for_pytorch") is None:
-            reasons.append("IPEX=yes, but intel-extension-for-pytorch is not installed; "
-                           "pip install -r requirements-ipex.txt, or use IPEX=no")
-        if request.device.kind == "cpu" and request.precision in library.HALF_NEEDS and not library.onednn_computes(request.precision):
+            reasons.append(
+                "IPEX=yes, but intel-extension-for-pytorch is not installed; "
+                "pip install -r requirements-ipex.txt, or use IPEX=no"
+            )
+        if (
+            request.device.kind == "cpu"
+            and request.precision in library.HALF_NEEDS
+            and not library.onednn_computes(request.precision)
+        ):
             other = "bf16" if request.precision == "fp16" and library.onednn_computes("bf16") else "fp32"
-            reasons.append(f"PRECISION={request.precision} with ENGINE=torch needs a CPU with "
-                           f"{library.HALF_NEEDS[request.precision]}, without it PyTorch takes hours a volume; "
-                           f"use PRECISION={other}")
+            reasons.append(
+                f"PRECISION={request.precision} with ENGINE=torch needs a CPU with "
+                f"{library.HALF_NEEDS[request.precision]}, without it PyTorch takes hours a volume; "
+                f"use PRECISION={other}"
+            )
         return reasons
 
     def load(self, reference: torch.nn.Module) -> None:
@@ -92,8 +100,13 @@ class TorchEngine(Engine):
                 self._note_operators(*network.operators(self._dtype))
             return network
         if importlib.util.find_spec("triton") is None:
-            self.warnings.append(("stock-kernels", "Triton is not installed, so the network runs with PyTorch's own "
-                                  "operators, slower than it could; install the triton that belongs to this torch."))
+            self.warnings.append(
+                (
+                    "stock-kernels",
+                    "Triton is not installed, so the network runs with PyTorch's own "
+                    "operators, slower than it could; install the triton that belongs to this torch.",
+                )
+            )
             return InferenceUNet.from_reference(reference)
         from unet3d.network.gpu import GpuUNet
 
@@ -105,8 +118,7 @@ class TorchEngine(Engine):
         if form == "fallback":
             from unet3d.network.cpu_ops import library
 
-            self.warnings.append(("fallback-operators", f"PyTorch's operators ran instead of ours: {reason}. "
-                                  f"{library.REMEDY}"))
+            self.warnings.append(("fallback-operators", f"PyTorch's operators ran instead of ours: {reason}. {library.REMEDY}"))
 
     def _why_no_graph(self) -> str | None:
         """Why launches are not captured as a graph; None where they are."""
@@ -232,8 +244,10 @@ class TorchEngine(Engine):
         from unet3d.engines.pytorch import ipex_witness
 
         packed = self.request.ipex and self.request.device.kind == "cpu"
-        with (ipex_witness.observing(self._observed) if packed else contextlib.nullcontext(),
-              torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile):
+        with (
+            ipex_witness.observing(self._observed) if packed else contextlib.nullcontext(),
+            torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile,
+        ):
             yield
         for event in profile.profiler.kineto_results.events():
             name = event.name()
@@ -255,8 +269,10 @@ class TorchEngine(Engine):
     def effective(self) -> Effective:
         torch = self._torch
         if not self._observed:
-            raise MismatchError("torch: no convolution was seen while the network ran, so its data type is unknown; "
-                                "please report this with results.json")
+            raise MismatchError(
+                "torch: no convolution was seen while the network ran, so its data type is unknown; "
+                "please report this with results.json"
+            )
         if isinstance(self._run, torch.jit.ScriptModule):
             jit = "trace"
         elif self._run is self._module:
@@ -264,13 +280,16 @@ class TorchEngine(Engine):
         else:
             jit = self._compiled_state()
         parameter = next(self._module.parameters())
-        details = {"convolutions": {dtype: sorted(names) for dtype, names in self._observed.items()},
-                   "parameter_dtype": str(parameter.dtype).removeprefix("torch."),
-                   "operators": self._operators,
-                   "intra_op_threads": torch.get_num_threads()}
+        details = {
+            "convolutions": {dtype: sorted(names) for dtype, names in self._observed.items()},
+            "parameter_dtype": str(parameter.dtype).removeprefix("torch."),
+            "operators": self._operators,
+            "intra_op_threads": torch.get_num_threads(),
+        }
         if self.request.device.kind != "cpu":
-            details["graph"] = self.request.device.graph_class().__name__ if self._no_graph is None else (
-                f"none: {self._no_graph}")
+            details["graph"] = (
+                self.request.device.graph_class().__name__ if self._no_graph is None else (f"none: {self._no_graph}")
+            )
             details["input_on_device"] = self.request.input_on_device
         if self._casts_itself:
             details["convolution_forms"] = self._module.forms()

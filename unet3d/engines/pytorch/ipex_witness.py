@@ -14,8 +14,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-PRIMITIVE = re.compile(r"^onednn_verbose,.*?\bexec,cpu,(convolution|deconvolution),[^,]*,[^,]*,src_?(?:[a-z]+:)?:?(\w+):",
-                       re.MULTILINE)
+PRIMITIVE = re.compile(
+    r"^onednn_verbose,.*?\bexec,cpu,(convolution|deconvolution),[^,]*,[^,]*,src_?(?:[a-z]+:)?:?(\w+):", re.MULTILINE
+)
 NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "s8": "int8", "u8": "int8"}
 
 

@@ -18,8 +18,13 @@ OPERATORS = ("aten::", "mkldnn::", "torch_ipex::", "unet3d::", "unet3d_cpu::")
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 # How often an operator that computes no convolution passes over its first input, reads and writes together: for a
 # normalisation the statistics, the values, the result. 2 is for one that reads and writes each value once.
-PASSES = {"unet3d_cpu::norm_act_": 3, "unet3d_cpu::norm_act_head": 2, "aten::instance_norm": 3, "aten::batch_norm": 3,
-          "aten::var_mean": 1}
+PASSES = {
+    "unet3d_cpu::norm_act_": 3,
+    "unet3d_cpu::norm_act_head": 2,
+    "aten::instance_norm": 3,
+    "aten::batch_norm": 3,
+    "aten::var_mean": 1,
+}
 
 
 def work(name: str, shapes: list[list[int]], arguments: list[Any], size: int) -> tuple[int, int]:
@@ -57,8 +62,10 @@ def profile(engine: TorchEngine, staged: Any) -> tuple[list[Operator], float]:
     activities = [torch.profiler.ProfilerActivity.CPU]
     if kind != "cpu":
         activities.append(getattr(torch.profiler.ProfilerActivity, kind.upper()))
-    with torch.profiler.profile(activities=activities, record_shapes=True) as profiled, \
-            torch.profiler.record_function("inference"):
+    with (
+        torch.profiler.profile(activities=activities, record_shapes=True) as profiled,
+        torch.profiler.record_function("inference"),
+    ):
         engine.infer(staged)
     events = sorted(profiled.events(), key=lambda event: (event.time_range.start, -event.time_range.end))
     whole = next(event for event in events if event.name == "inference")

@@ -29,8 +29,15 @@ class Harness:
     together from the volumes that a query draws, so their staging lies in LoadGen's time.
     """
 
-    def __init__(self, engine: Engine, load: Callable[[int], np.ndarray], batch: int, streams: int,
-                 done: Done, answer: Answer | None = None):
+    def __init__(
+        self,
+        engine: Engine,
+        load: Callable[[int], np.ndarray],
+        batch: int,
+        streams: int,
+        done: Done,
+        answer: Answer | None = None,
+    ):
         self._engine, self._load, self._done, self._answer = engine, load, done, answer
         self._batch, self._streams = batch, streams
         self._held: dict[int, Any] = {}
@@ -76,8 +83,10 @@ class Harness:
         if self._window is None:
             self._window = perf_counter()
         # LoadGen's objects live no longer than this call; the pool's work ends within it.
-        parts = [[(query.id, query.index) for query in queries[first:first + self._batch]]
-                 for first in range(0, len(queries), self._batch)]
+        parts = [
+            [(query.id, query.index) for query in queries[first : first + self._batch]]
+            for first in range(0, len(queries), self._batch)
+        ]
         if self._streams == 1:
             for part in parts:
                 self._call(part)
@@ -104,15 +113,20 @@ class Harness:
         start = perf_counter()
         output = self._engine.infer(staged)
         end = perf_counter()
-        sample = Sample(start=start - self._window, latency=end - start, stage=start - begin, volumes=len(indices),
-                        stream=self._number())
+        sample = Sample(
+            start=start - self._window, latency=end - start, stage=start - begin, volumes=len(indices), stream=self._number()
+        )
         if self._answer is None:
             lg.QuerySamplesComplete([lg.QuerySampleResponse(identity, 0, 0) for identity, _ in queries])
         else:
             # A response holds no more than an address: the arrays must live until LoadGen has copied them.
             arrays = self._answer(indices, output)
-            lg.QuerySamplesComplete([lg.QuerySampleResponse(identity, array.ctypes.data, array.nbytes)
-                                     for (identity, _), array in zip(queries, arrays, strict=True)])
+            lg.QuerySamplesComplete(
+                [
+                    lg.QuerySampleResponse(identity, array.ctypes.data, array.nbytes)
+                    for (identity, _), array in zip(queries, arrays, strict=True)
+                ]
+            )
         answered.append(True)
         self._done(sample, indices)
 

@@ -38,8 +38,9 @@ def details(folder: Path) -> dict[str, Any]:
                 if entry["metadata"]["is_error"] or entry["metadata"]["is_warning"]:
                     found["problems"].append(str(entry["value"]))
     except (OSError, ValueError, KeyError):
-        raise UserError(f"{folder / DETAIL}: LoadGen's log is missing or cut off; free some space or name another "
-                        "folder with OUTPUT_DIR") from None
+        raise UserError(
+            f"{folder / DETAIL}: LoadGen's log is missing or cut off; free some space or name another folder with OUTPUT_DIR"
+        ) from None
     return found
 
 
@@ -66,8 +67,10 @@ def predictions(folder: Path, shape: Sequence[int], dtype: type = np.float16) ->
         if not closed:
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: LoadGen's accuracy log is missing, cut off or of other volumes; free some space or name "
-                        "another folder with OUTPUT_DIR") from None
+        raise UserError(
+            f"{path}: LoadGen's accuracy log is missing, cut off or of other volumes; free some space or name "
+            "another folder with OUTPUT_DIR"
+        ) from None
 
 
 def mlperf_dice(folder: Path, cases: Cases) -> dict[str, dict[str, float | None]]:
@@ -100,12 +103,16 @@ def mlperf_dice(folder: Path, cases: Cases) -> dict[str, dict[str, float | None]
                 save_segmentation_nifti_from_softmax(logits[:, *inner], str(predicted), properties, 3, verbose=False)
                 _write_truth(cases.by_name[name].truth, truth)
                 scores = evaluate_case(str(predicted), str(truth), regions)
-            found[name] = {region: None if np.isnan(score) else float(score)
-                           for region, score in zip(("WT", "TC", "ET"), scores, strict=True)}
+            found[name] = {
+                region: None if np.isnan(score) else float(score)
+                for region, score in zip(("WT", "TC", "ET"), scores, strict=True)
+            }
     missing = [name for name in cases.names if name not in found]
     if missing:
-        raise UserError(f"{folder / ACCURACY}: {len(missing)} of {len(cases.names)} cases are not in LoadGen's log, the "
-                        f"first is {missing[0]}; run again")
+        raise UserError(
+            f"{folder / ACCURACY}: {len(missing)} of {len(cases.names)} cases are not in LoadGen's log, the "
+            f"first is {missing[0]}; run again"
+        )
     return found
 
 

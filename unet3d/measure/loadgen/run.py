@@ -58,8 +58,10 @@ def performance(record: Record, out: Console, engine: Engine, source: Any, cases
     expected_s = record.warm_up["latency_ms"][-1] / 1e3 if record.warm_up["latency_ms"] else 1.0
     record.planned_calls = -(-plan.queries // settings.batch_size)
     about = max(plan.duration_s, record.planned_calls * expected_s / settings.streams)
-    out.info(f"LoadGen, {plan.scenario}, performance: at least {plan.queries} volumes and {plan.duration_s} s, about "
-             f"{about:.0f} s; logs in {folder}")
+    out.info(
+        f"LoadGen, {plan.scenario}, performance: at least {plan.queries} volumes and {plan.duration_s} s, about "
+        f"{about:.0f} s; logs in {folder}"
+    )
     step = max(1, round(record.planned_calls / settings.status_prints))
     lock = threading.Lock()
 
@@ -79,12 +81,15 @@ def performance(record: Record, out: Console, engine: Engine, source: Any, cases
 
     harness = Harness(engine, load, settings.batch_size, settings.streams, done)
     with watch.watching(record, out, Solo()):
-        harness.run(_test_settings(plan, "PerformanceOnly", expected_s, settings), max(1, len(names)),
-                    plan.performance_samples, folder)
+        harness.run(
+            _test_settings(plan, "PerformanceOnly", expected_s, settings), max(1, len(names)), plan.performance_samples, folder
+        )
     record.samples.sort(key=lambda sample: sample.start)
     record.planned_calls = len(record.samples)
-    record.memory = {"peak_host_bytes": host.peak_memory(),
-                     "peak_device_bytes": None if settings.platform == "CPU" else settings.device.peak_memory()}
+    record.memory = {
+        "peak_host_bytes": host.peak_memory(),
+        "peak_device_bytes": None if settings.platform == "CPU" else settings.device.peak_memory(),
+    }
     _note_performance(record, out, plan, folder)
 
 
@@ -96,40 +101,69 @@ def _note_performance(record: Record, out: Console, plan: mlperf.Plan, folder: P
         "scenario": plan.scenario,
         "verdict": log.get("result_validity"),
         "queries": log.get("result_query_count"),
-        "latency_ms": {name: log[f"result_{key}_latency_ns"] / 1e6 for name, key in (
-            ("mean", "mean"), ("min", "min"), ("max", "max"), ("p50", "50.00_percentile"), ("p90", "90.00_percentile"),
-            ("p99", "99.00_percentile"))},
+        "latency_ms": {
+            name: log[f"result_{key}_latency_ns"] / 1e6
+            for name, key in (
+                ("mean", "mean"),
+                ("min", "min"),
+                ("max", "max"),
+                ("p50", "50.00_percentile"),
+                ("p90", "90.00_percentile"),
+                ("p99", "99.00_percentile"),
+            )
+        },
         "samples_per_second": log.get("result_samples_per_second", log.get("result_qps_with_loadgen_overhead")),
         "early_stopping": log.get("early_stopping_result"),
         "problems": log["problems"],
     }
     departures = list(plan.departures)
     if log.get("result_validity") != "VALID":
-        departures.append("LoadGen's verdict is INVALID" + (
-            f" (fewer than {mlperf.LEAST_FOR_VERDICT} queries)" if plan.queries < mlperf.LEAST_FOR_VERDICT else ""))
+        departures.append(
+            "LoadGen's verdict is INVALID"
+            + (f" (fewer than {mlperf.LEAST_FOR_VERDICT} queries)" if plan.queries < mlperf.LEAST_FOR_VERDICT else "")
+        )
     if plan.scenario == SINGLE_STREAM:
         figures["own_latency_ms"] = own = own_latency(record.samples)
         figures["difference"] = {name: own[name] / figures["latency_ms"][name] - 1 for name in own}
         worst = max(figures["difference"].values(), key=abs)
-        out.info(f"LoadGen: p90 {figures['latency_ms']['p90']:.2f} ms, mean {figures['latency_ms']['mean']:.2f} ms; our "
-                 f"clock differs by {figures['difference']['p90']:+.2%} and {figures['difference']['mean']:+.2%}")
+        out.info(
+            f"LoadGen: p90 {figures['latency_ms']['p90']:.2f} ms, mean {figures['latency_ms']['mean']:.2f} ms; our "
+            f"clock differs by {figures['difference']['p90']:+.2%} and {figures['difference']['mean']:+.2%}"
+        )
         if abs(worst) > AGREEMENT:
-            record.warn("loadgen-differs", f"LoadGen's latency and ours differ by {worst:+.1%}.",
-                        "Stop other work and run again; very short inferences show LoadGen's own cost.")
-        record.figures += [("loadgen_latency_p90", figures["latency_ms"]["p90"], "ms"),
-                           ("loadgen_latency_mean", figures["latency_ms"]["mean"], "ms")]
+            record.warn(
+                "loadgen-differs",
+                f"LoadGen's latency and ours differ by {worst:+.1%}.",
+                "Stop other work and run again; very short inferences show LoadGen's own cost.",
+            )
+        record.figures += [
+            ("loadgen_latency_p90", figures["latency_ms"]["p90"], "ms"),
+            ("loadgen_latency_mean", figures["latency_ms"]["mean"], "ms"),
+        ]
     else:
         out.info(f"LoadGen: {figures['samples_per_second']:.4g} samples/s")
         record.figures.append(("loadgen_samples_per_second", figures["samples_per_second"], "img/s"))
     section = record.extra.setdefault(FOLDER, {})
-    section |= {"version": importlib.metadata.version("mlcommons-loadgen"), "rules": "MLPerf Inference v1.1",
-                "settings": {"min_queries": plan.queries, "min_duration_s": plan.duration_s,
-                             "performance_samples": plan.performance_samples, "percentile": mlperf.PERCENTILE,
-                             **mlperf.SEEDS},
-                "valid_for_submission": not departures, "why_not": departures, "performance": figures}
+    section |= {
+        "version": importlib.metadata.version("mlcommons-loadgen"),
+        "rules": "MLPerf Inference v1.1",
+        "settings": {
+            "min_queries": plan.queries,
+            "min_duration_s": plan.duration_s,
+            "performance_samples": plan.performance_samples,
+            "percentile": mlperf.PERCENTILE,
+            **mlperf.SEEDS,
+        },
+        "valid_for_submission": not departures,
+        "why_not": departures,
+        "performance": figures,
+    }
     if departures:
-        record.warn("not-valid-for-submission", f"{plan.scenario}: {'; '.join(departures)}.",
-                    "For MLPerf v1.1's settings leave out NUM_ITERATIONS and MIN_DURATION, and use its data and weights.")
+        record.warn(
+            "not-valid-for-submission",
+            f"{plan.scenario}: {'; '.join(departures)}.",
+            "For MLPerf v1.1's settings leave out NUM_ITERATIONS and MIN_DURATION, and use its data and weights.",
+        )
 
 
 def own_latency(samples: list[Sample]) -> dict[str, float]:
@@ -170,37 +204,46 @@ def accuracy(record: Record, out: Console, engine: Engine, cases: Cases) -> dict
             name = cases.names[index]
             scores[name] = score_case(cases.by_name[name], cases.store.load(name).properties, labels, saved, kept)
         # The format of MLPerf's reference, whose own script can read the log too.
-        return [np.ascontiguousarray(one, np.float16) for one in engine.logits(output)[:len(indices)]]
+        return [np.ascontiguousarray(one, np.float16) for one in engine.logits(output)[: len(indices)]]
 
-    harness = Harness(engine, lambda index: cases.store.load(cases.names[index]).array, settings.batch_size,
-                      settings.streams, lambda sample, indices: None, answer)
-    harness.run(_test_settings(plan, "AccuracyOnly", 1.0, settings), len(cases.names),
-                plan.performance_samples, folder)
+    harness = Harness(
+        engine,
+        lambda index: cases.store.load(cases.names[index]).array,
+        settings.batch_size,
+        settings.streams,
+        lambda sample, indices: None,
+        answer,
+    )
+    harness.run(_test_settings(plan, "AccuracyOnly", 1.0, settings), len(cases.names), plan.performance_samples, folder)
     keep_slices(record, cases, scores, kept)
     found = summarise({name: scores[name] for name in cases.names}, record, out)
     _note_accuracy(record, out, found, logs.mlperf_dice(folder, cases))
     return found
 
 
-def _note_accuracy(record: Record, out: Console, ours: dict[str, Any],
-                   mlperf: dict[str, dict[str, float | None]]) -> None:
+def _note_accuracy(record: Record, out: Console, ours: dict[str, Any], mlperf: dict[str, dict[str, float | None]]) -> None:
     """MLPerf's means (nnU-Net's nanmean of each region, then the mean of the three) beside ours."""
     from unet3d.brats import regions
 
     summary = regions.summarise(list(mlperf.values()))
     theirs = {**summary.means, "total": summary.total}
-    difference = {region: None if value is None or ours[region] is None else ours[region] - value
-                  for region, value in theirs.items()}
+    difference = {
+        region: None if value is None or ours[region] is None else ours[region] - value for region, value in theirs.items()
+    }
     record.extra.setdefault(FOLDER, {})["accuracy"] = {**theirs, "cases": mlperf, "own_minus_loadgen": difference}
-    shown = ", ".join(f"{region} undefined" if value is None else f"{region} {value:.4f}"
-                      for region, value in theirs.items())
+    shown = ", ".join(f"{region} undefined" if value is None else f"{region} {value:.4f}" for region, value in theirs.items())
     out.info(f"LoadGen's accuracy log, scored as MLPerf does: {shown}")
-    record.figures += [(f"loadgen_accuracy_{region.lower()}", None if value is None else 100 * value, "percents")
-                       for region, value in theirs.items()]
+    record.figures += [
+        (f"loadgen_accuracy_{region.lower()}", None if value is None else 100 * value, "percents")
+        for region, value in theirs.items()
+    ]
     worst = max((abs(value) for value in difference.values() if value is not None), default=0.0)
     if worst > DICE_AGREEMENT or any((ours[region] is None) != (theirs[region] is None) for region in theirs):
-        record.warn("loadgen-dice-differs", f"Dice from LoadGen's log differs from ours by up to {worst:.2g}, or one of "
-                    "them is undefined.", "Please report this with results.json.")
+        record.warn(
+            "loadgen-dice-differs",
+            f"Dice from LoadGen's log differs from ours by up to {worst:.2g}, or one of them is undefined.",
+            "Please report this with results.json.",
+        )
 
 
 def _folder(record: Record, mode: str) -> Path:
@@ -219,9 +262,11 @@ def _need_disk(folder: Path, cases: int, shape: tuple[int, ...]) -> None:
     needed = cases * 2 * 2 * 4 * int(np.prod(shape))
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise UserError(f"{folder}: LoadGen's accuracy log of {cases} cases needs {needed / 2**30:.1f} GiB, "
-                        f"{free / 2**30:.1f} GiB are free; free some space, name another folder with OUTPUT_DIR, or lower "
-                        "NUM_IMAGES")
+        raise UserError(
+            f"{folder}: LoadGen's accuracy log of {cases} cases needs {needed / 2**30:.1f} GiB, "
+            f"{free / 2**30:.1f} GiB are free; free some space, name another folder with OUTPUT_DIR, or lower "
+            "NUM_IMAGES"
+        )
 
 
 def _test_settings(plan: mlperf.Plan, mode: str, expected_s: float, settings: Any) -> Any:

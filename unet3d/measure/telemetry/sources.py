@@ -54,8 +54,10 @@ class Host:
     def lacking(self) -> list[str]:
         """What this kernel does not show."""
         found = self.read()
-        lacks = (("cpu_clock_mhz", "CPU clocks (no cpufreq, as in many virtual machines)"),
-                 ("cpu_temperature_c", "CPU temperature (no sensor)"))
+        lacks = (
+            ("cpu_clock_mhz", "CPU clocks (no cpufreq, as in many virtual machines)"),
+            ("cpu_temperature_c", "CPU temperature (no sensor)"),
+        )
         return [text for metric, text in lacks if metric not in found]
 
     def read(self) -> dict[str, float]:

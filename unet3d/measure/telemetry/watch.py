@@ -52,8 +52,13 @@ class Sampler:
             source.close()
         window = self._times[-1]
         used = {name: self._before[1][name] - value for name, value in self._first.items() if name in self._before[1]}
-        return {**summarise(self._times, self._rows), "period_s": self._period, "window_s": window,
-                "sampling_share": self._cost_inside / window if window else 0.0, "joules": used}
+        return {
+            **summarise(self._times, self._rows),
+            "period_s": self._period,
+            "window_s": window,
+            "sampling_share": self._cost_inside / window if window else 0.0,
+            "joules": used,
+        }
 
     def _loop(self) -> None:
         while not self._stop.wait(self._period):
@@ -95,9 +100,14 @@ def summarise(times: Sequence[float], rows: Sequence[dict[str, float]]) -> dict[
     metrics = sorted({metric for row in rows for metric in row})
     series = {metric: [row.get(metric) for row in rows] for metric in metrics}
     known = {metric: [value for value in values if value is not None] for metric, values in series.items()}
-    return {"samples": len(rows), "series": {"time_s": list(times), **series},
-            "summary": {metric: {"mean": sum(values) / len(values), "min": min(values), "max": max(values)}
-                        for metric, values in known.items()}}
+    return {
+        "samples": len(rows),
+        "series": {"time_s": list(times), **series},
+        "summary": {
+            metric: {"mean": sum(values) / len(values), "min": min(values), "max": max(values)}
+            for metric, values in known.items()
+        },
+    }
 
 
 @contextlib.contextmanager
@@ -127,13 +137,19 @@ def note(record: Record, read: dict[str, Any], absent: Sequence[str], ranks: int
     telemetry = {**read, "absent": list(absent), "energy": None}
     # A counter of the machine, or of one device, is not that of the volumes of all ranks.
     if joules and volumes and ranks == 1:
-        telemetry["energy"] = {"joules": joules, "volumes": volumes,
-                               "joules_per_volume": {name: value / volumes for name, value in joules.items()},
-                               "covers": "the whole measured window with the host's work around the calls, "
-                                         "and whatever else the counted hardware did meanwhile"}
+        telemetry["energy"] = {
+            "joules": joules,
+            "volumes": volumes,
+            "joules_per_volume": {name: value / volumes for name, value in joules.items()},
+            "covers": "the whole measured window with the host's work around the calls, "
+            "and whatever else the counted hardware did meanwhile",
+        }
         record.figures += [(f"energy_per_volume_{_prefix(name)}", value / volumes, "J") for name, value in joules.items()]
-    rows = (("cpu_utilisation_percent", "cpu_utilisation", "percents"), ("gpu_utilisation_percent", "gpu_utilisation",
-            "percents"), ("cpu_power_w", "cpu_power", "W"), ("gpu_power_w", "gpu_power", "W"))
-    record.figures += [(key, read["summary"][metric]["mean"], unit) for metric, key, unit in rows
-                       if metric in read["summary"]]
+    rows = (
+        ("cpu_utilisation_percent", "cpu_utilisation", "percents"),
+        ("gpu_utilisation_percent", "gpu_utilisation", "percents"),
+        ("cpu_power_w", "cpu_power", "W"),
+        ("gpu_power_w", "gpu_power", "W"),
+    )
+    record.figures += [(key, read["summary"][metric]["mean"], unit) for metric, key, unit in rows if metric in read["summary"]]
     record.extra["telemetry"] = telemetry

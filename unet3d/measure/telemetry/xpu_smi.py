@@ -41,8 +41,12 @@ class XpuSmi:
         # To a pipe a program may hold back its lines until there are many, to a terminal it does not.
         ours, theirs = pty.openpty()
         try:
-            self._process = subprocess.Popen([command, "dump", "-d", "0", "-m", METRICS, "-i", "1"], stdout=theirs,
-                                             stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                [command, "dump", "-d", "0", "-m", METRICS, "-i", "1"],
+                stdout=theirs,
+                stderr=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL,
+            )
         except OSError as error:
             os.close(ours)
             raise Absent(f"GPU utilisation (xpu-smi: {error.strerror})") from None

@@ -125,27 +125,31 @@ def _build(folder: Path, library: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as build:
         built = cpp_extension.load(
-            "unet3d_cpu", [str(Path(__file__).parent / name) for name in SOURCES], build_directory=build,
+            "unet3d_cpu",
+            [str(Path(__file__).parent / name) for name in SOURCES],
+            build_directory=build,
             extra_cflags=["-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-Wno-psabi"],
-            is_python_module=False, is_standalone=False, verbose=False)
+            is_python_module=False,
+            is_standalone=False,
+            verbose=False,
+        )
         os.replace(built or Path(build) / "unet3d_cpu.so", library)
 
 
 def _register_fakes(torch) -> None:
     """Shapes of the results, for torch.compile and for tensors without storage."""
+
     def channels_last(x, channels, extents):
         return torch.empty_like(x.new_empty((x.shape[0], channels, *extents)), memory_format=torch.channels_last_3d)
 
     @torch.library.register_fake("unet3d_cpu::conv")
     def _(x, weight, stride, padding):
-        extents = [(n + 2 * p - k) // s + 1
-                   for n, k, s, p in zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)]
+        extents = [(n + 2 * p - k) // s + 1 for n, k, s, p in zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)]
         return channels_last(x, weight.shape[0], extents)
 
     @torch.library.register_fake("unet3d_cpu::conv_transpose")
     def _(x, weight, stride, padding):
-        extents = [(n - 1) * s - 2 * p + k
-                   for n, k, s, p in zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)]
+        extents = [(n - 1) * s - 2 * p + k for n, k, s, p in zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)]
         return channels_last(x, weight.shape[1], extents)
 
     @torch.library.register_fake("unet3d_cpu::conv_add_")

@@ -41,8 +41,7 @@ def _load_row(x, z, yy, xx, ky: tl.constexpr, D, H, W):
 
 
 @triton.jit
-def _first_kernel(x, w, y, part, D, H, W, COUT, BY: tl.constexpr, BX: tl.constexpr, PLANES: tl.constexpr,
-                  BN: tl.constexpr):
+def _first_kernel(x, w, y, part, D, H, W, COUT, BY: tl.constexpr, BX: tl.constexpr, PLANES: tl.constexpr, BN: tl.constexpr):
     tiles_x = tl.cdiv(W, BX)
     tile, z_block, n = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     m = tl.arange(0, BY * BX)
@@ -76,8 +75,11 @@ def _first_kernel(x, w, y, part, D, H, W, COUT, BY: tl.constexpr, BX: tl.constex
         out = tl.where(live[:, None], behind, 0.0)
         sums += out
         squares += out * out
-        tl.store(y + (((o * H + yy) * W + xx) * COUT)[:, None] + channel[None, :], behind.to(y.dtype.element_ty),
-                 mask=live[:, None] & (channel < COUT)[None, :])
+        tl.store(
+            y + (((o * H + yy) * W + xx) * COUT)[:, None] + channel[None, :],
+            behind.to(y.dtype.element_ty),
+            mask=live[:, None] & (channel < COUT)[None, :],
+        )
         behind = at
         at = ahead
     count = tl.sum(((yy < H) & (xx < W)).to(tl.float32), axis=0) * (last - first).to(tl.float32)
@@ -108,6 +110,20 @@ def conv_first(x: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, torch.Te
     z_blocks = triton.cdiv(d, PLANES)
     y = new_volume(n, cout, (d, h, width), w)
     part = torch.empty((n, z_blocks * tiles, ROWS, cout), dtype=torch.float32, device=x.device)
-    _first_kernel[(tiles, z_blocks, n)](x, w, y, part, d, h, width, cout, BY=TILE_Y, BX=TILE_X, PLANES=PLANES,
-                                        BN=max(16, triton.next_power_of_2(cout)), num_warps=4, num_stages=1)
+    _first_kernel[(tiles, z_blocks, n)](
+        x,
+        w,
+        y,
+        part,
+        d,
+        h,
+        width,
+        cout,
+        BY=TILE_Y,
+        BX=TILE_X,
+        PLANES=PLANES,
+        BN=max(16, triton.next_power_of_2(cout)),
+        num_warps=4,
+        num_stages=1,
+    )
     return y, part

@@ -21,8 +21,24 @@ def _load_normalised(x, at, live, c, C, scale, shift, SLOPE: tl.constexpr):
 
 
 @triton.jit
-def _upsample_kernel(x, scale, shift, w, y, D, H, W, C, COUT, y_sample, y_voxel, BM: tl.constexpr, BN: tl.constexpr,
-                     BK: tl.constexpr, SLOPE: tl.constexpr):
+def _upsample_kernel(
+    x,
+    scale,
+    shift,
+    w,
+    y,
+    D,
+    H,
+    W,
+    C,
+    COUT,
+    y_sample,
+    y_voxel,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    SLOPE: tl.constexpr,
+):
     block, jblock, n = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     v = block * BM + tl.arange(0, BM)
     live = v < D * H * W
@@ -32,8 +48,7 @@ def _upsample_kernel(x, scale, shift, w, y, D, H, W, C, COUT, y_sample, y_voxel,
     for first in range(0, C, BK):
         c = first + tl.arange(0, BK)
         a = _load_normalised(x + sample * C, v * C, live, c, C, scale + n * C, shift + n * C, SLOPE)
-        b = tl.load(w + c[:, None] * (8 * COUT) + j[None, :], mask=(c < C)[:, None] & (j < 8 * COUT)[None, :],
-                    other=0.0)
+        b = tl.load(w + c[:, None] * (8 * COUT) + j[None, :], mask=(c < C)[:, None] & (j < 8 * COUT)[None, :], other=0.0)
         acc = tl.dot(a, b, acc)
     tap = j // COUT
     z = (2 * (v // (H * W)))[:, None] + (tap // 4)[None, :]
@@ -44,8 +59,22 @@ def _upsample_kernel(x, scale, shift, w, y, D, H, W, C, COUT, y_sample, y_voxel,
 
 
 @triton.jit
-def _head_kernel(x, scale, shift, w, bias, y, voxels, C, CLASSES, BIAS: tl.constexpr, BM: tl.constexpr,
-                 BN: tl.constexpr, BK: tl.constexpr, SLOPE: tl.constexpr):
+def _head_kernel(
+    x,
+    scale,
+    shift,
+    w,
+    bias,
+    y,
+    voxels,
+    C,
+    CLASSES,
+    BIAS: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    SLOPE: tl.constexpr,
+):
     block, n = tl.program_id(0), tl.program_id(1)
     v = block * BM + tl.arange(0, BM)
     live = v < voxels
@@ -59,8 +88,11 @@ def _head_kernel(x, scale, shift, w, bias, y, voxels, C, CLASSES, BIAS: tl.const
         acc = tl.dot(a, b, acc)
     if BIAS:
         acc += tl.load(bias + j, mask=j < CLASSES, other=0.0).to(tl.float32)[None, :]
-    tl.store(y + sample * CLASSES + v[:, None] * CLASSES + j[None, :], acc.to(y.dtype.element_ty),
-             mask=live[:, None] & (j < CLASSES)[None, :])
+    tl.store(
+        y + sample * CLASSES + v[:, None] * CLASSES + j[None, :],
+        acc.to(y.dtype.element_ty),
+        mask=live[:, None] & (j < CLASSES)[None, :],
+    )
 
 
 def _whole(x: torch.Tensor) -> None:
@@ -73,8 +105,9 @@ def pack_upsample_weight(weight: torch.Tensor) -> torch.Tensor:
     return weight.permute(0, 2, 3, 4, 1).reshape(weight.shape[0], -1).contiguous()
 
 
-def upsample(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, w: torch.Tensor, slope: float,
-             out: torch.Tensor) -> torch.Tensor:
+def upsample(
+    x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, w: torch.Tensor, slope: float, out: torch.Tensor
+) -> torch.Tensor:
     """Transposed convolution 2x2x2 with stride 2 of leaky_relu(x * scale + shift); returns out.
 
     x [N, C, D, H, W]; scale and shift float32 [N, C]; w [C, 8 * Cout]; out [N, Cout, 2D, 2H, 2W], may be a slice of a
@@ -86,13 +119,31 @@ def upsample(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, w: torch
     cout = w.shape[1] // 8
     bn = min(128, triton.next_power_of_2(8 * cout))
     _upsample_kernel[(triton.cdiv(d * h * width, 128), triton.cdiv(8 * cout, bn), n)](
-        x, scale, shift, w, out, d, h, width, c, cout, y_sample, y_voxel, BM=128, BN=bn,
-        BK=64 if c >= 64 else max(16, triton.next_power_of_2(c)), SLOPE=slope, num_warps=8, num_stages=3)
+        x,
+        scale,
+        shift,
+        w,
+        out,
+        d,
+        h,
+        width,
+        c,
+        cout,
+        y_sample,
+        y_voxel,
+        BM=128,
+        BN=bn,
+        BK=64 if c >= 64 else max(16, triton.next_power_of_2(c)),
+        SLOPE=slope,
+        num_warps=8,
+        num_stages=3,
+    )
     return out
 
 
-def head(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None,
-         slope: float) -> torch.Tensor:
+def head(
+    x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, slope: float
+) -> torch.Tensor:
     """1x1x1 convolution of leaky_relu(x * scale + shift): x [N, C, D, H, W] -> logits [N, classes, D, H, W].
 
     scale and shift float32 [N, C]; w [C, classes]; bias [classes]. Logits are in channels_last_3d.
@@ -102,7 +153,21 @@ def head(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, w: torch.Ten
     classes = w.shape[1]
     y = new_volume(n, classes, (d, h, width), w)
     _head_kernel[(triton.cdiv(d * h * width, 256), n)](
-        x, scale, shift, w, w if bias is None else bias, y, d * h * width, c, classes, BIAS=bias is not None, BM=256,
-        BN=max(16, triton.next_power_of_2(classes)), BK=min(64, max(16, triton.next_power_of_2(c))), SLOPE=slope,
-        num_warps=4, num_stages=2)
+        x,
+        scale,
+        shift,
+        w,
+        w if bias is None else bias,
+        y,
+        d * h * width,
+        c,
+        classes,
+        BIAS=bias is not None,
+        BM=256,
+        BN=max(16, triton.next_power_of_2(classes)),
+        BK=min(64, max(16, triton.next_power_of_2(c))),
+        SLOPE=slope,
+        num_warps=4,
+        num_stages=2,
+    )
     return y

@@ -84,12 +84,16 @@ def _march_kernel(x, w, y, part, D, H, W, PLANES, C: tl.constexpr, N: tl.constex
         counted = tl.reshape(tl.where(inside, out, 0.0), (M // 16, 2, 8, N))
         sums += tl.sum(counted, axis=1)
         squares += tl.sum(counted * counted, axis=1)
-        tl.store(y + (z - 1).to(tl.int64) * H * W * N + ((yy * W + xx) * N)[:, None] + channel[None, :],
-                 out.to(y.dtype.element_ty), mask=inside)
+        tl.store(
+            y + (z - 1).to(tl.int64) * H * W * N + ((yy * W + xx) * N)[:, None] + channel[None, :],
+            out.to(y.dtype.element_ty),
+            mask=inside,
+        )
     count = tl.sum(live.to(tl.float32), axis=0) * (last - first).to(tl.float32)
     # A program's few thousand voxels lose less in float32 sums of squares than the output loses by its rounding.
-    mean, m2 = moments_of_sums(count, tl.zeros((N,), tl.float32), tl.reshape(sums, (M // 2, N)),
-                               tl.reshape(squares, (M // 2, N)))
+    mean, m2 = moments_of_sums(
+        count, tl.zeros((N,), tl.float32), tl.reshape(sums, (M // 2, N)), tl.reshape(squares, (M // 2, N))
+    )
     row = (n * tl.num_programs(1) + z_block) * tl.num_programs(0) + tile
     store_moments(part, row, count, mean, m2, channel, N)
 
@@ -119,6 +123,7 @@ def conv_march(x: torch.Tensor, w: torch.Tensor, planes: int = PLANES) -> tuple[
     z_blocks = triton.cdiv(d, planes)
     y = new_volume(n, cout, (d, h, width), x)
     part = torch.empty((n, z_blocks * tiles, ROWS, cout), dtype=torch.float32, device=x.device)
-    _march_kernel[(tiles, z_blocks, n)](x, w, y, part, d, h, width, planes, C=cin, N=cout, BY=TILE_Y, BX=TILE_X,
-                                        num_warps=4, num_stages=3)
+    _march_kernel[(tiles, z_blocks, n)](
+        x, w, y, part, d, h, width, planes, C=cin, N=cout, BY=TILE_Y, BX=TILE_X, num_warps=4, num_stages=3
+    )
     return y, part

@@ -124,8 +124,22 @@ def _fold_kernel(part, weight, bias, scale, shift, rows, C, eps, BP: tl.constexp
 
 
 @triton.jit
-def _apply_kernel(x, scale, shift, out, voxels, C, x_sample, x_voxel, out_sample, out_voxel, SLOPE: tl.constexpr,
-                  NORM: tl.constexpr, M: tl.constexpr, BC: tl.constexpr):
+def _apply_kernel(
+    x,
+    scale,
+    shift,
+    out,
+    voxels,
+    C,
+    x_sample,
+    x_voxel,
+    out_sample,
+    out_voxel,
+    SLOPE: tl.constexpr,
+    NORM: tl.constexpr,
+    M: tl.constexpr,
+    BC: tl.constexpr,
+):
     block, cblock, n = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     channel = cblock * BC + tl.arange(0, BC)
     v = block * M + tl.arange(0, M)
@@ -135,8 +149,9 @@ def _apply_kernel(x, scale, shift, out, voxels, C, x_sample, x_voxel, out_sample
         factor = tl.load(scale + n * C + channel, mask=channel < C, other=0.0)[None, :]
         offset = tl.load(shift + n * C + channel, mask=channel < C, other=0.0)[None, :]
         tile = leaky_scale_shift(tile, factor, offset, SLOPE)
-    tl.store(out + n.to(tl.int64) * out_sample + v[:, None] * out_voxel + channel[None, :],
-             tile.to(out.dtype.element_ty), mask=mask)
+    tl.store(
+        out + n.to(tl.int64) * out_sample + v[:, None] * out_voxel + channel[None, :], tile.to(out.dtype.element_ty), mask=mask
+    )
 
 
 def channels_last_strides(x: torch.Tensor) -> tuple[int, int]:
@@ -196,13 +211,15 @@ def fold(part: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: floa
     n, rows, _, c = part.shape
     scale = torch.empty((n, c), dtype=torch.float32, device=part.device)
     shift = torch.empty_like(scale)
-    _fold_kernel[(triton.cdiv(c, 16), n)](part, weight, bias, scale, shift, rows, c, eps,
-                                          BP=min(256, triton.next_power_of_2(rows)), BC=16)
+    _fold_kernel[(triton.cdiv(c, 16), n)](
+        part, weight, bias, scale, shift, rows, c, eps, BP=min(256, triton.next_power_of_2(rows)), BC=16
+    )
     return scale, shift
 
 
-def apply(x: torch.Tensor, scale: torch.Tensor | None, shift: torch.Tensor | None, slope: float,
-          out: torch.Tensor) -> torch.Tensor:
+def apply(
+    x: torch.Tensor, scale: torch.Tensor | None, shift: torch.Tensor | None, slope: float, out: torch.Tensor
+) -> torch.Tensor:
     """out = leaky_relu(x * scale + shift), or a copy of x when scale is None.
 
     x and out [N, C, D, H, W], channels innermost; out may be a slice of a wider tensor's channels, or x itself.
@@ -215,13 +232,32 @@ def apply(x: torch.Tensor, scale: torch.Tensor | None, shift: torch.Tensor | Non
     m = 4096 // block
     norm = scale is not None
     _apply_kernel[(triton.cdiv(voxels, m), triton.cdiv(c, block), n)](
-        x, scale if norm else x, shift if norm else x, out, voxels, c, x_sample, x_voxel, out_sample, out_voxel,
-        SLOPE=slope, NORM=norm, M=m, BC=block)
+        x,
+        scale if norm else x,
+        shift if norm else x,
+        out,
+        voxels,
+        c,
+        x_sample,
+        x_voxel,
+        out_sample,
+        out_voxel,
+        SLOPE=slope,
+        NORM=norm,
+        M=m,
+        BC=block,
+    )
     return out
 
 
-def instance_norm_leaky_relu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float = 1e-5,
-                             slope: float = 0.01, out: torch.Tensor | None = None) -> torch.Tensor:
+def instance_norm_leaky_relu(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    eps: float = 1e-5,
+    slope: float = 0.01,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
     """leaky_relu(instance_norm(x)) for x [N, C, D, H, W] in channels_last_3d; same as PyTorch's two modules.
 
     `weight` and `bias` float32 [C]. `out` may be x itself or channels of a wider channels-last tensor.

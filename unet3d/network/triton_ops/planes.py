@@ -39,8 +39,22 @@ def _sum_at(before, here, start, before_start, depth, z, v, channel, voxels, C):
 
 
 @triton.jit
-def _add_planes_kernel(before, here, y, part, start, before_start, first, end, depth, voxels, C, FIRST: tl.constexpr,
-                       M: tl.constexpr, BC: tl.constexpr):
+def _add_planes_kernel(
+    before,
+    here,
+    y,
+    part,
+    start,
+    before_start,
+    first,
+    end,
+    depth,
+    voxels,
+    C,
+    FIRST: tl.constexpr,
+    M: tl.constexpr,
+    BC: tl.constexpr,
+):
     program, programs = tl.program_id(0), tl.num_programs(0)
     channel = tl.arange(0, BC)
     inside = channel < C
@@ -51,15 +65,19 @@ def _add_planes_kernel(before, here, y, part, start, before_start, first, end, d
     squares = tl.zeros((M, BC), tl.float32)
     index = tl.minimum(program, total - 1)
     v = (index % tiles) * M + tl.arange(0, M)
-    _, origin, _ = tile_moments(_sum_at(before, here, start, before_start, depth, first + index // tiles, v, channel,
-                                        voxels, C), v < voxels)
+    _, origin, _ = tile_moments(
+        _sum_at(before, here, start, before_start, depth, first + index // tiles, v, channel, voxels, C), v < voxels
+    )
     for index in range(program, total, programs):
         z = first + index // tiles
         v = (index % tiles) * M + tl.arange(0, M)
         live = (v < voxels)[:, None]
         out = _sum_at(before, here, start, before_start, depth, z, v, channel, voxels, C)
-        tl.store(y + z.to(tl.int64) * voxels * C + v[:, None] * C + channel[None, :], out.to(y.dtype.element_ty),
-                 mask=live & inside[None, :])
+        tl.store(
+            y + z.to(tl.int64) * voxels * C + v[:, None] * C + channel[None, :],
+            out.to(y.dtype.element_ty),
+            mask=live & inside[None, :],
+        )
         off = tl.where(live, out - origin[None, :], 0.0)
         sums += off
         squares += off * off
@@ -67,8 +85,14 @@ def _add_planes_kernel(before, here, y, part, start, before_start, first, end, d
     mean, m2 = moments_of_sums(count, origin, sums, squares)
     if not FIRST:
         row = part + program * 3 * C + channel
-        count, mean, m2 = merge(tl.load(row, mask=inside, other=0.0), tl.load(row + C, mask=inside, other=0.0),
-                                tl.load(row + 2 * C, mask=inside, other=0.0), count, mean, m2)
+        count, mean, m2 = merge(
+            tl.load(row, mask=inside, other=0.0),
+            tl.load(row + C, mask=inside, other=0.0),
+            tl.load(row + 2 * C, mask=inside, other=0.0),
+            count,
+            mean,
+            m2,
+        )
     store_moments(part, program, count, mean, m2, channel, C)
 
 
@@ -103,7 +127,20 @@ def conv_planes(x: torch.Tensor, w: torch.Tensor, chunk: int) -> tuple[torch.Ten
             # A plane is finished once its successor is there.
             first, end = max(0, start - 1), depth if stop == depth else stop - 1
             _add_planes_kernel[(programs,)](
-                here if before is None else before, here, y[sample], part[sample], start, start - chunk, first, end,
-                depth, voxels, cout, FIRST=start == 0, M=m, BC=block)
+                here if before is None else before,
+                here,
+                y[sample],
+                part[sample],
+                start,
+                start - chunk,
+                first,
+                end,
+                depth,
+                voxels,
+                cout,
+                FIRST=start == 0,
+                M=m,
+                BC=block,
+            )
             before = here
     return y, part

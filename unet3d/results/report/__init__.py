@@ -48,8 +48,10 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: is not JSON; name the OUTPUT_DIR of a run") from None
     if not isinstance(doc, dict) or doc.get("schema_version") != SCHEMA_VERSION or "samples" not in doc:
         found = doc.get("schema_version") if isinstance(doc, dict) else None
-        raise UserError(f"{path}: is not a results.json of this benchmark (schema_version is {found}, expected "
-                        f"{SCHEMA_VERSION}); name the OUTPUT_DIR of a run")
+        raise UserError(
+            f"{path}: is not a results.json of this benchmark (schema_version is {found}, expected "
+            f"{SCHEMA_VERSION}); name the OUTPUT_DIR of a run"
+        )
     return doc
 
 
@@ -71,8 +73,13 @@ def page(doc: Mapping[str, Any], folder: Path) -> str:
 
     from unet3d.results.report import content
 
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
-                                     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     context = content.context(doc, folder)
     context["figures"] = {name: Markup(svg) for name, svg in context["figures"].items()}
     return environment.get_template("template.html").render(**context)

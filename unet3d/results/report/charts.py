@@ -24,8 +24,12 @@ def latency_distribution(doc: Mapping[str, Any]) -> str:
         top = max(1, counts.max())
         jitter = np.random.default_rng(0).uniform(-0.05, 0.05, len(values))
         axes.plot(values, top * (-0.14 + jitter), "o", color=ACCENT, markersize=4.5, alpha=0.75, markeredgewidth=0)
-        for value, style, name in ((stats["mean"], "-", "mean"), (stats["p50"], "--", "p50"), (stats["p90"], "-.", "p90"),
-                                   (stats["p99"], ":", "p99")):
+        for value, style, name in (
+            (stats["mean"], "-", "mean"),
+            (stats["p50"], "--", "p50"),
+            (stats["p90"], "-.", "p90"),
+            (stats["p99"], ":", "p99"),
+        ):
             axes.axvline(value, color=INK, linestyle=style, linewidth=1.2, label=f"{name} {number(value)}")
         axes.set(xlabel="latency, ms", ylabel="calls", ylim=(-0.26 * top, 1.08 * top))
         axes.set_yticks([tick for tick in axes.get_yticks() if tick >= 0 and tick == round(tick) and tick <= 1.08 * top])
@@ -44,18 +48,32 @@ def latency_series(doc: Mapping[str, Any]) -> str:
         axes = drawn.axes
         calls = np.arange(1, len(values) + 1)
         if warm:
-            axes.plot(np.arange(1 - len(warm), 1), warm, "o-", color=MUTED, markerfacecolor="none", markersize=4,
-                      linewidth=0.8, label="warm-up, not counted")
+            axes.plot(
+                np.arange(1 - len(warm), 1),
+                warm,
+                "o-",
+                color=MUTED,
+                markerfacecolor="none",
+                markersize=4,
+                linewidth=0.8,
+                label="warm-up, not counted",
+            )
         mark = {"markersize": 3.5 if len(values) > 60 else 4.5, "linewidth": 1}
         if len(ranks) == 1 and max(doc["samples"]["stream"], default=0) == 0:
             axes.plot(calls, values, "o-", color=ACCENT, label="timed", **mark)
         else:  # calls that overlap are no sequence
-            axes.plot(calls, values, "o", color=ACCENT, label=f"timed, {len(ranks)} ranks" if len(ranks) > 1 else "timed",
-                      alpha=0.7, **mark)
+            axes.plot(
+                calls,
+                values,
+                "o",
+                color=ACCENT,
+                label=f"timed, {len(ranks)} ranks" if len(ranks) > 1 else "timed",
+                alpha=0.7,
+                **mark,
+            )
         axes.axhline(stats["mean"], color=INK, linewidth=1, linestyle="--", label="mean")
         highest = max([*values, *warm])
-        axes.set(xlabel="call" + (" (0 and below: warm-up)" if warm else ""), ylabel="latency, ms",
-                 ylim=(0, 1.08 * highest))
+        axes.set(xlabel="call" + (" (0 and below: warm-up)" if warm else ""), ylabel="latency, ms", ylim=(0, 1.08 * highest))
         axes.xaxis.get_major_locator().set_params(integer=True)
         drawn.figure.legend(loc="outside upper center", ncols=3)
     return drawn.svg
@@ -64,14 +82,24 @@ def latency_series(doc: Mapping[str, Any]) -> str:
 def call_parts(doc: Mapping[str, Any]) -> str:
     """Mean milliseconds of a call's three parts: staging, inference, labels."""
     samples = doc["samples"]
-    parts = [("staging", np.mean(samples["stage_ms"]), MUTED), ("inference (the latency)", np.mean(samples["latency_ms"]),
-             ACCENT), ("labels to the host", np.mean(samples["post_ms"]), SECOND)]
+    parts = [
+        ("staging", np.mean(samples["stage_ms"]), MUTED),
+        ("inference (the latency)", np.mean(samples["latency_ms"]), ACCENT),
+        ("labels to the host", np.mean(samples["post_ms"]), SECOND),
+    ]
     whole = sum(value for _, value, _ in parts)
     with canvas("parts", "Mean time of staging, inference and labels of a call", 1.6) as drawn:
         axes, left = drawn.axes, 0.0
         for name, value, colour in parts:
-            axes.barh(0, value, left=left, color=colour, height=0.5, edgecolor=PANEL,
-                      label=f"{name} {number(value)} ms ({value / whole:.1%})")
+            axes.barh(
+                0,
+                value,
+                left=left,
+                color=colour,
+                height=0.5,
+                edgecolor=PANEL,
+                label=f"{name} {number(value)} ms ({value / whole:.1%})",
+            )
             left += value
         axes.set(xlabel="ms", yticks=[], xlim=(0, whole))
         axes.spines["left"].set_visible(False)
@@ -106,8 +134,15 @@ def layers(rows: Sequence[Mapping[str, Any]]) -> str:
         shares = [100 * ms / whole for _, ms, _ in shown]
         axes.barh(range(len(shown)), shares, color=[ACCENT] * (len(shown) - bool(rest)) + [MUTED] * bool(rest), height=0.68)
         for row, (share, (_, ms, reached)) in enumerate(zip(shares, shown, strict=True)):
-            axes.annotate(f"{share:.1f}%, {number(ms)} ms{reached}", (share, row), xytext=(4, 0),
-                          textcoords="offset points", va="center", fontsize=8, color=MUTED)
+            axes.annotate(
+                f"{share:.1f}%, {number(ms)} ms{reached}",
+                (share, row),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                color=MUTED,
+            )
         axes.set_yticks(range(len(shown)), [name for name, _, _ in shown])
         axes.set(xlabel="share of the time, %", xlim=(0, 1.9 * max(shares)))
         axes.invert_yaxis()
@@ -119,12 +154,15 @@ def _layer_name(row: Mapping[str, Any], most: int = 34) -> str:
     """The operator without its library's name, with its first input's shape."""
     shape = next((shape for shape in row.get("shapes") or [] if len(shape) == 5), [])
     name = " ".join([row["name"].rpartition("::")[2], "×".join(map(str, shape[1:]))]).strip()
-    return name if len(name) <= most else name[:most - 1] + "…"
+    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def _reached(row: Mapping[str, Any]) -> str:
-    shares = [f", {row[key]:.0%} of {what}" for key, what in (("share_of_matmul", "arithmetic"), ("share_of_copy", "copying"))
-              if row.get(key)]
+    shares = [
+        f", {row[key]:.0%} of {what}"
+        for key, what in (("share_of_matmul", "arithmetic"), ("share_of_copy", "copying"))
+        if row.get(key)
+    ]
     return max(shares, key=lambda text: float(text[2:].partition("%")[0])) if shares else ""
 
 
@@ -153,8 +191,9 @@ def dice(accuracy: Mapping[str, Any]) -> str:
             axes.plot(values, row + spread, "o", color=REGION_COLOURS[region], markersize=5, alpha=0.65, markeredgewidth=0)
             if accuracy[region] is not None:
                 axes.plot([accuracy[region]] * 2, [row - 0.36, row + 0.36], color=INK, linewidth=2)
-                axes.annotate(f"mean {accuracy[region]:.4f}", (accuracy[region], row - 0.38), ha="center", va="bottom",
-                              fontsize=8.5)
+                axes.annotate(
+                    f"mean {accuracy[region]:.4f}", (accuracy[region], row - 0.38), ha="center", va="bottom", fontsize=8.5
+                )
         lowest = min((value for scores in cases.values() for value in scores.values() if value is not None), default=0)
         axes.set_yticks(range(len(REGIONS)), [NAMES[region] for region in REGIONS])
         axes.set(xlabel="Dice", ylim=(len(REGIONS) - 0.45, -0.75), xlim=(min(0.9, np.floor(10 * lowest) / 10) - 0.01, 1.01))

@@ -73,8 +73,9 @@ def choose(scores: Mapping[str, Mapping[str, float | None]]) -> dict[str, str]:
     return chosen
 
 
-def save(folder: Path, scores: Mapping[str, Mapping[str, float | None]], kept: Mapping[str, Labels],
-         cases: Mapping[str, Case]) -> None:
+def save(
+    folder: Path, scores: Mapping[str, Mapping[str, float | None]], kept: Mapping[str, Labels], cases: Mapping[str, Case]
+) -> None:
     """Write `slices.npz`, whole or not at all.
 
     Raises:
@@ -86,8 +87,12 @@ def save(folder: Path, scores: Mapping[str, Mapping[str, float | None]], kept: M
     arrays: dict[str, Any] = {}
     for place, name in choose(scores).items():
         labels = kept[name]
-        arrays |= {f"{place}_name": np.array(name), f"{place}_z": np.array(labels.z),
-                   f"{place}_predicted": labels.predicted, f"{place}_truth": labels.truth}
+        arrays |= {
+            f"{place}_name": np.array(name),
+            f"{place}_z": np.array(labels.z),
+            f"{place}_predicted": labels.predicted,
+            f"{place}_truth": labels.truth,
+        }
         for modality in SHOWN:
             path = cases[name].images[MODALITIES.index(modality)]
             image = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))[labels.z]
@@ -137,8 +142,10 @@ def picture(one: Slice, modality: str, regions: Mapping[str, tuple[int, ...]], c
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="bilinear")
     for region, labels in regions.items():
-        for map_, colour, style, width in ((one.labels.predicted, colours[region], "solid", 1.8),
-                                           (one.labels.truth, "white", "dashed", 1.0)):
+        for map_, colour, style, width in (
+            (one.labels.predicted, colours[region], "solid", 1.8),
+            (one.labels.truth, "white", "dashed", 1.0),
+        ):
             mask = np.isin(map_[rows, columns], labels)
             if mask.any() and not mask.all():
                 lines = axes.contour(mask, levels=[0.5], colors=[colour], linewidths=width, linestyles=[style])
