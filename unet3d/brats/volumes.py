@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+from unet3d.workload import MODALITIES
 
 if TYPE_CHECKING:
     from unet3d.brats.preprocessing import Store
 
-MODALITIES = 4
+
+class Volumes(Protocol):
+    """Batches of a run, by the number of the call."""
+
+    def batch(self, index: int) -> np.ndarray:
+        """Float32 [N, modality, z, y, x]."""
+        ...
+
+    def cases(self, index: int) -> tuple[str, ...]:
+        """Names of the batch's cases."""
+        ...
 
 
 class RandomVolumes:
@@ -18,7 +30,7 @@ class RandomVolumes:
 
     def __init__(self, batch_size: int, shape: Sequence[int], seed: int):
         generator = np.random.default_rng(seed)
-        self._batch = generator.standard_normal((batch_size, MODALITIES, *shape), dtype=np.float32)
+        self._batch = generator.standard_normal((batch_size, len(MODALITIES), *shape), dtype=np.float32)
 
     def batch(self, index: int) -> np.ndarray:
         """Float32 [N, 4, z, y, x]."""

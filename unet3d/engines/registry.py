@@ -38,3 +38,26 @@ def create(request: Request) -> Engine:
     """
     check(request)
     return engine_class(request.engine)(request)
+
+
+must_run = check
+
+
+def refuse_settings(asked) -> list[str]:
+    problems = []
+    if asked.precision == "int8" and asked.engine != "openvino":
+        problems.append(f"PRECISION=int8 with ENGINE={asked.engine} is not possible; int8 runs on ENGINE=openvino")
+    if asked.engine == "onnxruntime" and asked.precision not in (None, "fp32"):
+        problems.append(
+            f"PRECISION={asked.precision} with ENGINE=onnxruntime is not possible, its CPU kernels for "
+            "3D convolutions are fp32; use PRECISION=fp32 or ENGINE=openvino"
+        )
+    if asked.engine != "torch" and asked.sources["jit"] != "default" and asked.jit != "none":
+        problems.append(
+            f"JIT={asked.jit} with ENGINE={asked.engine} is not possible; JIT is PyTorch's, use JIT=none or ENGINE=torch"
+        )
+    if asked.engine != "torch" and asked.ipex:
+        problems.append(f"IPEX=yes with ENGINE={asked.engine} is not possible; use IPEX=no or ENGINE=torch")
+    if asked.ipex and asked.platform == "CUDA":
+        problems.append("IPEX=yes with PLATFORM=CUDA is not possible; it is for Flex, Max and CPU, use IPEX=no")
+    return problems
