@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from unet3d.config import parse, table
-from unet3d.errors import BenchmarkError, UserError, UserErrors
+from unet3d.errors import BenchmarkError, Stopped, UserError, UserErrors
 from unet3d.files import move_aside, prepare_folder, write_atomically
 from unet3d.planning import resolve
 from unet3d.results.console import Console, banner, summary
@@ -28,17 +28,9 @@ VERBS = {
     "check": "unet3d.commands.check",
     "compare": "unet3d.commands.compare",
     "rank": "unet3d.ranks.rank",
-    "report": "unet3d.results.report",
+    "report": "unet3d.commands.report",
     "sweep": "unet3d.commands.sweep",
 }
-
-
-class Stopped(BaseException):
-    """A signal asked the run to end."""
-
-    def __init__(self, number: int):
-        self.name = signal.Signals(number).name
-        self.exit_code = 128 + number
 
 
 def main(argv: Sequence[str] | None = None) -> int:

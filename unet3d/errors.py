@@ -1,7 +1,11 @@
 """What goes wrong in a way that the user can mend: one line, never a traceback.
 
-Every message says what was wrong, the value found, what is allowed and what to do next.
+Every message says what was wrong, the value that was given, what is allowed and what to do next.
 """
+
+from __future__ import annotations
+
+import signal
 
 
 class BenchmarkError(Exception):
@@ -29,8 +33,16 @@ class OutOfMemory(BenchmarkError):
 
 
 class UserErrors(UserError):
-    """Several bad inputs found in one go, one line each."""
+    """Several bad inputs at once, one line each."""
 
     def __init__(self, messages: list[str]):
         self.messages = list(messages)
         super().__init__("\n".join(self.messages))
+
+
+class Stopped(BaseException):
+    """A signal asked the run to end; `name` is the signal's, `exit_code` what a shell expects after it."""
+
+    def __init__(self, number: int):
+        self.name = signal.Signals(number).name
+        self.exit_code = 128 + number
