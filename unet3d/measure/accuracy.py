@@ -172,5 +172,5 @@ def score_case(
         segmentations.save(folder / f"{case.name}.nii.gz", restored, properties)
     score = regions.score(restored, truth)
     if kept is not None:
-        kept[case.name] = slices.of(restored, truth)
+        kept[case.name] = slices.of_most_tumour(restored, truth)
     return score
