@@ -13,7 +13,6 @@ from typing import Any
 
 INSTALL = "pip install -r requirements-loadgen.txt"
 DEFAULT, SINGLE_STREAM, OFFLINE = "Default", "SingleStream", "Offline"
-SCENARIOS = (DEFAULT, SINGLE_STREAM, OFFLINE)
 
 MIN_QUERIES = {SINGLE_STREAM: 1024, OFFLINE: 24576}  # in Offline the samples of its one query
 MIN_DURATION_S = 600
