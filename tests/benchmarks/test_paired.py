@@ -8,41 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from benchmarks import contestants, report
-from benchmarks.ratios import ratio
 
 ROOT = Path(__file__).parents[2]
-
-
-def test_ratio_is_the_geometric_mean_of_the_rounds():
-    found = ratio([[1.0, 3.0], [4.0]], [[4.0], [2.0, 2.0]])
-    assert found.value == pytest.approx(stats.gmean([4 / 2, 2 / 4]))
-    assert found.rounds == 2
-
-
-def test_interval_over_rounds_is_scipys_bootstrap_of_pairs():
-    generator = np.random.default_rng(5)
-    first = generator.lognormal(0, 0.1, 12)
-    second = first * generator.lognormal(0.4, 0.2, 12)
-    found = ratio([[value] for value in first], [[value] for value in second], resamples=40_000)
-    expected = stats.bootstrap((np.log(second / first),), np.mean, method="percentile", n_resamples=40_000, rng=1)
-    assert np.log([found.low, found.high]) == pytest.approx(expected.confidence_interval, abs=0.005)
-
-
-def test_one_round_varies_by_its_calls_alone():
-    assert ratio([[2.0, 2.0]], [[3.0]]) == ratio([[2.0]], [[3.0]])
-    generator = np.random.default_rng(1)
-    calls = generator.lognormal(1, 0.2, 20)
-    found = ratio([[2.0]], [list(calls)], resamples=40_000)
-    expected = stats.bootstrap((calls,), np.mean, method="percentile", n_resamples=40_000, rng=1).confidence_interval
-    assert (2 * found.low, 2 * found.high) == pytest.approx(tuple(expected), rel=0.005)
-
-
-def test_rounds_must_pair():
-    with pytest.raises(ValueError, match="same number of rounds"):
-        ratio([[1.0]], [[1.0], [2.0]])
 
 
 def results(latencies, throughput=None, streams=1, batch=1, commit="a" * 40):

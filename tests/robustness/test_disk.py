@@ -162,14 +162,14 @@ def test_runs_with_bad_weights_end_with_2_and_are_marked(kind, in_process, tmp_p
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE])
 def test_output_that_turns_unwritable_is_told_in_one_line(number, in_process, tmp_path, capsys, monkeypatch):
-    make = files.tempfile.mkstemp
+    make = files.os.open
 
-    def refuse(*rest, **named):
-        if "results" in str(named.get("prefix", "")):
+    def refuse(path, *rest, **named):
+        if "results" in str(path):
             raise OSError(number, os.strerror(number))
-        return make(*rest, **named)
+        return make(path, *rest, **named)
 
-    monkeypatch.setattr(files.tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(files.os, "open", refuse)
     code = in_process("--weights", str(tmp_path), "--output-dir", str(tmp_path / "output"))
     captured = capsys.readouterr()
     assert code == 2 and "Traceback" not in captured.err

@@ -4,14 +4,12 @@ nnU-Net's BraTS task renumbers the classes so that they are consecutive; the net
 follow that: 1 edema, 2 necrotic core and non-enhancing tumour, 3 enhancing tumour.
 """
 
-import contextlib
 import gzip
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from unet3d import files
 from unet3d.errors import UserError
 
 TO_NNUNET = {0: 0, 1: 2, 2: 1, 4: 3}
@@ -80,23 +78,15 @@ def save(path: str | Path, labels: np.ndarray, properties: dict) -> None:
     image.SetDirection(properties["itk_direction"])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # ITK chooses the format by the name's ending, so the temporary name keeps it.
-        descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=".nii.gz")
-        os.close(descriptor)
-        try:
-            SimpleITK.WriteImage(image, partial)
+        with files.whole_file(path) as partial:
+            SimpleITK.WriteImage(image, str(partial))
             _check_whole(partial, labels.size)
-            os.chmod(partial, 0o644)
-            os.replace(partial, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(partial)
     except (OSError, EOFError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or "writing failed, is the disk full?"
         raise UserError(f"{path}: cannot be written ({reason}); free some space or name another folder") from None
 
 
-def _check_whole(path: str, voxels: int) -> None:
+def _check_whole(path: Path, voxels: int) -> None:
     """ITK says nothing when the disk is full while it compresses; gzip's checksum and the length do."""
     held = 0
     with gzip.open(path) as stream:

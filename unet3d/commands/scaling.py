@@ -14,7 +14,7 @@ from unet3d import places
 from unet3d.config.kinds import show
 from unet3d.config.parse import Given
 from unet3d.config.settings import BY_NAME
-from unet3d.errors import UserErrors
+from unet3d.errors import Stopped, UserErrors
 from unet3d.files import move_aside, write_atomically
 
 # Chosen for each run; what the user gave for them, if anything, is the whole's.
@@ -95,8 +95,6 @@ def _command(given: Mapping[str, Given], point: Point, target: Path) -> list[str
 
 
 def _carry_out(todo: Sequence[Point], folder: Path, command: list[str], command_of: Callable[[Point, Path], list[str]]) -> int:
-    from unet3d.cli import Stopped
-
     rows: list[dict[str, Any]] = []
     environment = {
         name: text for name, text in os.environ.items() if name not in {BY_NAME[setting].variable for setting in CHOSEN}

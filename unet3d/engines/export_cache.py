@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from unet3d.files import whole_folder
 
 if TYPE_CHECKING:
     import torch
@@ -49,15 +48,6 @@ def kept(folder: Path, ingredients: Iterable[str], make: Callable[[Path], None])
     if final.is_dir():
         return final, True
     final.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=final.parent))
-    try:
+    with whole_folder(final) as draft:
         make(draft)
-        draft.chmod(0o755)
-        try:
-            os.replace(draft, final)
-        except OSError:
-            if not final.is_dir():
-                raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return final, False

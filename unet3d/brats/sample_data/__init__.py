@@ -6,19 +6,16 @@ Dice measured on it says nothing about BraTS.
 """
 
 import json
-import os
-import shutil
-import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from unet3d import files
+from unet3d.brats.dataset import GRADES, MODALITIES
 from unet3d.errors import UserError
 
 FULL_SIZE = (240, 240, 155)
-MODALITIES = ("t1", "t1ce", "t2", "flair")
 DATASET_FILE = "dataset.json"
 # Raised whenever a change alters the cases that a seed gives.
 VERSION = 1
@@ -26,7 +23,6 @@ DEFAULT_CASES = 10
 DEFAULT_SEED = 2019
 # Left-posterior-superior axes, 1 mm: what BraTS' own files have (-239 is the last voxel of 240 along y).
 AFFINE = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]])
-STALE_AFTER_S = 3600
 DESCRIPTION = (
     "SYNTHETIC sample data in the layout of BraTS 2019. No patient: the anatomy is the MNI152 average brain "
     "(ICBM 2009a, as shipped with nilearn) bent and scaled at random; tumours, contrasts, bias fields and noise "
@@ -115,18 +111,13 @@ def _claim(folder: Path, seed: int, size: tuple[int, int, int]) -> None:
             kept = {key: found.get(key) for key in ("generator_version", "seed", "size")}
             asked = {key: identity[key] for key in kept}
             raise UserError(f"{folder} holds other sample data ({kept}, asked for {asked}); remove it or name another")
-    elif any((folder / grade).exists() for grade in ("HGG", "LGG")):
+    elif any((folder / grade).exists() for grade in GRADES):
         raise UserError(f"{folder} holds a data set that is not sample data (no {DATASET_FILE}); name another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".partial-*"):
-            if time.time() - leftover.stat().st_mtime > STALE_AFTER_S:
-                shutil.rmtree(leftover, ignore_errors=True)
-        with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".partial-", delete=False) as partial:
-            json.dump(identity, partial, indent=2)
-            partial.write("\n")
-        os.chmod(partial.name, 0o644)
-        os.replace(partial.name, file)
+        files.remove_leftovers(folder)
+        with files.whole_file(file) as partial:
+            partial.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write sample data to {folder}: {error.strerror}; name another folder") from None
 
@@ -145,26 +136,17 @@ def _make_case(case: SampleCase) -> None:
     images = {modality: make_modality(rng, modality, brain, tumour) for modality in MODALITIES}
     images["seg"] = tumour.labels
 
-    partial = Path(tempfile.mkdtemp(dir=case.folder, prefix=f".partial-{case.name}-"))
     try:
-        for kind, box in images.items():
-            image = nibabel.Nifti1Image(_place(box, case.size), AFFINE)
-            image.set_qform(AFFINE, code=1)
-            image.set_sform(AFFINE, code=1)
-            image.header.set_xyzt_units("mm")
-            nibabel.save(image, partial / f"{case.name}_{kind}.nii.gz")
-        partial.chmod(0o755)
-        case.path.parent.mkdir(exist_ok=True)
-        try:
-            partial.rename(case.path)
-        except OSError:
-            # Another run of the same seed was first: its case is the same.
-            if not case.path.is_dir():
-                raise
+        # Where another run of the same seed is first, its case is the same.
+        with files.whole_folder(case.path, drafts=case.folder) as partial:
+            for kind, box in images.items():
+                image = nibabel.Nifti1Image(_place(box, case.size), AFFINE)
+                image.set_qform(AFFINE, code=1)
+                image.set_sform(AFFINE, code=1)
+                image.header.set_xyzt_units("mm")
+                nibabel.save(image, partial / f"{case.name}_{kind}.nii.gz")
     except OSError as error:
         raise UserError(f"cannot write {case.path}: {error.strerror}; free some space or name another folder") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _place(box: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from unet3d.brats.weights import OFFICIAL_URL
 from unet3d.brats.weights.unpack import ORIGIN, file_sha256, open_archive, read_json, record_path, unpack, write_json
 from unet3d.errors import UserError
+from unet3d.files import move_into_place
 
 ARCHIVE = "fold_1.zip"
 UNPACKED = "fold_1"
@@ -202,7 +203,7 @@ def fetch(
             record_path(archive),
             {"url": url, "sha256": digest, "bytes": size, "fetched": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
         )
-        os.replace(part, archive)
+        move_into_place(part, archive)
         part.with_name(part.name + ".json").unlink(missing_ok=True)
     except OSError as error:
         raise UserError(

@@ -14,6 +14,7 @@ from unet3d import __version__, places
 from unet3d.commands.sweep import process, resume, tables
 from unet3d.commands.sweep.grid import Configuration
 from unet3d.devices import host
+from unet3d.errors import Stopped
 from unet3d.files import write_atomically
 from unet3d.planning.resolve import STANDARD_SHAPE, Settings
 
@@ -58,8 +59,6 @@ class Sweep:
         Raises:
             UserError: when weights cannot be read or files cannot be written.
         """
-        from unet3d.cli import Stopped  # which imports this package only when a sweep is asked for
-
         prints = {one.name: resume.fingerprint(one.settings, self.prefix) for one in self.planned}
         todo = []
         for one in self.planned:

@@ -18,6 +18,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unet3d.files import move_into_place
+
 if TYPE_CHECKING:
     import torch
 
@@ -133,7 +135,7 @@ def _build(folder: Path, library: Path) -> None:
             is_standalone=False,
             verbose=False,
         )
-        os.replace(built or Path(build) / "unet3d_cpu.so", library)
+        move_into_place(Path(built or Path(build) / "unet3d_cpu.so"), library)
 
 
 def _register_fakes(torch) -> None:

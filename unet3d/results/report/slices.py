@@ -7,8 +7,6 @@ with the image below the labels, to `slices.npz` in OUTPUT_DIR.
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unet3d import files
 from unet3d.brats.dataset import MODALITIES
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class Slice:
     images: Mapping[str, np.ndarray]
 
 
-def of(predicted: np.ndarray, truth: np.ndarray) -> Labels:
+def of_most_tumour(predicted: np.ndarray, truth: np.ndarray) -> Labels:
     """The axial slice with most tumour in the truth, or in the prediction where the truth has none.
 
     Both are labels [z, y, x] of one shape.
@@ -97,15 +96,8 @@ def save(
             path = cases[name].images[MODALITIES.index(modality)]
             image = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))[labels.z]
             arrays[f"{place}_{modality}"] = _grey(image)
-    descriptor, partial = tempfile.mkstemp(dir=folder, prefix=f".{FILE}.", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez_compressed(file, **arrays)
-        os.chmod(partial, 0o644)
-        os.replace(partial, folder / FILE)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(partial)
+    with files.whole_file(folder / FILE) as partial:
+        np.savez_compressed(partial, **arrays)
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
