@@ -8,12 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unet3d.config import parse
 from unet3d.devices import host
-from unet3d.engines import registry
-from unet3d.errors import BenchmarkError, UserErrors
-from unet3d.measure import run
-from unet3d.planning import resolve
+from unet3d.errors import BenchmarkError, messages_of
+from unet3d.planning.plan import plan
 
 IPEX_MISSING = (
     "no interpreter with Intel Extension for PyTorch was given; python3 -m venv .venv-ipex && "
@@ -75,15 +72,11 @@ def why_not(contestant: Contestant, words: Sequence[str], environ: dict[str, str
     """Why this contestant cannot run on this machine, None if it can."""
     if contestant.ipex:
         return _without_ipex(contestant.python)
-    given, problems = parse.parse([*words, *contestant.settings], environ)
-    problems += resolve.impossible(given)
-    if problems:
-        return "; ".join(problems)
     try:
-        request = run.request(resolve.complete(given))
+        plan([*words, *contestant.settings], environ)
     except BenchmarkError as error:
-        return "; ".join(error.messages) if isinstance(error, UserErrors) else str(error)
-    return "; ".join(registry.engine_class(request.engine).refuse(request)) or None
+        return "; ".join(messages_of(error))
+    return None
 
 
 def _without_ipex(python: str) -> str | None:

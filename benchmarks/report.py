@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from benchmarks.ratios import ratio
 
 from benchmarks.contestants import Contestant
-from benchmarks.ratios import ratio
 from unet3d.commands.sweep.tables import others_cpu_share
 
 Runs = Mapping[str, Mapping[int, Mapping[str, Any]]]  # contestant's name -> round -> {"reason", "document"}

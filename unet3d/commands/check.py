@@ -12,14 +12,14 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from unet3d import places
 from unet3d.config import parse, table
 from unet3d.devices import host
 from unet3d.errors import UserErrors
-from unet3d.planning import resolve
+from unet3d.planning import memory, mlperf
+from unet3d.planning.refusals import weights_are_missing
 
 ENGINES = ("torch", "openvino", "onnxruntime")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -40,6 +40,7 @@ SETTINGS = (
     "preprocessed_dir",
     "output_dir",
 )
+BASE_FEATURES = 32  # of MLPerf's network
 RESULTS_BYTES, PREPROCESSED_BYTES_A_CASE, CASES = 100e6, 55e6, 67
 
 
@@ -188,9 +189,6 @@ def _print_speed(runnable: Mapping[str, Mapping[str, Sequence[str]]], value: Map
 
 def missing(value: Mapping[str, Any]) -> list[str]:
     """What a run would lack, a line each with how to get it."""
-    from unet3d.measure import run
-    from unet3d.planning import mlperf
-
     found = []
     weights = value["weights"]
     if weights is None and not places.FETCHED_WEIGHTS.exists():
@@ -198,7 +196,7 @@ def missing(value: Mapping[str, Any]) -> list[str]:
             "trained weights: runs use random ones; ./setup.sh where zenodo.org can be reached, or "
             "WEIGHTS=/path/fold_1.zip, or WEIGHTS=sample to try"
         )
-    elif weights is not None and weights.casefold() not in resolve.NAMED_WEIGHTS and not Path(weights).expanduser().exists():
+    elif weights_are_missing(weights):
         found.append(f"weights: {weights!r} is not there; use a fold_1.zip, its unpacked folder, sample or random")
     if value["dataset_dir"] is None:
         found.append("a data set: Dice needs BraTS 2019 in DATASET_DIR; ./setup.sh --sample-data makes one to try")
@@ -212,32 +210,31 @@ def missing(value: Mapping[str, Any]) -> list[str]:
         found.append("ninja: our CPU kernels are built with it; pip install ninja")
     if importlib.util.find_spec("mlperf_loadgen") is None:
         found.append(f"LoadGen: SCENARIO=SingleStream and Offline need it; {mlperf.INSTALL}")
-    found += _too_small(value, run.needed_memory)
+    found += _too_small(value)
     return found
 
 
-def _too_small(value: Mapping[str, Any], needed_memory: Any) -> list[str]:
+def _too_small(value: Mapping[str, Any]) -> list[str]:
     found = []
     precision = value["precision"] or ("bf16" if host.bf16_instructions() else "fp32")
-    asked = SimpleNamespace(
-        batch_size=value["batch_size"], streams=value["streams"], precision=precision, volume_shape=value["volume_shape"]
-    )
-    needed, free = needed_memory(asked, 32), host.available_memory()
+    batch_size, streams = value["batch_size"], value["streams"]
+    needed = memory.needed(precision, value["volume_shape"], batch_size, streams, BASE_FEATURES)
+    free = host.available_memory()
     if needed > free:
         found.append(
-            f"memory: BATCH_SIZE={asked.batch_size} with STREAMS={asked.streams} in {precision} needs about "
+            f"memory: BATCH_SIZE={batch_size} with STREAMS={streams} in {precision} needs about "
             f"{needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; lower them or stop other work"
         )
-    places = [("OUTPUT_DIR", value["output_dir"], RESULTS_BYTES)]
+    folders = [("OUTPUT_DIR", value["output_dir"], RESULTS_BYTES)]
     if value["dataset_dir"] is not None:
-        places.append(
+        folders.append(
             (
                 "PREPROCESSED_DIR",
                 value["preprocessed_dir"] or value["dataset_dir"] / "build" / "preprocessed_data",
                 CASES * PREPROCESSED_BYTES_A_CASE,
             )
         )
-    for name, folder, needed in places:
+    for name, folder, needed in folders:
         there = next((place for place in (folder, *folder.absolute().parents) if place.is_dir()), Path("/"))
         free = shutil.disk_usage(there).free
         if free < needed:

@@ -14,11 +14,12 @@ from unet3d.commands.sweep.grid import Configuration
 from unet3d.config import kinds, parse
 from unet3d.config.parse import Given
 from unet3d.config.settings import BY_NAME
+from unet3d.config.values import Asked
 from unet3d.devices import host
-from unet3d.engines import registry
-from unet3d.errors import BenchmarkError, UserErrors
+from unet3d.errors import BenchmarkError, UserErrors, messages_of
 from unet3d.files import prepare_folder
-from unet3d.planning import resolve
+from unet3d.planning.plan import ask, make
+from unet3d.planning.refusals import impossible
 
 HELP = """\
 usage: ./run_model.sh --sweep [--grid FILE] [--fresh] [--list] [--time-limit MINUTES] [--prefix COMMAND] [settings]
@@ -156,8 +157,7 @@ def _plan(options: Options, words: Sequence[str], given: Mapping[str, Given]) ->
                 grid.must_make_sense(able.settings)
             planned.append(able)
         except BenchmarkError as error:
-            reasons = error.messages if isinstance(error, UserErrors) else [str(error)]
-            left_out.append({"name": one.name, "reason": "; ".join(reasons)})
+            left_out.append({"name": one.name, "reason": "; ".join(messages_of(error))})
     return planned, left_out
 
 
@@ -170,7 +170,7 @@ def _refuse_impossible(configurations: Sequence[Configuration], words: Sequence[
     rows: dict[str, list[str]] = {}
     for one in configurations:
         given, _ = parse.parse([*words, *one.flags], os.environ)
-        for problem in resolve.impossible(given):
+        for problem in impossible(Asked.of(given)):
             rows.setdefault(problem, []).append(one.where)
     if rows:
         raise UserErrors(
@@ -184,21 +184,11 @@ def _able(one: Configuration, words: Sequence[str], prefix: Sequence[str]) -> Pl
     Raises:
         UserErrors: why it cannot run on this machine.
     """
-    from unet3d.measure import run
-
-    given, problems = parse.parse([*words, *one.flags], os.environ)
-    problems += resolve.impossible(given)
-    if problems:
-        raise UserErrors(problems)
-    settings = resolve.complete(given)
-    request = run.request(settings)
-    reasons = registry.engine_class(request.engine).refuse(request)
-    if reasons:
-        raise UserErrors(reasons)
+    asked = ask([*words, *one.flags], os.environ)
     flags = [
         word
-        for name, item in given.items()
-        if item.source != "default" and name != "output_dir"
-        for word in (BY_NAME[name].flag, kinds.show(item.value))
+        for name, value in asked.values().items()
+        if asked.sources[name] != "default" and name != "output_dir"
+        for word in (BY_NAME[name].flag, kinds.show(value))
     ]
-    return Planned(one, settings, shlex.join([*prefix, "./run_model.sh", *flags]))
+    return Planned(one, make(asked).settings, shlex.join([*prefix, "./run_model.sh", *flags]))

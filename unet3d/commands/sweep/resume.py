@@ -29,7 +29,7 @@ def fingerprint(settings: Settings, prefix: Sequence[str]) -> dict[str, Any]:
     """
     commit, _ = host.git_state(places.ROOT)
     return {
-        "settings": {name: kinds.show(value) for name, value in settings.values.items() if name != "output_dir"},
+        "settings": {name: kinds.show(value) for name, value in settings.values().items() if name != "output_dir"},
         "prefix": list(prefix),
         "weights_sha256": _weights_sha256(settings.weights, settings.fold),
         "git_commit": commit,
