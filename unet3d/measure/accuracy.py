@@ -49,7 +49,7 @@ class Predictions:
         if folder is not None:
             segmentations.save(folder / f"{case.name}.nii.gz", restored, properties)
         self.scores[case.name] = regions.score(restored, truth)
-        self.slices[case.name] = slices.of(restored, truth)
+        self.slices[case.name] = slices.of_most_tumour(restored, truth)
 
 
 def prepare(settings: Settings, out: Console, group: Group) -> tuple[Cases, VolumesFacts]:
