@@ -39,8 +39,6 @@ PATCH_STEPS = 3000
 VOLUME_STEPS = 300
 PATCH_RATE = 3e-3
 VOLUME_RATE = 5e-4
-# BraTS' labels 0, 1 (necrotic, non-enhancing), 2 (edema), 4 (enhancing) -> those that nnU-Net trained with.
-BRATS_TO_NNUNET = np.array([0, 2, 1, 0, 3], np.uint8)
 
 
 @dataclass(frozen=True)
@@ -162,7 +160,7 @@ def load_examples(dataset_dir: Path, store_dir: Path, names: list[str]) -> list[
     """Preprocess the cases `names` and load them with their labels, cropped and padded as the volumes were."""
     import nibabel
 
-    from unet3d.brats import preprocessing
+    from unet3d.brats import preprocessing, segmentations
     from unet3d.brats.dataset import find_cases
 
     preprocessing.preprocess(dataset_dir, store_dir, names, processes=None)
@@ -171,10 +169,10 @@ def load_examples(dataset_dir: Path, store_dir: Path, names: list[str]) -> list[
     examples = []
     for name in names:
         volume = store.load(name)
-        truth = np.asarray(nibabel.load(truths[name]).dataobj).transpose(2, 1, 0)
-        labels = BRATS_TO_NNUNET[truth[tuple(slice(a, b) for a, b in volume.properties["crop_bbox"])]]
+        truth = segmentations.from_brats(np.asarray(nibabel.load(truths[name]).dataobj).transpose(2, 1, 0))
+        labels = truth[tuple(slice(a, b) for a, b in volume.properties["crop_bbox"])]
         labels = preprocessing.pad(labels[None], volume.array.shape[1:])[0]
-        if not np.array_equal(preprocessing.restore(labels, volume.properties), BRATS_TO_NNUNET[truth]):
+        if not np.array_equal(preprocessing.restore(labels, volume.properties), truth):
             raise UserError(f"{name}: its labels do not lie on its preprocessed volume; preprocess it again.")
         examples.append(Example(torch.from_numpy(volume.array).half(), torch.from_numpy(labels)))
     return examples

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unet3d.workload import input_shape
+
 if TYPE_CHECKING:
     from unet3d.brats.preprocessing import Store
-
-MODALITIES = 4
 
 
 class RandomVolumes:
@@ -18,7 +18,7 @@ class RandomVolumes:
 
     def __init__(self, batch_size: int, shape: Sequence[int], seed: int):
         generator = np.random.default_rng(seed)
-        self._batch = generator.standard_normal((batch_size, MODALITIES, *shape), dtype=np.float32)
+        self._batch = generator.standard_normal(input_shape(batch_size, shape), dtype=np.float32)
 
     def batch(self, index: int) -> np.ndarray:
         """Float32 [N, 4, z, y, x]."""

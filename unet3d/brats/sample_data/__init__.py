@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from unet3d.errors import UserError
+from unet3d.workload import MODALITIES
 
 FULL_SIZE = (240, 240, 155)
-MODALITIES = ("t1", "t1ce", "t2", "flair")
 DATASET_FILE = "dataset.json"
 # Raised whenever a change alters the cases that a seed gives.
 VERSION = 1
