@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unet3d.config.precisions import PRECISIONS
 from unet3d.errors import MismatchError
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from unet3d.engines.base import Engine
 
 SHAPE = (1, 4, 64, 64, 64)
-# Largest relative error, as norm of the difference over norm of the reference. A correct implementation stays far
-# below (fp32 1e-5, fp16 2e-3, bf16 2e-2, int8 0.1 with random weights); a wrong one lands near 1.
-LIMITS = {"fp32": 1e-3, "fp16": 0.03, "bf16": 0.15, "int8": 0.4}
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ def compare(logits: np.ndarray, reference: np.ndarray, precision: str) -> Agreem
     finite = bool(np.isfinite(logits).all())
     error = float(np.linalg.norm(logits - reference) / np.linalg.norm(reference)) if finite else float("inf")
     same = float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean()) if finite else 0.0
-    return Agreement(logits.shape, error, same, LIMITS[precision], finite)
+    return Agreement(logits.shape, error, same, PRECISIONS[precision].error_limit, finite)
 
 
 def against_fp32(engine: Engine, reference: torch.nn.Module, seed: int) -> Agreement:

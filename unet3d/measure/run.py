@@ -12,6 +12,7 @@ from typing import Any
 from unet3d import places
 from unet3d.brats.calibration import choose as choose_calibration
 from unet3d.brats.volumes import CaseVolumes, RandomVolumes
+from unet3d.config.precisions import PRECISIONS
 from unet3d.devices import host
 from unet3d.engines import registry
 from unet3d.engines.base import Engine, Request
@@ -296,7 +297,7 @@ def needed_memory(settings: Settings, base_features: int) -> int:
     voxels = settings.batch_size
     for extent in settings.volume_shape:
         voxels *= extent
-    size = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}[settings.precision]
+    size = PRECISIONS[settings.precision].bytes
     # Input and logits, the concatenation (twice the base features) and the convolution's output, all alive at once.
     return voxels * settings.streams * (size * (4 + 4 + 3 * base_features) + 4 * 4)
 
