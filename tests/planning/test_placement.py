@@ -11,9 +11,9 @@ import pytest
 
 from unet3d.commands import scaling
 from unet3d.config import kinds, parse
-from unet3d.devices import topology
+from unet3d.devices import registry, topology
 from unet3d.devices.topology import Core
-from unet3d.errors import MismatchError, UserError, UserErrors
+from unet3d.errors import MismatchError, UserErrors
 from unet3d.planning import placement, resolve
 from unet3d.ranks import pool, spool
 from unet3d.results.record import Record, Warning
@@ -139,8 +139,7 @@ def test_one_rank_on_a_machine_with_one_node_is_left_alone_unless_asked(monkeypa
 def test_one_gpu_gets_the_cores_beside_it(monkeypatch, tmp_path):
     (tmp_path / "0000:3b:00.0").mkdir()
     (tmp_path / "0000:3b:00.0" / "numa_node").write_text("1\n")
-    found = SimpleNamespace(pci_domain_id=0, pci_bus_id=0x3B, pci_device_id=0)
-    device = SimpleNamespace(index=0, runtime=lambda: SimpleNamespace(get_device_properties=lambda index: found))
+    device = SimpleNamespace(pci_address=lambda: "0000:3b:00.0")
     monkeypatch.setattr(topology.node_of_pci, "__defaults__", (tmp_path,))
     place = placement.near(device, TWO_SOCKETS)
     assert place.cpus == tuple(range(8, 16)) and place.memory_nodes == (1,)
@@ -148,17 +147,20 @@ def test_one_gpu_gets_the_cores_beside_it(monkeypatch, tmp_path):
     assert placement.near(device, TWO_SOCKETS) is None
 
 
-class Devices:
-    """Stands for CudaDevice or XpuDevice on a machine with so many devices of so many tiles."""
+class Runtime:
+    """Stands for torch.cuda or torch.xpu on a machine with so many devices of two tiles."""
 
-    def __init__(self, count, tiles):
-        self._count, self._tiles = count, tiles
+    def __init__(self, count):
+        self._count = count
 
-    def count(self):
+    def device_count(self):
         return self._count
 
-    def __call__(self, index):
-        return SimpleNamespace(tiles=lambda: [f"{index}.{tile}" for tile in range(self._tiles)])
+    def get_device_properties(self, index):
+        return SimpleNamespace(max_num_sub_devices=2)
+
+    def set_device(self, index):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -178,7 +180,8 @@ def test_each_rank_is_shown_one_tile_or_device(monkeypatch, platform, count, var
         monkeypatch.delenv(name, raising=False)
     for name, text in variables.items():
         monkeypatch.setenv(name, text)
-    monkeypatch.setattr(placement, "device_class", lambda kind: Devices(count, 2))
+    cls = registry.class_of_platform(platform)
+    monkeypatch.setattr(cls, "runtime", classmethod(lambda cls: Runtime(count)))
     settings = resolve.Settings(
         {
             "platform": platform,
@@ -202,13 +205,6 @@ def test_each_rank_is_shown_one_tile_or_device(monkeypatch, platform, count, var
         assert {place.variables["ZE_FLAT_DEVICE_HIERARCHY"] for place in places} == {expected}
     settings.values["devices"] = len(names) + 1
     assert f"is more than the {len(names)} that PyTorch sees" in placement.decide(settings)[0]
-
-
-def test_a_device_selector_that_numbers_otherwise_is_refused(monkeypatch):
-    monkeypatch.setenv("ONEAPI_DEVICE_SELECTOR", "level_zero:1")
-    monkeypatch.setattr(placement, "device_class", lambda kind: Devices(2, 1))
-    with pytest.raises(UserError, match="unset it"):
-        placement.device_names("Max")
 
 
 @pytest.mark.parametrize(

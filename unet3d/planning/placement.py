@@ -8,12 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unet3d.devices import binding, topology
-from unet3d.devices.base import device_class
-from unet3d.devices.platforms import KINDS
-from unet3d.errors import UserError
+from unet3d.devices.registry import class_of_platform
 from unet3d.files import prepare_folder
-
-HIERARCHY, MASK = "ZE_FLAT_DEVICE_HIERARCHY", "ZE_AFFINITY_MASK"
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ def decide(settings: Any) -> list[str]:
     """Fill in INSTANCES and DEVICES, and where nodes other than 0 keep their logs; what is wrong, a line each.
 
     Raises:
-        UserError: when that folder cannot be written to, or as `device_names`.
+        UserError: when that folder cannot be written to, or as `Device.visible_names`.
     """
     if settings.node_rank:
         settings.decide("output_dir", settings.output_dir / f"node{settings.node_rank}", "node 0 writes the results")
@@ -85,23 +81,31 @@ def _on_devices(settings: Any) -> list[str]:
     if settings.instances not in (None, 1):
         problems.append(f"INSTANCES={settings.instances} with PLATFORM={settings.platform} is not possible; use DEVICES")
     settings.decide("instances", 1, f"PLATFORM={settings.platform}")
-    if settings.platform == "Flex" and settings.multi_tile:
-        problems.append(
-            "MULTI_TILE=True with PLATFORM=Flex is not possible; a Flex card has one tile, use "
-            "MULTI_TILE=False, with DEVICES for several cards"
-        )
+    if settings.multi_tile:
+        problems += _refuse_tiles(settings.platform)
     if settings.devices is None and not settings.multi_tile:
         settings.decide("devices", 1, "one device")
         return problems
-    visible = len(device_names(settings.platform))
+    cls = class_of_platform(settings.platform)
+    visible = len(cls.visible_names())
     if settings.devices in (None, "all"):
         settings.decide("devices", visible, "every tile or device that is visible")
     elif settings.devices > visible:
         problems.append(
             f"DEVICES={settings.devices} is more than the {visible} that PyTorch sees; lower DEVICES, or show "
-            f"it more ({'CUDA_VISIBLE_DEVICES' if settings.platform == 'CUDA' else MASK})"
+            f"it more ({cls.visibility_variable})"
         )
     return problems
+
+
+def _refuse_tiles(platform: str) -> list[str]:
+    """Why MULTI_TILE=True cannot be, on a platform whose cards have one tile."""
+    if platform not in class_of_platform(platform).single_tile_platforms:
+        return []
+    return [
+        f"MULTI_TILE=True with PLATFORM={platform} is not possible; a {platform} card has one tile, use "
+        "MULTI_TILE=False, with DEVICES for several cards"
+    ]
 
 
 def plan(settings: Any) -> list[Placement]:
@@ -114,16 +118,8 @@ def plan(settings: Any) -> list[Placement]:
     if settings.platform == "CPU":
         return core_groups(topology.cores(), count, settings.threads)
     threads = max(1, settings.threads // count)
-    if KINDS[settings.platform] == "cuda":
-        return [
-            Placement(f"GPU {name}", threads, variables={"CUDA_VISIBLE_DEVICES": name})
-            for name in device_names(settings.platform)[:count]
-        ]
-    hierarchy = os.environ.get(HIERARCHY, "FLAT").upper()
-    return [
-        Placement(f"tile {name}", threads, variables={MASK: name, HIERARCHY: hierarchy})
-        for name in device_names(settings.platform)[:count]
-    ]
+    cls = class_of_platform(settings.platform)
+    return [Placement(cls.place_name(name), threads, variables=cls.variables_for(name)) for name in cls.visible_names()[:count]]
 
 
 def core_groups(cores: Sequence[topology.Core], count: int, threads: int) -> list[Placement]:
@@ -138,39 +134,6 @@ def core_groups(cores: Sequence[topology.Core], count: int, threads: int) -> lis
             name += f" of NUMA node {topology.ranges(nodes)}"
         places.append(Placement(name, each, cpus, nodes if several else ()))
     return places
-
-
-def device_names(platform: str) -> list[str]:
-    """Tiles or devices as their driver's variable names them: what to write there to be shown that one alone.
-
-    CUDA_VISIBLE_DEVICES and ZE_AFFINITY_MASK may have chosen some already. With ZE_FLAT_DEVICE_HIERARCHY=FLAT, the
-    driver's default, a tile is a device; with COMPOSITE a card is one, and its tiles are card.tile
-    (https://oneapi-src.github.io/level-zero-spec/level-zero/latest/core/PROG.html#affinity-mask).
-
-    Raises:
-        UserError: with ONEAPI_DEVICE_SELECTOR, which numbers devices in another way.
-    """
-    cls = device_class(KINDS[platform])
-    if KINDS[platform] == "cuda":
-        return _chosen("CUDA_VISIBLE_DEVICES", cls.count())
-    if os.environ.get("ONEAPI_DEVICE_SELECTOR"):
-        raise UserError(
-            "ONEAPI_DEVICE_SELECTOR is set, so tiles cannot be told apart by ZE_AFFINITY_MASK; unset it, or "
-            "choose tiles with ZE_AFFINITY_MASK"
-        )
-    names = _chosen(MASK, cls.count())
-    if os.environ.get(HIERARCHY, "FLAT").upper() != "COMPOSITE":
-        return names
-    found: list[str] = []
-    for index, name in enumerate(names):
-        tiles = [tile.partition(".")[2] for tile in cls(index).tiles()]
-        found += [name] if "." in name else [f"{name}.{tile}" for tile in tiles]
-    return found
-
-
-def _chosen(variable: str, count: int) -> list[str]:
-    given = [name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()]
-    return (given or [str(index) for index in range(count)])[:count]
 
 
 def alone(settings: Any) -> Placement | None:
@@ -194,20 +157,12 @@ def alone(settings: Any) -> Placement | None:
 
 def near(device: Any, cores: Sequence[topology.Core]) -> Placement | None:
     """The cores beside a GPU, without the choice of the GPU; None where its node is not known or has none."""
-    address = pci_address(device)
+    address = device.pci_address()
     node = topology.node_of_pci(address) if address else None
     own = tuple(core.cpu for core in cores if core.node == node)
     if not own:
         return None
     return Placement(f"cores {topology.ranges(own)} of NUMA node {node}", len(own), own, (node,))
-
-
-def pci_address(device: Any) -> str | None:
-    """A GPU's PCI address, such as 0000:3b:00.0, where PyTorch knows it."""
-    found = device.runtime().get_device_properties(device.index)
-    if not hasattr(found, "pci_bus_id"):
-        return None
-    return f"{getattr(found, 'pci_domain_id', 0):04x}:{found.pci_bus_id:02x}:{found.pci_device_id:02x}.0"
 
 
 def take(place: Placement) -> dict[str, Any]:
@@ -233,11 +188,8 @@ def refuse_unclear(given: Mapping[str, Any]) -> list[str]:
     """What can be said of the settings of this package without looking at the machine; a line each."""
     value = {name: item.value for name, item in given.items()}
     problems = []
-    if value["multi_tile"] and value["platform"] == "Flex":
-        problems.append(
-            "MULTI_TILE=True with PLATFORM=Flex is not possible; a Flex card has one tile, use "
-            "MULTI_TILE=False, with DEVICES for several cards"
-        )
+    if value["multi_tile"] and value["platform"] is not None:
+        problems += _refuse_tiles(value["platform"])
     if value["multi_tile"] and (value["devices"] is not None or value["instances"] is not None):
         problems.append("MULTI_TILE=True takes every tile, device or NUMA node; leave DEVICES and INSTANCES out, or MULTI_TILE")
     if value["nnodes"] > 1 and value["rdzv_endpoint"] is None:

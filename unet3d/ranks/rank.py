@@ -76,8 +76,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _work(job: Job, place: placement.Placement, writer: spool.Writer, folder: Path) -> int:
     facts = placement.take(place)
-    from unet3d.devices.base import open_device
-    from unet3d.devices.platforms import KINDS
+    from unet3d.devices.registry import PLATFORMS, open_device
     from unet3d.planning.resolve import Settings
     from unet3d.results.console import Console
     from unet3d.results.record import Record
@@ -85,7 +84,7 @@ def _work(job: Job, place: placement.Placement, writer: spool.Writer, folder: Pa
     settings = Settings(dict(job.values), job.sources, job.reasons, job.warnings)
     settings.values["threads"] = place.threads
     # Its variables show it one device.
-    settings.device = open_device(KINDS[settings.platform])
+    settings.device = open_device(PLATFORMS[settings.platform])
     if settings.platform != "CPU" and len(topology.by_node(cores := topology.cores())) > 1:
         if beside := placement.near(settings.device, cores):
             facts = {**placement.take(beside), "name": place.name, "threads": place.threads, "variables": facts["variables"]}

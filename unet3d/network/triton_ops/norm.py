@@ -22,6 +22,8 @@ import torch
 import triton
 import triton.language as tl
 
+from unet3d.devices.registry import device_class
+
 ROWS = 3  # count, mean, M2
 COUNT, MEAN, M2 = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
@@ -184,11 +186,7 @@ def _channel_block(c: int) -> int:
 @functools.cache
 def programs_for(device: torch.device) -> int:
     """How many programs keep the device busy, for kernels whose programs share out the volume among themselves."""
-    if device.type == "cpu":
-        return 4  # Triton's interpreter
-    found = getattr(torch, device.type).get_device_properties(device)
-    # An Intel vector engine is an eighth of what an NVIDIA multiprocessor is.
-    return 4 * getattr(found, "multi_processor_count", 0) or max(4, getattr(found, "gpu_eu_count", 512) // 2)
+    return device_class(device.type).triton_programs(device.index)
 
 
 def moments(x: torch.Tensor) -> torch.Tensor:
