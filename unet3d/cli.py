@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from unet3d.measure import run
 
         # Before earlier results are moved and anything is written: there is nothing to be measured.
-        registry.check(run.request(settings))
+        registry.must_run(run.request(settings))
         return _run(settings, argv)
 
     return _guarded(work)
