@@ -19,15 +19,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from unet3d import workload
 from unet3d.brats import weights
-from unet3d.devices import base, host
+from unet3d.config.precisions import PRECISIONS
+from unet3d.devices import host, registry
 from unet3d.engines.base import Request
 from unet3d.engines.pytorch.engine import TorchEngine
 from unet3d.errors import BenchmarkError
 from unet3d.measure import against_fp32
 from unet3d.results.timing import timed
-
-SHAPE = (224, 224, 160)
 
 
 class Stock(TorchEngine):
@@ -161,7 +161,7 @@ def time_layers(options: argparse.Namespace, device: Any, reference: Any) -> Non
     """Each 3x3x3 convolution with its moments: milliseconds in the library's form and in ours."""
     import torch
 
-    from unet3d.network import gpu
+    from unet3d.network import flops, gpu
     from unet3d.network.inference import InferenceUNet
     from unet3d.network.triton_ops.march import CHANNELS
 
@@ -177,7 +177,7 @@ def time_layers(options: argparse.Namespace, device: Any, reference: Any) -> Non
         blocks += [(block, tuple(size)) for block in stage]
     print("| Channels | Stride | Extent | " + "Form and ms | TFLOP/s |\n| --- | --- | --- | --- | --- |")
     for precision in options.precisions:
-        dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+        dtype = PRECISIONS[precision].dtype()
         for block, size in dict.fromkeys((b, s) for b, s in blocks):
             conv = block.conv
             forms = [("library", 0)]
@@ -188,9 +188,8 @@ def time_layers(options: argparse.Namespace, device: Any, reference: Any) -> Non
             elif gpu.form_of(conv, dtype, gpu.elsewhere) == "first":
                 forms.append(("first", 0))
             x = torch.randn((1, *size, conv.in_channels), device=device.torch_device, dtype=dtype).permute(0, 4, 1, 2, 3)
-            flop = 2 * conv.weight.numel() * size[0] * size[1] * size[2]
-            for stride in conv.stride:
-                flop //= stride
+            extent = flops.convolution_extent(size, conv.kernel_size, conv.stride, conv.padding)
+            flop = flops.convolution_flop(conv.weight.shape, x.shape, (1, conv.out_channels, *extent))
             for name, chunk in forms:
                 made = gpu.Block(block, dtype, name).to(device.torch_device)
                 gpu.CHUNK = chunk or gpu.CHUNK
@@ -219,8 +218,8 @@ def _median(call: Any, device: Any, count: int = 15) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=("cuda", "xpu"), help="default: what is there")
-    parser.add_argument("--shape", type=lambda text: tuple(map(int, text.split(","))), default=SHAPE)
+    parser.add_argument("--device", choices=registry.accelerators(), help="default: what is there")
+    parser.add_argument("--shape", type=lambda text: tuple(map(int, text.split(","))), default=workload.SHAPE)
     parser.add_argument("--batches", type=lambda text: tuple(map(int, text.split(","))), default=(1, 2))
     parser.add_argument("--precisions", type=lambda text: tuple(text.split(",")), default=("fp16", "bf16"))
     parser.add_argument("--seconds", type=float, default=2.0, help="of each timing")
@@ -229,8 +228,10 @@ def main() -> int:
     parser.add_argument("--layers", action="store_true", help="time single convolutions in each form")
     parser.add_argument("--output", type=Path, default=Path("output_gpu"), help="folder for gpu.json and gpu.md")
     options = parser.parse_args()
-    kind = options.device or next((kind for kind in ("cuda", "xpu") if base.device_class(kind).is_available()), "cuda")
-    device = base.open_device(kind)
+    kind = options.device or next(
+        (kind for kind in registry.accelerators() if registry.device_class(kind).is_available()), "cuda"
+    )
+    device = registry.open_device(kind)
     from unet3d.network import reference
 
     loaded = weights.random_weights()

@@ -74,6 +74,4 @@ def run(
         results = document.write(record, folder)
     statistics, effective = document.statistics(record), record.effective
     assert statistics is not None and effective is not None, "a finished run has measured"
-    return Result(
-        plan.settings, effective, statistics, tuple(record.samples), record.accuracy, tuple(record.warnings), results
-    )
+    return Result(plan.settings, effective, statistics, tuple(record.samples), record.accuracy, tuple(record.warnings), results)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from unet3d.devices.base import open_device
+from unet3d.devices.registry import open_device
 from unet3d.engines.base import Request
 from unet3d.engines.registry import create
 from unet3d.errors import UserErrors

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from unet3d.devices import host
-from unet3d.devices.base import open_device
+from unet3d.devices.registry import open_device
 from unet3d.engines.base import Request
 from unet3d.engines.registry import create
 from unet3d.errors import MismatchError, UserErrors

@@ -6,7 +6,7 @@ import torch
 
 from unet3d import places
 from unet3d.brats import calibration, sample_data
-from unet3d.devices.base import open_device
+from unet3d.devices.registry import open_device
 from unet3d.engines.base import Request
 from unet3d.engines.registry import create
 from unet3d.network import reference

@@ -196,9 +196,7 @@ class Library:
 
 
 def test_nvml_reads_the_gpu_of_the_run_and_leaves_out_what_it_refuses():
-    device = SimpleNamespace(
-        index=1, runtime=lambda: SimpleNamespace(get_device_properties=lambda index: SimpleNamespace(uuid="abc"))
-    )
+    device = SimpleNamespace(uuid=lambda: "abc")
     library = Library("GPU-abc")
     source = sources.Nvml(device, library)
     assert source.read() == {"gpu_temperature_c": 61.0, "gpu_memory_bytes": 3 * 2**30, "gpu_power_w": 412.0}

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,10 +12,10 @@ import pytest
 
 from unet3d.commands import scaling
 from unet3d.config import kinds
-from unet3d.devices import topology
+from unet3d.devices import registry, topology
 from unet3d.devices.cpu import CpuDevice
 from unet3d.devices.topology import Core
-from unet3d.errors import MismatchError, UserError, UserErrors
+from unet3d.errors import MismatchError, UserErrors
 from unet3d.planning import placement, resolve
 from unet3d.ranks import pool, spool
 from unet3d.results.facts import Bound, PeakMemory, RunWarning, VolumesFacts, WarmUpFacts
@@ -137,17 +138,20 @@ def test_one_gpu_gets_the_cores_beside_it(monkeypatch, tmp_path):
     assert placement.beside_device(device, TWO_SOCKETS) is None
 
 
-class Devices:
-    """Stands for CudaDevice or XpuDevice on a machine with so many devices of so many tiles."""
+class Runtime:
+    """Stands for torch.cuda or torch.xpu on a machine with so many devices of two tiles."""
 
-    def __init__(self, count, tiles):
-        self._count, self._tiles = count, tiles
+    def __init__(self, count):
+        self._count = count
 
-    def count(self):
+    def device_count(self):
         return self._count
 
-    def __call__(self, index):
-        return SimpleNamespace(tiles=lambda: [f"{index}.{tile}" for tile in range(self._tiles)])
+    def get_device_properties(self, index):
+        return SimpleNamespace(max_num_sub_devices=2)
+
+    def set_device(self, index):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -167,37 +171,22 @@ def test_each_rank_is_shown_one_tile_or_device(monkeypatch, platform, count, var
         monkeypatch.delenv(name, raising=False)
     for name, text in variables.items():
         monkeypatch.setenv(name, text)
-    monkeypatch.setattr(placement, "device_class", lambda kind: Devices(count, 2))
-    settings = resolve.Settings(
-        {
-            "platform": platform,
-            "devices": None,
-            "instances": None,
-            "multi_tile": True,
-            "nnodes": 1,
-            "node_rank": None,
-            "threads": 8,
-            "scenario": "Default",
-        },
-        {},
-    )
-    assert placement.decide(settings) == []
-    assert settings.devices == len(names) and placement.many(settings) == (len(names) > 1)
+    cls = registry.class_of_platform(platform)
+    monkeypatch.setattr(cls, "runtime", classmethod(lambda cls: Runtime(count)))
+    asked = making.asked_of(platform=platform, threads=8)
+    asked = replace(asked, multi_tile=True)
+    counts, problems = placement.counts(asked, platform, 8, resolve.Decisions().fill)
+    assert not problems and counts == placement.Counts(len(names), 1)
+    settings = replace(making.settings_of(threads=8), platform=platform, devices=counts.devices, instances=1)
+    assert placement.needs_ranks(settings) == (len(names) > 1)
     places = placement.places_of_ranks(settings)
     variable = "CUDA_VISIBLE_DEVICES" if platform == "CUDA" else "ZE_AFFINITY_MASK"
     assert [place.variables[variable] for place in places] == names
     if platform == "Max":
         expected = variables.get("ZE_FLAT_DEVICE_HIERARCHY", "FLAT").upper()
         assert {place.variables["ZE_FLAT_DEVICE_HIERARCHY"] for place in places} == {expected}
-    settings.values["devices"] = len(names) + 1
-    assert f"is more than the {len(names)} that PyTorch sees" in placement.decide(settings)[0]
-
-
-def test_a_device_selector_that_numbers_otherwise_is_refused(monkeypatch):
-    monkeypatch.setenv("ONEAPI_DEVICE_SELECTOR", "level_zero:1")
-    monkeypatch.setattr(placement, "device_class", lambda kind: Devices(2, 1))
-    with pytest.raises(UserError, match="unset it"):
-        placement.device_names("Max")
+    _, problems = placement.counts(replace(asked, devices=len(names) + 1), platform, 8, resolve.Decisions().fill)
+    assert f"is more than the {len(names)} that PyTorch sees" in problems[0]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Whole tumour, tumour core, enhancing tumour.
-REGIONS = {"WT": (1, 2, 3), "TC": (2, 3), "ET": (3,)}
+from unet3d.workload import REGIONS
 
 
 @dataclass(frozen=True)

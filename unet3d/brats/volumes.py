@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from unet3d.workload import MODALITIES
+from unet3d.workload import input_shape
 
 if TYPE_CHECKING:
     from unet3d.brats.preprocessing import Store
@@ -28,9 +28,9 @@ class Volumes(Protocol):
 class RandomVolumes:
     """Seeded standard normal noise, as z-scored modalities are; the same batch serves every call."""
 
-    def __init__(self, batch_size: int, shape: Sequence[int], seed: int):
+    def __init__(self, batch_size: int, shape: tuple[int, int, int], seed: int):
         generator = np.random.default_rng(seed)
-        self._batch = generator.standard_normal((batch_size, len(MODALITIES), *shape), dtype=np.float32)
+        self._batch = generator.standard_normal(input_shape(batch_size, shape), dtype=np.float32)
 
     def batch(self, index: int) -> np.ndarray:
         """Float32 [N, 4, z, y, x]."""

@@ -15,16 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from unet3d import places
-from unet3d.config import parse, table
+from unet3d.config import names, parse, table
+from unet3d.config.precisions import PRECISIONS
 from unet3d.devices import host
 from unet3d.errors import UserErrors
 from unet3d.planning import memory, mlperf
 from unet3d.planning.refusals import weights_are_missing
 
-ENGINES = ("torch", "openvino", "onnxruntime")
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
-PLATFORM_NAMES = {"cpu": "CPU", "cuda": "CUDA", "xpu": "Flex or Max"}
 # After a convolution the normalisation reads its output for the statistics, then reads and writes it once more.
 NORMALISATION_PASSES = 3
 SETTINGS = (
@@ -87,31 +84,30 @@ def main(argv: Sequence[str]) -> int:
 
 def what_runs(value: Mapping[str, Any]) -> tuple[dict[str, dict[str, list[str]]], list[str]]:
     """Precisions by platform and engine, within the settings that are given; and why the others can't, a line each."""
-    from unet3d.devices.base import device_class, open_device
-    from unet3d.devices.platforms import KINDS, intel_platform
+    from unet3d.devices.registry import KINDS, PLATFORMS, device_class, open_device
+    from unet3d.engines import registry
     from unet3d.engines.base import Request
-    from unet3d.engines.registry import engine_class
 
     runnable: dict[str, dict[str, list[str]]] = {}
     lacking: list[str] = []
-    for kind in dict.fromkeys(KINDS.values()):
+    for kind in dict.fromkeys(PLATFORMS[platform] for platform in names.PLATFORMS):
         wanted = value["platform"]
-        if wanted is not None and KINDS[wanted] != kind:
+        if wanted is not None and PLATFORMS[wanted] != kind:
             continue
         if not device_class(kind).is_available():
             reason = device_class(kind).why_unavailable()
             # The class answers for a platform that was asked for; here nobody did.
-            lacking.append(f"{PLATFORM_NAMES[kind]}: {reason.partition(', but ')[2] or reason}")
+            lacking.append(f"{' or '.join(KINDS[kind].platforms)}: {reason.partition(', but ')[2] or reason}")
             continue
         device = open_device(kind)
-        platform = intel_platform(device.properties().name) if kind == "xpu" else PLATFORM_NAMES[kind]
+        platform = device.platform()
         engines: dict[str, list[str]] = {}
-        for engine in ENGINES:
+        for engine in registry.names():
             reasons: list[str] = []
             for precision in (value["precision"],) if value["precision"] else PRECISIONS:
                 # Calibration data is a matter of the run, not of the machine.
                 request = Request(engine, device, precision, calibration=lambda: iter(()))
-                refused = engine_class(engine).refuse(request)
+                refused = registry.engine_class(engine).refuse(request)
                 if refused:
                     reasons += refused
                 else:
@@ -124,10 +120,9 @@ def what_runs(value: Mapping[str, Any]) -> tuple[dict[str, dict[str, list[str]]]
 
 
 def _described(platform: str) -> str:
-    from unet3d.devices.base import open_device
-    from unet3d.devices.platforms import KINDS
+    from unet3d.devices.registry import PLATFORMS, open_device
 
-    found = open_device(KINDS[platform]).properties()
+    found = open_device(PLATFORMS[platform]).properties()
     instructions = host.bf16_instructions() or "no bf16 instructions, so bf16 is slow"
     return f"{found.name}, {found.compute_units} {found.compute_unit_name}, {found.memory_bytes / 2**30:.0f} GiB" + (
         f", {instructions}" if platform == "CPU" else f", driver {found.driver or 'unknown'}"
@@ -155,7 +150,7 @@ def bounds(layers: Sequence[Any], tflops: float, gbs: float) -> Bounds:
 
 def _print_speed(runnable: Mapping[str, Mapping[str, Sequence[str]]], value: Mapping[str, Any]) -> None:
     from unet3d.devices import ceilings
-    from unet3d.devices.platforms import KINDS
+    from unet3d.devices.registry import PLATFORMS
     from unet3d.network import flops
     from unet3d.network.plans import random_plans
 
@@ -171,12 +166,12 @@ def _print_speed(runnable: Mapping[str, Mapping[str, Sequence[str]]], value: Map
     for platform, engines in runnable.items():
         precisions = [one for one in PRECISIONS if any(one in found for found in engines.values())]
         for precision in precisions:
-            found = ceilings.measure(KINDS[platform], precision, threads)
+            found = ceilings.measure(PLATFORMS[platform], precision, threads)
             title = f"{platform} {precision}"
             if found.matmul_tflops is None:
                 print(f"  {title:<18}{'not measured':>14}{found.copy_gbs:>7.1f} GB/s")
                 continue
-            seconds = bounds(flops.layers(plans, shape, BYTES[precision]), found.matmul_tflops, found.copy_gbs)
+            seconds = bounds(flops.layers(plans, shape, PRECISIONS[precision].bytes), found.matmul_tflops, found.copy_gbs)
             print(
                 f"  {title:<18}{found.matmul_tflops:>7.3g} TFLOP/s{found.copy_gbs:>7.1f} GB/s   "
                 f"{seconds.best:>6.3g} s, {seconds.plain:.3g} s"

@@ -11,6 +11,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from unet3d.devices import topology
+
 PACKAGES = (
     "torch",
     "nnunet",
@@ -82,16 +84,8 @@ def cpu_model() -> str:
 
 def usable_cores() -> int:
     """Physical cores that this process may run on: its affinity and its container's CPU quota, hyper-threads once."""
-    allowed = os.sched_getaffinity(0)
-    cores = set()
-    for cpu in allowed:
-        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        try:
-            cores.add(siblings.read_text(encoding="utf-8").strip())
-        except OSError:
-            cores.add(str(cpu))
-    quota = _cpu_quota()
-    return max(1, min(len(cores), int(quota)) if quota else len(cores))
+    count, quota = len(topology.cores()), _cpu_quota()
+    return max(1, min(count, int(quota)) if quota else count)
 
 
 def _cpu_quota() -> float | None:
@@ -133,19 +127,20 @@ def reset_peak_memory() -> None:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the installed packages that take part."""
-    found = {"python": platform.python_version()}
+    software = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
+            software[package] = importlib.metadata.version(package)
     import torch
 
     onednn = re.search(r"(?:oneDNN|MKL-DNN) v([\d.]+)", torch.__config__.show())
     if onednn:
-        found["oneDNN"] = onednn[1]
-    if torch.backends.cudnn.is_available():
-        found["cuDNN"] = str(torch.backends.cudnn.version())
-        found["CUDA"] = str(torch.version.cuda)
-    return found
+        software["oneDNN"] = onednn[1]
+    cudnn: Any = torch.backends.cudnn  # PyTorch gives its functions no types
+    if cudnn.is_available():
+        software["cuDNN"] = str(cudnn.version())
+        software["CUDA"] = str(torch.version.cuda)
+    return software
 
 
 def git_state(folder: Path) -> tuple[str | None, bool]:

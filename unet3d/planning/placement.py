@@ -9,14 +9,10 @@ from typing import Protocol, TypeVar
 
 from unet3d.config.values import Asked, Settings
 from unet3d.devices import binding, topology
-from unet3d.devices.base import Device, device_class
-from unet3d.devices.platforms import KINDS
+from unet3d.devices.base import Device
+from unet3d.devices.registry import class_of_platform
 from unet3d.results.facts import Bound
 
-ONE_TILE = (
-    "MULTI_TILE=True with PLATFORM=Flex is not possible; a Flex card has one tile, use "
-    "MULTI_TILE=False, with DEVICES for several cards"
-)
 Value = TypeVar("Value")
 
 
@@ -61,7 +57,7 @@ def counts(asked: Asked, platform: str, threads: int, fill: Fill) -> tuple[Count
     Raises:
         UserError: as the device's `visible_names`.
     """
-    found, problems = (_on_cpu if platform == "CPU" else _on_devices)(asked, platform, threads, fill)
+    found, problems = (_on_cpu if class_of_platform(platform).is_host else _on_devices)(asked, platform, threads, fill)
     ranks = found.devices * found.instances * asked.nnodes
     if not problems and ranks > 1 and asked.scenario != "Default":
         problems.append(
@@ -98,11 +94,11 @@ def _on_devices(asked: Asked, platform: str, threads: int, fill: Fill) -> tuple[
     if asked.instances not in (None, 1):
         problems.append(f"INSTANCES={asked.instances} with PLATFORM={platform} is not possible; use DEVICES")
     instances = fill("instances", None, 1, f"PLATFORM={platform}")
-    if platform == "Flex" and asked.multi_tile:
-        problems.append(ONE_TILE)
+    if asked.multi_tile:
+        problems += _refuse_tiles(platform)
     if asked.devices is None and not asked.multi_tile:
         return Counts(fill("devices", None, 1, "one device"), instances), problems
-    cls = device_class(KINDS[platform])
+    cls = class_of_platform(platform)
     visible = len(cls.visible_names())
     if asked.devices in (None, "all"):
         return Counts(fill("devices", None, visible, "every tile or device that is visible"), instances), problems
@@ -115,6 +111,16 @@ def _on_devices(asked: Asked, platform: str, threads: int, fill: Fill) -> tuple[
     return Counts(devices, instances), problems
 
 
+def _refuse_tiles(platform: str) -> list[str]:
+    """Why MULTI_TILE=True cannot be, on a platform whose cards have one tile."""
+    if platform not in class_of_platform(platform).single_tile_platforms:
+        return []
+    return [
+        f"MULTI_TILE=True with PLATFORM={platform} is not possible; a {platform} card has one tile, use "
+        "MULTI_TILE=False, with DEVICES for several cards"
+    ]
+
+
 def places_of_ranks(settings: Settings) -> list[Placement]:
     """A place for each rank of this machine, by local rank.
 
@@ -122,10 +128,10 @@ def places_of_ranks(settings: Settings) -> list[Placement]:
         UserError: where the environment leaves open which device is which.
     """
     count = ranks_here(settings)
-    if settings.platform == "CPU":
+    if class_of_platform(settings.platform).is_host:
         return core_groups(topology.cores(), count, settings.threads)
     threads = max(1, settings.threads // count)
-    cls = device_class(KINDS[settings.platform])
+    cls = class_of_platform(settings.platform)
     return [Placement(cls.place_name(name), threads, variables=cls.variables_for(name)) for name in cls.visible_names()[:count]]
 
 
@@ -152,7 +158,7 @@ def place_of_single(settings: Settings, device: Device) -> Placement | None:
     cores = topology.cores()
     nodes = topology.by_node(cores)
     asked = settings.sources["instances"] != "default"
-    if settings.platform != "CPU":
+    if not device.is_host:
         return beside_device(device, cores) if len(nodes) > 1 else None
     if len(nodes) < 2 and not asked:
         return None
@@ -194,8 +200,8 @@ def bind(place: Placement) -> Bound:
 def refuse_settings(asked: Asked) -> list[str]:
     """What can be said of the settings of placement and nodes without looking at the machine; a line each."""
     problems = []
-    if asked.multi_tile and asked.platform == "Flex":
-        problems.append(ONE_TILE)
+    if asked.multi_tile and asked.platform is not None:
+        problems += _refuse_tiles(asked.platform)
     if asked.multi_tile and (asked.devices is not None or asked.instances is not None):
         problems.append("MULTI_TILE=True takes every tile, device or NUMA node; leave DEVICES and INSTANCES out, or MULTI_TILE")
     if asked.nnodes > 1 and asked.rdzv_endpoint is None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from unet3d.config.values import Asked
 from unet3d.engines import registry
+from unet3d.engines.base import EngineSettings
 from unet3d.planning import mlperf, placement
 from unet3d.workload import SHAPE
 
@@ -14,7 +15,8 @@ NAMED_WEIGHTS = ("random", "sample")
 
 def impossible(asked: Asked) -> list[str]:
     """One line for each combination that cannot run on any machine, and each named file or folder that is not there."""
-    problems = registry.refuse_settings(asked)
+    jit = None if asked.sources["jit"] == "default" else asked.jit
+    problems = registry.refuse_settings(EngineSettings(asked.engine, asked.precision, jit, asked.ipex, asked.platform))
     problems += placement.refuse_settings(asked)
     problems += mlperf.refuse_settings(asked)
     if not asked.dummy:

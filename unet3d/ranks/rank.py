@@ -78,12 +78,11 @@ def main(argv: Sequence[str]) -> int:
 
 def _work(job: Job, place: Placement, writer: spool.Writer, folder: Path) -> int:
     bound = placement.bind(place)
-    from unet3d.devices.base import open_device
-    from unet3d.devices.platforms import KINDS
+    from unet3d.devices.registry import PLATFORMS, open_device
 
     # Its variables show it one device.
-    device = open_device(KINDS[job.settings.platform])
-    if job.settings.platform != "CPU" and len(topology.by_node(cores := topology.cores())) > 1:
+    device = open_device(PLATFORMS[job.settings.platform])
+    if not device.is_host and len(topology.by_node(cores := topology.cores())) > 1:
         if beside := placement.beside_device(device, cores):
             bound = replace(placement.bind(beside), name=place.name, threads=place.threads, variables=dict(place.variables))
     plan = of_rank(job.settings, device, place, job.warnings)
