@@ -91,7 +91,8 @@ def turned(package: Path) -> list[str]:
             continue
         if ORDER.index(there) < ORDER.index(here):
             lines.append(
-                f"{arrow.path}:{arrow.line}: {arrow.source} on the floor {here} points up to {arrow.target} on the floor {there}"
+                f"{arrow.path}:{arrow.line}: {arrow.source} on the floor {here} points up to "
+                f"{arrow.target} on the floor {there}"
             )
     return lines
 
