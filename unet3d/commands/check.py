@@ -126,10 +126,11 @@ def _described(platform: str) -> str:
     from unet3d.devices.base import open_device
     from unet3d.devices.platforms import KINDS
 
-    found = open_device(KINDS[platform]).properties()
+    properties = open_device(KINDS[platform]).properties()
     instructions = host.bf16_instructions() or "no bf16 instructions, so bf16 is slow"
-    return f"{found.name}, {found.compute_units} {found.compute_unit_name}, {found.memory_bytes / 2**30:.0f} GiB" + (
-        f", {instructions}" if platform == "CPU" else f", driver {found.driver or 'unknown'}"
+    units = f"{properties.compute_units} {properties.compute_unit_name}"
+    return f"{properties.name}, {units}, {properties.memory_bytes / 2**30:.0f} GiB" + (
+        f", {instructions}" if platform == "CPU" else f", driver {properties.driver or 'unknown'}"
     )
 
 
@@ -168,16 +169,16 @@ def _print_speed(runnable: Mapping[str, Mapping[str, Sequence[str]]], value: Map
         print(f"  The machine is busy (load average {load:.1f}): the rates are too low, stop other work and check again.")
     print(f"  {'':<18}{'products':>14}{'copying':>12}   seconds a volume: at best, without overlap and fusion")
     for platform, engines in runnable.items():
-        precisions = [one for one in PRECISIONS if any(one in found for found in engines.values())]
-        for precision in precisions:
-            found = ceilings.measure(KINDS[platform], precision, threads)
+        possible = {precision for precisions in engines.values() for precision in precisions}
+        for precision in (precision for precision in PRECISIONS if precision in possible):
+            rates = ceilings.measure(KINDS[platform], precision, threads)
             title = f"{platform} {precision}"
-            if found.matmul_tflops is None:
-                print(f"  {title:<18}{'not measured':>14}{found.copy_gbs:>7.1f} GB/s")
+            if rates.matmul_tflops is None:
+                print(f"  {title:<18}{'not measured':>14}{rates.copy_gbs:>7.1f} GB/s")
                 continue
-            seconds = bounds(flops.layers(plans, shape, BYTES[precision]), found.matmul_tflops, found.copy_gbs)
+            seconds = bounds(flops.layers(plans, shape, BYTES[precision]), rates.matmul_tflops, rates.copy_gbs)
             print(
-                f"  {title:<18}{found.matmul_tflops:>7.3g} TFLOP/s{found.copy_gbs:>7.1f} GB/s   "
+                f"  {title:<18}{rates.matmul_tflops:>7.3g} TFLOP/s{rates.copy_gbs:>7.1f} GB/s   "
                 f"{seconds.best:>6.3g} s, {seconds.plain:.3g} s"
             )
     print(
@@ -191,60 +192,60 @@ def missing(value: Mapping[str, Any]) -> list[str]:
     from unet3d.measure import run
     from unet3d.planning import mlperf
 
-    found = []
+    lacking = []
     weights = value["weights"]
     if weights is None and not places.FETCHED_WEIGHTS.exists():
-        found.append(
+        lacking.append(
             "trained weights: runs use random ones; ./setup.sh where zenodo.org can be reached, or "
             "WEIGHTS=/path/fold_1.zip, or WEIGHTS=sample to try"
         )
     elif weights is not None and weights.casefold() not in resolve.NAMED_WEIGHTS and not Path(weights).expanduser().exists():
-        found.append(f"weights: {weights!r} is not there; use a fold_1.zip, its unpacked folder, sample or random")
+        lacking.append(f"weights: {weights!r} is not there; use a fold_1.zip, its unpacked folder, sample or random")
     if value["dataset_dir"] is None:
-        found.append("a data set: Dice needs BraTS 2019 in DATASET_DIR; ./setup.sh --sample-data makes one to try")
+        lacking.append("a data set: Dice needs BraTS 2019 in DATASET_DIR; ./setup.sh --sample-data makes one to try")
     elif not value["dataset_dir"].is_dir():
-        found.append(
+        lacking.append(
             f"the data set: DATASET_DIR {str(value['dataset_dir'])!r} is not a folder; name the one that holds HGG and LGG"
         )
     if not any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "c++", "clang++")):
-        found.append("a C++ compiler: our CPU kernels and JIT=compile need one; apt-get install g++")
+        lacking.append("a C++ compiler: our CPU kernels and JIT=compile need one; apt-get install g++")
     elif shutil.which("ninja") is None and importlib.util.find_spec("ninja") is None:
-        found.append("ninja: our CPU kernels are built with it; pip install ninja")
+        lacking.append("ninja: our CPU kernels are built with it; pip install ninja")
     if importlib.util.find_spec("mlperf_loadgen") is None:
-        found.append(f"LoadGen: SCENARIO=SingleStream and Offline need it; {mlperf.INSTALL}")
-    found += _too_small(value, run.needed_memory)
-    return found
+        lacking.append(f"LoadGen: SCENARIO=SingleStream and Offline need it; {mlperf.INSTALL}")
+    lacking += _too_small(value, run.needed_memory)
+    return lacking
 
 
 def _too_small(value: Mapping[str, Any], needed_memory: Any) -> list[str]:
-    found = []
+    lacking = []
     precision = value["precision"] or ("bf16" if host.bf16_instructions() else "fp32")
     asked = SimpleNamespace(
         batch_size=value["batch_size"], streams=value["streams"], precision=precision, volume_shape=value["volume_shape"]
     )
     needed, free = needed_memory(asked, 32), host.available_memory()
     if needed > free:
-        found.append(
+        lacking.append(
             f"memory: BATCH_SIZE={asked.batch_size} with STREAMS={asked.streams} in {precision} needs about "
             f"{needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; lower them or stop other work"
         )
-    places = [("OUTPUT_DIR", value["output_dir"], RESULTS_BYTES)]
+    folders = [("OUTPUT_DIR", value["output_dir"], RESULTS_BYTES)]
     if value["dataset_dir"] is not None:
-        places.append(
+        folders.append(
             (
                 "PREPROCESSED_DIR",
                 value["preprocessed_dir"] or value["dataset_dir"] / "build" / "preprocessed_data",
                 CASES * PREPROCESSED_BYTES_A_CASE,
             )
         )
-    for name, folder, needed in places:
+    for name, folder, needed in folders:
         there = next((place for place in (folder, *folder.absolute().parents) if place.is_dir()), Path("/"))
         free = shutil.disk_usage(there).free
         if free < needed:
-            found.append(
+            lacking.append(
                 f"disk: {name} {folder} needs about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; free some "
                 f"or name another folder with {name}"
             )
         if not os.access(there, os.W_OK):
-            found.append(f"access: {name} {folder} cannot be written to; name another folder with {name}")
-    return found
+            lacking.append(f"access: {name} {folder} cannot be written to; name another folder with {name}")
+    return lacking
