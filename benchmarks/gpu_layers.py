@@ -12,10 +12,10 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -59,12 +59,12 @@ def _time_layers(options: argparse.Namespace) -> int:
     extent = list(options.shape)
     blocks = []
     for stage in network.encoder:
-        for block in stage:
+        for block in cast(Iterable[Any], stage):
             blocks.append((block, tuple(extent)))
             extent = [-(-voxels // stride) for voxels, stride in zip(extent, block.conv.stride, strict=True)]
     for level, stage in enumerate(network.decoder):
         size = tuple(voxels >> (len(network.decoder) - 1 - level) for voxels in options.shape)
-        blocks += [(block, size) for block in stage]
+        blocks += [(block, size) for block in cast(Iterable[Any], stage)]
     print("| Channels | Stride | Extent | Form and ms | TFLOP/s |\n| --- | --- | --- | --- | --- |")
     for precision in options.precisions:
         dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]

@@ -54,7 +54,7 @@ def run(given: Mapping[str, Given], argv: Sequence[str]) -> int:
     """
     from unet3d.planning import resolve
 
-    value = {name: item.value for name, item in given.items()}
+    value: dict[str, Any] = {name: item.value for name, item in given.items()}
     problems = [
         f"{BY_NAME[name].variable} with SCALING is not possible; SCALING chooses it, leave it out"
         for name in ("devices", "instances")
