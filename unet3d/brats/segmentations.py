@@ -33,8 +33,8 @@ def _renumber(labels: np.ndarray, numbers: dict[int, int]) -> np.ndarray:
             renumbered[mask] = new
             known |= mask
     if not known.all():
-        found = ", ".join(f"{value:g}" for value in np.unique(labels[~known])[:5])
-        raise UserError(f"unexpected label {found}; allowed are {', '.join(map(str, numbers))}")
+        unexpected = ", ".join(f"{value:g}" for value in np.unique(labels[~known])[:5])
+        raise UserError(f"unexpected label {unexpected}; allowed are {', '.join(map(str, numbers))}")
     return renumbered
 
 

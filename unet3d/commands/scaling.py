@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from unet3d import places
 from unet3d.config.kinds import show
@@ -17,6 +17,8 @@ from unet3d.config.values import Asked
 from unet3d.errors import Stopped, UserErrors
 from unet3d.files import move_aside, write_atomically
 from unet3d.planning import resolve
+from unet3d.results import report
+from unet3d.results.schema import Results
 
 # Chosen for each run; what the user gave for them, if anything, is the whole's.
 CHOSEN = ("scaling", "devices", "instances", "threads", "output_dir", "multi_tile")
@@ -107,7 +109,7 @@ def _carry_out(todo: Sequence[Point], folder: Path, command: list[str], command_
             code, reason = stop.exit_code, f"stopped by {stop.name}"
         if code:
             break
-        rows.append(_row(point, json.loads((target / "results.json").read_text(encoding="utf-8")), target))
+        rows.append(_row(point, report.read(target / "results.json"), target))
     efficiency(rows)
     write_atomically(
         folder / "scaling.json",
@@ -135,8 +137,8 @@ def _child(command: list[str], environment: Mapping[str, str]) -> int:
             raise
 
 
-def _row(point: Point, doc: Mapping[str, Any], target: Path) -> dict[str, Any]:
-    stats = doc["statistics"]
+def _row(point: Point, doc: Results, target: Path) -> dict[str, Any]:
+    stats = cast(Mapping[str, float], doc["statistics"])
     return {
         "name": point.name,
         "ranks": point.ranks,

@@ -114,10 +114,13 @@ class Store:
         if not file.is_file():
             raise UserError(f"{name} is not in {self.folder}, which was made by MLPerf's preprocessing")
         try:
-            array, properties = safe_pickle.load(file)
-            properties = plain_properties(properties)
-            if array.ndim != 4 or len(array) != len(MODALITIES) or array.dtype.kind != "f":
+            content = safe_pickle.load(file)
+            if not isinstance(content, (list, tuple)):
+                raise TypeError
+            array, properties = content
+            if not isinstance(array, np.ndarray) or array.ndim != 4 or len(array) != len(MODALITIES) or array.dtype.kind != "f":
                 raise ValueError
+            properties = plain_properties(properties)
         except (TypeError, ValueError, KeyError, AttributeError, IndexError):
             raise UserError(f"{file} is not [volume, properties] as MLPerf's preprocessing writes it") from None
         volume = Volume(np.ascontiguousarray(array, np.float32), properties)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from unet3d import files
-from unet3d.brats.dataset import GRADES, MODALITIES
+from unet3d.brats.dataset import GRADES
 from unet3d.errors import UserError
 from unet3d.workload import MODALITIES
 
@@ -77,13 +77,13 @@ def make(
     from unet3d.brats import workers
 
     folder = Path(folder)
-    size = tuple(int(n) for n in size)
     if cases < 1 or cases > 999:
         raise UserError(f"number of sample cases is {cases}; allowed is 1 to 999")
     if len(size) != 3 or min(size) < 24:
         raise UserError(f"size of sample cases is {size}; allowed are three numbers of at least 24")
-    wanted = [SampleCase(folder, number, seed, size) for number in range(1, cases + 1)]
-    _claim(folder, seed, size)
+    x, y, z = (int(voxels) for voxels in size)
+    wanted = [SampleCase(folder, number, seed, (x, y, z)) for number in range(1, cases + 1)]
+    _claim(folder, seed, (x, y, z))
     missing = [case for case in wanted if not case.path.is_dir()]
     for _ in workers.run(_make_case, missing, processes, "Making sample data"):
         pass
@@ -105,13 +105,13 @@ def _claim(folder: Path, seed: int, size: tuple[int, int, int]) -> None:
     file = folder / DATASET_FILE
     if file.exists():
         try:
-            found = json.loads(file.read_text())
+            present = json.loads(file.read_text())
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {file}: {error}; remove the folder or name another one") from None
-        if found != identity:
-            kept = {key: found.get(key) for key in ("generator_version", "seed", "size")}
-            asked = {key: identity[key] for key in kept}
-            raise UserError(f"{folder} holds other sample data ({kept}, asked for {asked}); remove it or name another")
+        if present != identity:
+            there = {key: present.get(key) for key in ("generator_version", "seed", "size")}
+            asked = {key: identity[key] for key in there}
+            raise UserError(f"{folder} holds other sample data ({there}, asked for {asked}); remove it or name another")
     elif any((folder / grade).exists() for grade in GRADES):
         raise UserError(f"{folder} holds a data set that is not sample data (no {DATASET_FILE}); name another folder")
     try:

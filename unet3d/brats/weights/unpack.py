@@ -110,11 +110,11 @@ def unpack(archive_path: Path, folder: Path, origin: dict | None = None) -> Path
     return folder
 
 
-def _choose(found: list[PurePosixPath], fold: int, where: Path, folds: set[str]) -> PurePosixPath:
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UserError(f"{where}: holds {len(found)} models with a fold_{fold}; name the folder of one of them.")
+def _choose(checkpoints: list[PurePosixPath], fold: int, where: Path, folds: set[str]) -> PurePosixPath:
+    if len(checkpoints) == 1:
+        return checkpoints[0]
+    if checkpoints:
+        raise UserError(f"{where}: holds {len(checkpoints)} models with a fold_{fold}; name the folder of one of them.")
     others = f"; it has {', '.join(sorted(folds))}" if folds else ""
     raise UserError(f"{where}: holds no fold_{fold}/{CHECKPOINT}{others}; give a fold_{fold}.zip or its unpacked folder.")
 

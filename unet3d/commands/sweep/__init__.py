@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from unet3d.commands.sweep import conduct, grid, tables
 from unet3d.commands.sweep.conduct import Planned
@@ -85,14 +86,14 @@ def main(argv: Sequence[str]) -> int:
         raise UserErrors(problems)
     planned, left_out = _plan(options, words, given)
     if options.list_only:
-        for one in planned:
-            print(f"{one.name}: {one.command}")
+        for ready in planned:
+            print(f"{ready.name}: {ready.command}")
         for reason, names in tables.by_reason(left_out).items():
             print(f"left out: {names}: {reason}")
         return 0
     if not planned:
         raise UserErrors(["nothing of the grid can run here: " + reason for reason in tables.by_reason(left_out)])
-    folder = given["output_dir"].value / "sweep"
+    folder = cast(Path, given["output_dir"].value) / "sweep"
     prepare_folder(folder, "OUTPUT_DIR")
     again = shlex.join(["./run_model.sh", "--sweep", *(word for word in argv if word.casefold() != "--fresh")])
     return conduct.Sweep(folder, planned, left_out, words, options.prefix, options.time_limit, again).run(options.fresh)
@@ -146,18 +147,18 @@ def _plan(options: Options, words: Sequence[str], given: Mapping[str, Given]) ->
         configurations = grid.read(options.file, given)
         _refuse_impossible(configurations, words)
     else:
-        platform = platforms.select(given["platform"].value)[1]
+        platform = platforms.select(cast(str | None, given["platform"].value))[1]
         nodes = host.hardware()["numa_nodes"]
-        configurations = grid.default(given, platform, given["threads"].value or host.usable_cores(), nodes)
+        configurations = grid.default(given, platform, cast(int | None, given["threads"].value) or host.usable_cores(), nodes)
     planned, left_out = [], []
-    for one in configurations:
+    for configuration in configurations:
         try:
-            able = _able(one, words, options.prefix)
-            if "precision" in one.settings and options.file is None:
+            able = _able(configuration, words, options.prefix)
+            if "precision" in configuration.settings and options.file is None:
                 grid.must_make_sense(able.settings)
             planned.append(able)
         except BenchmarkError as error:
-            left_out.append({"name": one.name, "reason": "; ".join(messages_of(error))})
+            left_out.append({"name": configuration.name, "reason": "; ".join(messages_of(error))})
     return planned, left_out
 
 
@@ -168,27 +169,27 @@ def _refuse_impossible(configurations: Sequence[Configuration], words: Sequence[
         UserErrors: with the row of each; without where every row has it, since the settings around the grid are wrong.
     """
     rows: dict[str, list[str]] = {}
-    for one in configurations:
-        given, _ = parse.parse([*words, *one.flags], os.environ)
+    for configuration in configurations:
+        given, _ = parse.parse([*words, *configuration.flags], os.environ)
         for problem in impossible(Asked.of(given)):
-            rows.setdefault(problem, []).append(one.where)
+            rows.setdefault(problem, []).append(configuration.where)
     if rows:
         raise UserErrors(
             [problem if len(where) == len(configurations) > 1 else f"{where[0]}: {problem}" for problem, where in rows.items()]
         )
 
 
-def _able(one: Configuration, words: Sequence[str], prefix: Sequence[str]) -> Planned:
+def _able(configuration: Configuration, words: Sequence[str], prefix: Sequence[str]) -> Planned:
     """The configuration with all its settings.
 
     Raises:
         UserErrors: why it cannot run on this machine.
     """
-    asked = ask([*words, *one.flags], os.environ)
+    asked = ask([*words, *configuration.flags], os.environ)
     flags = [
         word
         for name, value in asked.values().items()
         if asked.sources[name] != "default" and name != "output_dir"
         for word in (BY_NAME[name].flag, kinds.show(value))
     ]
-    return Planned(one, make(asked).settings, shlex.join([*prefix, "./run_model.sh", *flags]))
+    return Planned(configuration, make(asked).settings, shlex.join([*prefix, "./run_model.sh", *flags]))
