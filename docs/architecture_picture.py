@@ -17,7 +17,7 @@ from import_floors import FLOORS  # noqa: E402 - found by the path set above
 
 # Floor to what it is, and the step of a run that it carries.
 WORDS = {
-    "cli": ("the command line", "argv → verb → exit code"),
+    "cli": ("the command line, and api for Python", "argv → verb → exit code;  unet3d.run(…) → Result"),
     "commands": ("one file or folder a verb", "run: the steps below, in order"),
     "measure": ("prepare, time, compare, score", "prepare(plan) → Prepared, measure → samples, score → Dice"),
     "ranks": ("several processes and machines", "launch, spool, pool: only with more than one process"),

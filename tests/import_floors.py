@@ -15,7 +15,7 @@ from pathlib import Path
 
 # From top to bottom, with the files and folders of each. An arrow goes to the same or a lower floor.
 FLOORS: dict[str, tuple[str, ...]] = {
-    "cli": ("cli", "__main__"),
+    "cli": ("cli", "__main__", "api"),
     "commands": ("commands",),
     "measure": ("measure",),
     "ranks": ("ranks",),
@@ -29,25 +29,23 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "ground": ("__init__", "errors", "files", "places", "workload", "installed"),
 }
 ORDER = list(FLOORS)
-# The one place that may point up: `unet3d.run` of the package's own __init__.py, its imports and those of its types.
-API = "run"
-TYPES = "TYPE_CHECKING"
+# The one arrow that may point up: from the package's own __init__.py to its Python API, for `unet3d.run`.
+API = "api"
 
 
 @dataclass(frozen=True)
 class Arrow:
-    """One file names another. scope: the outermost function around the place, "TYPE_CHECKING", or nothing."""
+    """One file names another."""
 
     source: str
     target: str
     path: Path
     line: int
-    scope: str
 
     @property
     def lifted(self) -> bool:
-        """Whether this is the package's Python API, the only arrow that may point up."""
-        return "." not in self.source and self.scope in (API, TYPES)
+        """Whether this is the one arrow that may point up."""
+        return self.target == f"{self.source}.{API}" and "." not in self.source
 
 
 def modules(package: Path) -> dict[str, Path]:
@@ -63,9 +61,9 @@ def arrows(package: Path) -> list[Arrow]:
     """Every arrow from a module of the package to another of its modules."""
     named = modules(package)
     return [
-        Arrow(source, target, path, line, scope)
+        Arrow(source, target, path, line)
         for source, path in named.items()
-        for target, line, scope in _named_in(path, source, named)
+        for target, line in _named_in(path, source, named)
         if target != source
     ]
 
@@ -141,12 +139,12 @@ def unused(package: Path, users: Iterable[Path]) -> list[str]:
     return [f"{named[module]}: {module} is reached by no program, by tests at most" for module in sorted(set(named) - reached)]
 
 
-def _named_in(path: Path, source: str, named: dict[str, Path]) -> Iterator[tuple[str, int, str]]:
-    """(module, line, scope) of every mention of a module of the package in a Python file."""
+def _named_in(path: Path, source: str, named: dict[str, Path]) -> Iterator[tuple[str, int]]:
+    """(module, line) of every mention of a module of the package in a Python file."""
     package = source if path.name == "__init__.py" else source.rpartition(".")[0]
-    for node, scope in _walk(ast.parse(path.read_text(encoding="utf-8"), str(path)), ""):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
         for target in _mentions(node, package, named):
-            yield target, node.lineno, scope
+            yield target, node.lineno
 
 
 def _mentions(node: ast.AST, package: str, named: dict[str, Path]) -> list[str]:
@@ -176,18 +174,6 @@ def _longest(target: str, named: dict[str, Path], least: int) -> str | None:
     return next((module for module in tries if module in named), None)
 
 
-def _walk(node: ast.AST, scope: str) -> Iterator[tuple[ast.AST, str]]:
-    """Every node below this one with its scope, see Arrow."""
-    for child in ast.iter_child_nodes(node):
-        inner = scope
-        if not scope and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
-            inner = child.name
-        elif not scope and isinstance(child, ast.If) and ast.unparse(child.test).endswith(TYPES):
-            inner = TYPES
-        yield child, inner
-        yield from _walk(child, inner)
-
-
 def _is_script(path: Path) -> bool:
     return re.search(r"^if __name__ == ['\"]__main__['\"]:", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
 
@@ -195,7 +181,7 @@ def _is_script(path: Path) -> bool:
 def _named_by_user(path: Path, package: str, named: dict[str, Path]) -> set[str]:
     """The modules that a file beside the package names: by import, by `-m`, by path."""
     if path.suffix == ".py":
-        return {target for target, _, _ in _named_in(path, path.stem, named)}
+        return {target for target, _ in _named_in(path, path.stem, named)}
     text = path.read_text(encoding="utf-8")
     words = re.findall(rf"\b{package}(?:[./]\w+)+", text)
     matches = (_longest(word.removesuffix(".py").replace("/", "."), named, 2) for word in words)

@@ -39,7 +39,8 @@ def house(tmp_path):
             (package / folder / "__init__.py").touch()
         return path
 
-    write("__init__.py", "def run():\n    from house.measure import loop\n")
+    write("__init__.py", "def __getattr__(name):\n    from house import api\n\n    return getattr(api, name)\n")
+    write("api.py", "from house.measure import loop\n")
     write("cli.py", 'VERBS = {"check": "house.commands.check"}\nfrom house.measure import loop\n')
     write("commands/check.py", "from house.config import table\n")
     write("config/table.py", "from house import errors\n")
@@ -80,11 +81,11 @@ def test_a_turned_arrow_is_named_with_its_file_line_and_floors(house, text):
     assert ring.startswith("3 files in a ring:")
 
 
-def test_only_run_of_the_package_itself_points_up(house):
-    house("__init__.py", "def run():\n    from house.measure import loop\n\ndef other():\n    from house.measure import loop\n")
+def test_only_the_package_itself_points_up_and_only_to_its_api(house):
+    house("__init__.py", "from house import api\nfrom house.measure import loop\n")
     [turned] = import_floors.turned(house.package)
-    assert "__init__.py:5: house on the floor ground" in turned
-    house("engines/base.py", "def run():\n    from house.measure import loop\n")
+    assert "__init__.py:2: house on the floor ground points up to house.measure.loop" in turned
+    house("engines/base.py", "from house import api\n")
     assert len(import_floors.turned(house.package)) == 2
 
 
