@@ -168,7 +168,7 @@ def available(device: Device) -> tuple[list[Source], list[str]]:
     host = Host()
     present: list[Source] = [host]
     absent = host.lacking()
-    makers = [partial(OF_DEVICES[name], device) for name in device.telemetry_sources]
+    makers: list[Callable[[], Source]] = [partial(OF_DEVICES[name], device) for name in device.telemetry_sources]
     for make in (Rapl, *makers):
         try:
             present.append(make())

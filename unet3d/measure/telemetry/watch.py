@@ -15,6 +15,7 @@ from typing import Any
 
 from unet3d.devices.base import Device
 from unet3d.measure.telemetry import sources
+from unet3d.measure.telemetry.source import Source
 from unet3d.results.console import Console
 from unet3d.results.facts import Figure
 from unet3d.results.record import Section
@@ -31,7 +32,7 @@ FIGURES = (
 class Sampler:
     """Reads every source now and then; `stop` gives what was read."""
 
-    def __init__(self, found: Sequence[sources.Source], period: float = PERIOD_S):
+    def __init__(self, found: Sequence[Source], period: float = PERIOD_S):
         self._sources, self._period = list(found), period
         self._times: list[float] = []
         self._rows: list[dict[str, float]] = []
