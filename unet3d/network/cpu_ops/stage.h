@@ -36,4 +36,20 @@ inline SourceBlock source_block(const Layer& layer, int64_t block) {
   return channel < first ? SourceBlock{&layer.sources[0], channel} : SourceBlock{&layer.sources[1], channel - first};
 }
 
+// Scratch memory of bf16 is a number of 16 bits to products.h.
+inline c10::BFloat16* as_storage(uint16_t* p) { return (c10::BFloat16*)p; }
+inline float* as_storage(float* p) { return p; }
+
+// One voxel's 32 channels from `from` to `to`, in slots, in the type E of the products.
+template <class T, class E>
+UNET3D_INLINE void stage_voxel(const T* from, const Activation& activation, E* to) {
+  Vec v[kParts];
+#pragma GCC unroll 8
+  for (int part = 0; part < kParts; ++part) {
+    v[part] = odd_part<T>(part) ? load_part<true>(from, part) : load_part<false>(from, part);
+    v[part] = activation(v[part], part);
+  }
+  store_block(as_storage(to), v, false);
+}
+
 }  // namespace unet3d

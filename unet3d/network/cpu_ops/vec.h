@@ -67,12 +67,19 @@ constexpr int slot_channel(int slot) {
   return sizeof(T) == 4 ? slot : slot < kBlock / 2 ? 2 * slot : 2 * slot - kBlock + 1;
 }
 
+// Vector `part` of a block at p. ODD says for bf16 whether the part is of the second half, and is nothing for fp32.
+template <bool ODD>
 UNET3D_INLINE Vec load_part(const float* p, int part) { return load(p + part * kLanes); }
 
+template <bool ODD>
 UNET3D_INLINE Vec load_part(const c10::BFloat16* p, int part) {
   VecU pairs = *(const LooseVecU*)((const uint16_t*)p + 2 * kLanes * (part % (kParts / 2)));
-  return (Vec)(part < kParts / 2 ? pairs << 16 : pairs & 0xffff0000u);
+  return (Vec)(ODD ? pairs & 0xffff0000u : pairs << 16);
 }
+
+// Whether the part is of the second half of slots and of a type for which this matters.
+template <class T>
+constexpr bool odd_part(int part) { return sizeof(T) == 2 && part >= kParts / 2; }
 
 UNET3D_INLINE VecH to_bf16(Vec v) {
 #if defined(__AVX512BF16__)
