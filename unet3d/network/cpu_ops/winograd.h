@@ -21,7 +21,7 @@ namespace unet3d {
 constexpr int64_t kTiles = kLanes == 16 ? 14 : 12;
 // Weights up to this size stay in a cache, and every block of tiles reads them all. Larger ones are read once for as
 // many tiles as kSlabBytes of scratch have room for.
-constexpr int64_t kWeightBytes = 20 << 20, kSlabBytes = 64 << 20;
+constexpr int64_t kWeightBytes = 40 << 20, kSlabBytes = 64 << 20;
 
 // A box of tiles, in units of tiles, of one sample.
 struct Tiles {
