@@ -146,20 +146,19 @@ class Direct {
     std::memset(to, 0, unit_ * sizeof(E));
     std::memset(to + (voxels + 1) * unit_, 0, (width_ - 1 - voxels) * unit_ * sizeof(E));
     to += unit_;
-    if (channels == unit_) {
-      for (int64_t i = 0; i < voxels * unit_; ++i) copy(from[i], to[i]);
+    if (channels == unit_ && sizeof(T) == sizeof(E)) {
+      std::memcpy(to, from, voxels * unit_ * sizeof(E));
       return;
     }
     for (int64_t x = 0; x < voxels; ++x) {
-      for (int64_t c = 0; c < unit_; ++c) copy(c < channels ? from[x * channels + c] : T(0.0f), to[x * unit_ + c]);
-    }
-  }
-
-  static UNET3D_INLINE void copy(T from, E& to) {
-    if constexpr (sizeof(T) == sizeof(E)) {
-      std::memcpy(&to, &from, sizeof(E));
-    } else {
-      to = (float)from;
+      for (int64_t c = 0; c < unit_; ++c) {
+        T value = c < channels ? from[x * channels + c] : T(0.0f);
+        if constexpr (sizeof(T) == sizeof(E)) {
+          std::memcpy(to + x * unit_ + c, &value, sizeof(E));
+        } else {
+          to[x * unit_ + c] = (float)value;
+        }
+      }
     }
   }
 
