@@ -1,0 +1,142 @@
+"""nnU-Net's Generic_UNet in a form made for CPUs: Winograd's convolutions with everything else done beside them.
+
+The result is that of nnU-Net's own forward; what differs is where the time goes:
+
+- 3x3x3 convolutions with stride 1 multiply an eighth of the numbers, by Winograd's method in three dimensions,
+- a layer reads the raw output of the one before and normalises and activates it while loading, and gives the moments
+  for the next normalisation with its own: the whole network is one pass of reading and one of writing a layer,
+- a decoder's first convolution reads the upsampled volume and the skip connection from where they are,
+- the head is computed while the last layer is normalised.
+
+Tensors are channels_last_3d with channels padded to multiples of 32, in fp32 or bf16. Sums are always in fp32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from unet3d.model.inference import ConvNormAct, InferenceUNet
+from unet3d.network.cpu_ops import build, forms, pack
+
+# A convolution's output, and scale and shift of the normalisation after it.
+Raw = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+
+
+def constant(x: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(x, requires_grad=False)
+
+
+class Block(nn.Module):
+    """3x3x3 convolution, with the normalisation of its sources before it and the moments for its own after it."""
+
+    def __init__(self, block: ConvNormAct, sources: list[int], storage: torch.dtype, scale: int):
+        super().__init__()
+        conv = block.conv
+        if conv.kernel_size != (3, 3, 3) or conv.padding != (1, 1, 1) or conv.stride not in ((1, 1, 1), (2, 2, 2)):
+            raise ValueError(f"only 3x3x3 convolutions with padding 1 and stride 1 or 2 are supported: {conv}")
+        if not block.negative_slope <= 1:
+            raise ValueError(f"only LeakyReLU with a slope up to 1 is supported: {block.negative_slope}")
+        self.stride, self.eps, self.slope = conv.stride[0], block.eps, block.negative_slope
+        weight = pack.pad(conv.weight.detach().float(), 0)
+        products = forms.product_type(storage, build.vectors())
+        tile = forms.tile(conv.in_channels, conv.out_channels, scale, storage) if self.stride == 1 else None
+        if scale == 1 and self.stride == 1 and sources == [conv.in_channels] and conv.in_channels <= pack.INPUT:
+            packed, self.form = pack.direct_input(weight, products), forms.DIRECT[products]
+        elif tile is None:
+            packed = pack.direct(pack.pad_inputs(weight, sources), products, storage)
+            self.form = forms.DIRECT[products]
+        else:
+            packed, self.form = pack.winograd(pack.pad_inputs(weight, sources), tile, storage), forms.WINOGRAD[tile]
+        self.weight = constant(packed)
+        # The bias of a convolution is subtracted again by the normalisation. Padded channels stay zero: gamma 0, beta 0.
+        self.gamma = constant(pack.pad(block.weight.detach().float(), 0))
+        self.beta = constant(pack.pad(block.bias.detach().float(), 0))
+
+    def forward(self, x: Raw, skip: Raw = (None, None, None)) -> Raw:
+        return torch.ops.unet3d_fused.conv(*x, *skip, self.slope, self.weight, self.stride, self.gamma, self.beta,
+                                           self.eps, self.form)
+
+
+class Upsampling(nn.Module):
+    """2x2x2 transposed convolution with stride 2 of a volume that it normalises; no normalisation follows."""
+
+    def __init__(self, up: nn.ConvTranspose3d, storage: torch.dtype, slope: float):
+        super().__init__()
+        if up.kernel_size != (2, 2, 2) or up.stride != (2, 2, 2) or up.bias is not None:
+            raise ValueError(f"only transposed convolutions 2x2x2 with stride 2, without bias are supported: {up}")
+        products = forms.product_type(storage, build.vectors())
+        weight = pack.pad(pack.pad(up.weight.detach().float().transpose(0, 1), 0), 1)
+        self.form, self.slope = forms.DIRECT[products], slope
+        self.weight = constant(pack.direct(weight, products, storage))
+
+    def forward(self, x: Raw) -> Raw:
+        return torch.ops.unet3d_fused.upsample(*x, self.slope, self.weight), None, None
+
+
+class CpuUNet(nn.Module):
+    """forward(x [N, Cin, D, H, W]) -> logits [N, classes, D, H, W] in the network's data type, channels_last_3d.
+
+    D, H, W must be divisible by the product of the strides (32 for the BraTS network).
+    """
+
+    def __init__(self, form: InferenceUNet, dtype: torch.dtype):
+        super().__init__()
+        if dtype not in (torch.float32, torch.bfloat16):
+            raise ValueError(f"the CPU's fused layers store fp32 or bf16, not {str(dtype).removeprefix('torch.')}")
+        if build.status()[0] != "native":
+            raise RuntimeError(build.status()[1])
+        self.dtype = dtype
+        self.channels = form.encoder[0][0].conv.in_channels
+        scale, scales = 1, []
+        self.encoder, self.upsamplings, self.decoder = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for stage in form.encoder:
+            blocks = nn.ModuleList()
+            for block in stage:
+                blocks.append(Block(block, [block.conv.in_channels], dtype, scale))
+                scale *= block.conv.stride[0]
+            scales.append(scale)
+            self.encoder.append(blocks)
+        below = form.encoder[-1]
+        for up, stage, scale in zip(form.upsamplings, form.decoder, scales[-2::-1], strict=True):
+            self.upsamplings.append(Upsampling(up, dtype, below[-1].negative_slope))
+            sources = [up.out_channels, stage[0].conv.in_channels - up.out_channels]
+            self.decoder.append(nn.ModuleList(
+                Block(block, sources if i == 0 else [block.conv.in_channels], dtype, scale) for i, block in enumerate(stage)))
+            below = stage
+        self.slope = below[-1].negative_slope
+        self.head = constant(pack.head(form.head.weight.detach(), dtype))
+        self.head_bias = None if form.head.bias is None else constant(form.head.bias.detach().float())
+
+    @classmethod
+    def from_reference(cls, reference: nn.Module, dtype: torch.dtype) -> CpuUNet:
+        """Build from nnU-Net's Generic_UNet; tensors are stored in `dtype`, fp32 or bf16.
+
+        Raises ValueError where the reference uses something that this form does not compute, and RuntimeError where the
+        operators cannot be had (build.status says so before).
+        """
+        return cls(InferenceUNet.from_reference(reference, native=False), dtype).eval()
+
+    def forms(self) -> dict[str, str]:
+        """Algorithm, tile and type of products of each layer, and the vectors that compute it."""
+        vectors = build.vectors()
+        found = {name: f"{module.form}, {vectors}" for name, module in self.named_modules()
+                 if isinstance(module, Block | Upsampling)}
+        return {**found, "head": f"direct, fp32 products, {vectors}"}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.to(self.dtype)
+        if self.channels > pack.INPUT:
+            x = nn.functional.pad(x, (0, 0) * 3 + (0, pack.padded(self.channels) - self.channels))
+        raw: Raw = (x.contiguous(memory_format=torch.channels_last_3d), None, None)
+        skips: list[Raw] = []
+        for stage in self.encoder:
+            for block in stage:
+                raw = block(raw)
+            skips.append(raw)
+        skips.pop()
+        for upsampling, stage in zip(self.upsamplings, self.decoder, strict=True):
+            raw = stage[0](upsampling(raw), skips.pop())
+            for block in stage[1:]:
+                raw = block(raw)
+        return torch.ops.unet3d_fused.head(*raw, self.slope, self.head, self.head_bias)

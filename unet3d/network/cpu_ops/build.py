@@ -1,0 +1,106 @@
+"""The CPU's fused layers: C++ that is built on first use and kept in the user's cache.
+
+`load()` compiles the .cpp files beside this module with PyTorch's own extension loader and registers them as
+torch.ops.unet3d_fused.*, which torch.jit.trace and torch.compile see as ordinary operators. `status()` says whether they
+are there, and if not, why.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+SOURCES = ("buffers.cpp", "direct_bf16.cpp", "direct_fp32.cpp", "driver.cpp", "head.cpp", "moments.cpp", "operators.cpp",
+           "products.cpp", "upsample.cpp", "winograd_222.cpp", "winograd_244.cpp", "winograd_444.cpp", "winograd_446.cpp",
+           "winograd_466.cpp", "winograd_666.cpp")
+HEADERS = ("buffers.h", "direct.h", "driver.h", "kernels.h", "layer.h", "output.h", "products.h", "stage.h",
+           "transforms.h", "vec.h", "winograd.h")
+# GCC takes _mm512_undefined_ps for a mistake of ours.
+FLAGS = ("-O3", "-fopenmp", "-fno-math-errno", "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-maybe-uninitialized")
+
+
+def status() -> tuple[str, str]:
+    """('native', where the library is) or ('fallback', why there is none). Builds at the first call."""
+    return load()
+
+
+def available() -> bool:
+    """Whether the operators are loaded (loading or building them at the first call)."""
+    return load()[0] == "native"
+
+
+@functools.cache
+def load() -> tuple[str, str]:
+    """See `status`."""
+    if os.environ.get("UNET3D_KERNELS", "").lower() == "off":
+        return "fallback", "switched off by UNET3D_KERNELS=off"
+    import torch
+
+    try:
+        folder = cache_folder(torch.__version__)
+        library = folder / "unet3d_fused.so"
+        if not library.exists():
+            build(folder, library)
+        torch.ops.load_library(str(library))
+    except (OSError, RuntimeError, ImportError, subprocess.SubprocessError) as error:
+        return "fallback", f"cannot build or load the C++ operators: {_essence(error)[:300]}"
+    from unet3d.network.cpu_ops import ops
+
+    ops.register_fakes()
+    return "native", str(library)
+
+
+def vectors() -> str:
+    """What the operators compute with: "AVX-512 BF16", "AVX-512", "AVX2" or "portable"."""
+    import torch
+
+    return torch.ops.unet3d_fused.vectors()
+
+
+def architecture() -> str:
+    """What the compiler builds for; UNET3D_MARCH names another CPU, such as haswell for AVX2."""
+    return os.environ.get("UNET3D_MARCH", "native")
+
+
+def _essence(error: Exception) -> str:
+    """The compiler's first error where there is one, else the message's first line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "error:" in line), lines[0] if lines else type(error).__name__)
+
+
+def cache_folder(torch_version: str) -> Path:
+    """One folder for each combination of source, PyTorch and CPU, since -march=native makes the library the CPU's."""
+    digest = hashlib.sha256(f"{torch_version} {architecture()} {platform.machine()} {FLAGS}".encode())
+    for name in SOURCES + HEADERS:
+        digest.update((FOLDER / name).read_bytes())
+    cpu = Path("/proc/cpuinfo")
+    flags = [line for line in cpu.read_text().splitlines() if line.startswith(("flags", "Features"))][:1] if cpu.exists() else []
+    digest.update("".join(flags).encode())
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "unet3d" / f"fused-{digest.hexdigest()[:16]}"
+
+
+def build(folder: Path, library: Path) -> None:
+    """Compile into a temporary folder and move the library into place, so that a broken build is never loaded."""
+    if not shutil.which(os.environ.get("CXX", "c++")):
+        raise RuntimeError("no C++ compiler (install g++)")
+    if not shutil.which("ninja"):
+        raise RuntimeError("no ninja (pip install ninja)")
+    # A PyTorch for CUDA on a machine without a GPU says so here, of which nothing follows for the CPU's operators.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    from torch.utils import cpp_extension
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        built = cpp_extension.load(
+            "unet3d_fused", [str(FOLDER / name) for name in SOURCES], build_directory=scratch,
+            extra_cflags=[*FLAGS, f"-march={architecture()}"], is_python_module=False, is_standalone=False, verbose=False)
+        os.replace(built or Path(scratch) / "unet3d_fused.so", library)
