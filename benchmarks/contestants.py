@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unet3d.config import parse
 from unet3d.devices import host
-from unet3d.engines import registry
-from unet3d.errors import BenchmarkError, UserErrors
-from unet3d.measure import run
-from unet3d.planning import resolve
+from unet3d.errors import BenchmarkError, messages_of
+from unet3d.planning.plan import plan
 
 IPEX_MISSING = (
     "no interpreter with Intel Extension for PyTorch was given; python3 -m venv .venv-ipex && "
@@ -33,57 +30,88 @@ class Contestant:
     ipex: bool = False
 
 
-def everyone(ipex_python: str | None) -> list[Contestant]:
-    """All contestants in the order in which a round runs them; half precision where the CPU has it, else fp32."""
+def _contestant(
+    name: str,
+    what: str,
+    engine: str,
+    precision: str,
+    *more: str,
+    ours: bool = False,
+    python: str = sys.executable,
+    ipex: bool = False,
+) -> Contestant:
+    network = () if engine == "onnxruntime" else ("--network", "fast" if ours else "reference")
+    return Contestant(
+        f"{'ours' if ours else 'stock'}-{name}-{precision}",
+        what,
+        ours,
+        ("--engine", engine, "--precision", precision, *network, *more),
+        python,
+        ipex,
+    )
+
+
+def on_cpu(ipex_python: str | None) -> list[Contestant]:
+    """Those of paired.py in the order in which a round runs them; half precision where the CPU has it, else fp32."""
     half = "bf16" if host.bf16_instructions() else "fp32"
-
-    def one(name: str, what: str, engine: str, precision: str, *more: str, ours: bool = False, **rest: object) -> Contestant:
-        network = () if engine == "onnxruntime" else ("--network", "fast" if ours else "reference")
-        return Contestant(
-            f"{'ours' if ours else 'stock'}-{name}-{precision}",
-            what,
-            ours,
-            ("--engine", engine, "--precision", precision, *network, *more),
-            **rest,
-        )
-
+    compiled, traced = ("--jit", "compile"), ("--jit", "trace")
     return [
-        one("openvino", "our graph, calibrated for int8", "openvino", "int8", ours=True),
-        one("openvino", "nnU-Net's module by OpenVINO's converter, NNCF's default presets", "openvino", "int8"),
-        one("openvino", "our graph", "openvino", half, ours=True),
-        one("openvino", "nnU-Net's module by OpenVINO's converter", "openvino", half),
-        one("torch-compile", "our network, torch.compile", "torch", half, "--jit", "compile", ours=True),
-        one("torch-compile", "nnU-Net's module, torch.compile", "torch", half, "--jit", "compile"),
-        one("torch-trace", "nnU-Net's module, torch.jit.trace and freeze", "torch", half, "--jit", "trace"),
-        one(
+        _contestant("openvino", "our graph, calibrated for int8", "openvino", "int8", ours=True),
+        _contestant("openvino", "nnU-Net's module by OpenVINO's converter, NNCF's default presets", "openvino", "int8"),
+        _contestant("openvino", "our graph", "openvino", half, ours=True),
+        _contestant("openvino", "nnU-Net's module by OpenVINO's converter", "openvino", half),
+        _contestant("torch-compile", "our network, torch.compile", "torch", half, *compiled, ours=True),
+        _contestant("torch-compile", "nnU-Net's module, torch.compile", "torch", half, *compiled),
+        _contestant("torch-trace", "nnU-Net's module, torch.jit.trace and freeze", "torch", half, *traced),
+        _contestant(
             "ipex-trace",
             "nnU-Net's module, ipex.optimize, trace and freeze",
             "torch",
             half,
-            "--jit",
-            "trace",
+            *traced,
             "--ipex",
             "yes",
             python=ipex_python or "",
             ipex=True,
         ),
-        one("onnxruntime", "nnU-Net's module by PyTorch's ONNX exporter", "onnxruntime", "fp32"),
+        _contestant("onnxruntime", "nnU-Net's module by PyTorch's ONNX exporter", "onnxruntime", "fp32"),
     ]
 
 
-def why_not(contestant: Contestant, words: Sequence[str], environ: dict[str, str]) -> str | None:
+def on_gpu(precisions: Sequence[str]) -> list[Contestant]:
+    """Those of gpu.py: nnU-Net's module and our network in PyTorch, in each precision."""
+    return [
+        _contestant(name, what, "torch", precision, "--jit", jit, ours=ours)
+        for precision in precisions
+        for name, what, jit, ours in (
+            ("eager", "nnU-Net's module as it is", "none", False),
+            ("torch-compile", "nnU-Net's module, torch.compile", "compile", False),
+            ("torch-none", "our network, each kernel launched by itself", "none", True),
+            ("torch-trace", "our network, torch.jit.trace and freeze", "trace", True),
+            ("torch-compile", "our network, torch.compile", "compile", True),
+        )
+    ]
+
+
+def chosen(everyone: Sequence[Contestant], only: str | None, problems: list[str]) -> list[Contestant]:
+    """Those that `only` names, separated by commas; all where it is None. Unknown names are added to `problems`."""
+    if only is None:
+        return list(everyone)
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    known = [contestant.name for contestant in everyone]
+    problems += [f"--only: {name!r} is not a contestant; use {', '.join(known)}" for name in names if name not in known]
+    return [contestant for contestant in everyone if contestant.name in names]
+
+
+def why_not(contestant: Contestant, words: Sequence[str], environ: Mapping[str, str]) -> str | None:
     """Why this contestant cannot run on this machine, None if it can."""
     if contestant.ipex:
         return _without_ipex(contestant.python)
-    given, problems = parse.parse([*words, *contestant.settings], environ)
-    problems += resolve.impossible(given)
-    if problems:
-        return "; ".join(problems)
     try:
-        request = run.request(resolve.complete(given))
+        plan([*words, *contestant.settings], environ)
     except BenchmarkError as error:
-        return "; ".join(error.messages) if isinstance(error, UserErrors) else str(error)
-    return "; ".join(registry.engine_class(request.engine).refuse(request)) or None
+        return "; ".join(messages_of(error))
+    return None
 
 
 def _without_ipex(python: str) -> str | None:
@@ -92,5 +120,5 @@ def _without_ipex(python: str) -> str | None:
     if not Path(python).is_file():
         return f"{python} is not an interpreter; {IPEX_MISSING}"
     look = "import importlib.util, sys; sys.exit(importlib.util.find_spec('intel_extension_for_pytorch') is None)"
-    found = subprocess.run([python, "-c", look], capture_output=True, check=False).returncode == 0
-    return None if found else f"{python} has no intel-extension-for-pytorch; pip install -r requirements-ipex.txt there"
+    installed = subprocess.run([python, "-c", look], capture_output=True, check=False).returncode == 0
+    return None if installed else f"{python} has no intel-extension-for-pytorch; pip install -r requirements-ipex.txt there"

@@ -9,102 +9,108 @@ from typing import Any
 import numpy as np
 
 from benchmarks.contestants import Contestant
-from benchmarks.ratios import ratio
+from benchmarks.runs import Ended, several_commits
 from unet3d.commands.sweep.tables import others_cpu_share
+from unet3d.results.bootstrap import CONFIDENCE, ratio_of_rounds
+from unet3d.results.schema import Results
 
-Runs = Mapping[str, Mapping[int, Mapping[str, Any]]]  # contestant's name -> round -> {"reason", "document"}
+Runs = Mapping[str, Mapping[int, Ended]]  # contestant's name -> round -> how it ended
+Measured = Mapping[str, Mapping[int, Results]]  # those that have results
+Row = dict[str, Any]  # of paired.json
 
 
-def seconds_per_volume(document: Mapping[str, Any]) -> list[float]:
+def seconds_per_volume(document: Results) -> list[float]:
     """Each call's seconds a volume; with several calls in flight the one figure of the whole window."""
     statistics, samples = document["statistics"], document["samples"]
-    if int(document["settings"]["requested"]["streams"]) > 1:
+    if statistics is not None and int(document["settings"]["requested"]["streams"]) > 1:
         return [1 / statistics["throughput"]]
     return [latency / 1e3 / volumes for latency, volumes in zip(samples["latency_ms"], samples["volumes"], strict=True)]
 
 
-def mean(document: Mapping[str, Any]) -> float:
+def mean(document: Results) -> float:
     """Mean seconds a volume of one run."""
     return float(np.mean(seconds_per_volume(document)))
 
 
-def document(taking_part: Sequence[Contestant], runs: Runs, absent: Mapping[str, str], rounds: int) -> dict[str, Any]:
-    """Everything that was found: contestants with their figures, and the ratio of every peer to every one of ours."""
+def document(taking_part: Sequence[Contestant], runs: Runs, absent: Mapping[str, str], rounds: int) -> Row:
+    """paired.json: contestants with their figures, and the ratio of every peer to every one of ours.
+
+    absent: contestants that cannot run here, with the reason.
+    """
     measured = {
-        one.name: {number: run["document"] for number, run in runs[one.name].items() if run["document"]} for one in taking_part
+        contestant.name: {number: run.document for number, run in runs[contestant.name].items() if run.document is not None}
+        for contestant in taking_part
     }
-    every = [found for by_round in measured.values() for found in by_round.values()]
-    ours = [one.name for one in taking_part if one.ours and measured[one.name]]
-    peers = [one.name for one in taking_part if not one.ours and measured[one.name]]
+    every = [results for by_round in measured.values() for results in by_round.values()]
+    ours = [contestant.name for contestant in taking_part if contestant.ours and measured[contestant.name]]
+    peers = [contestant.name for contestant in taking_part if not contestant.ours and measured[contestant.name]]
     pairs = [pair for first in ours for second in peers if (pair := _pair(first, second, measured))]
+    expected = [contestant.name for contestant in taking_part if contestant.name not in absent]
     return {
         "schema_version": 1,
         "rounds": rounds,
-        "complete": all(len(runs[one.name]) == rounds for one in taking_part if one.name not in absent),
-        "commits": sorted({str(found["benchmark"]["git_commit"]) for found in every}),
-        "volumes": sorted({"×".join(map(str, found["volume"]["shape"])) for found in every}),
-        "weights": sorted({str(found["weights"]["kind"]) for found in every}),
-        "contestants": [_contestant(one, measured[one.name], runs[one.name], absent.get(one.name)) for one in taking_part],
+        "complete": all(len(runs[name]) == rounds for name in expected),
+        "commits": sorted({str(results["benchmark"]["git_commit"]) for results in every}),
+        "volumes": sorted({"×".join(map(str, results["volume"]["shape"])) for results in every}),
+        "weights": sorted({str(results["weights"]["kind"]) for results in every}),
+        "confidence": CONFIDENCE,
+        "contestants": [
+            _contestant(contestant, measured[contestant.name], runs[contestant.name], absent.get(contestant.name))
+            for contestant in taking_part
+        ],
         "ratios": pairs,
         "best": _best(ours, peers, measured, pairs),
     }
 
 
-def _contestant(
-    one: Contestant, found: Mapping[int, Mapping[str, Any]], runs: Mapping[int, Mapping[str, Any]], absent: str | None
-) -> dict[str, Any]:
-    reasons = [absent] if absent else list(dict.fromkeys(run["reason"] for run in runs.values() if run["reason"]))
-    row: dict[str, Any] = {
-        "name": one.name,
-        "what": one.what,
-        "ours": one.ours,
-        "settings": list(one.settings),
-        "rounds": len(found),
+def _contestant(contestant: Contestant, measured: Mapping[int, Results], runs: Mapping[int, Ended], absent: str | None) -> Row:
+    reasons = [absent] if absent else list(dict.fromkeys(run.reason for run in runs.values() if run.reason))
+    row: Row = {
+        "name": contestant.name,
+        "what": contestant.what,
+        "ours": contestant.ours,
+        "settings": list(contestant.settings),
+        "rounds": len(measured),
         "reason": "; ".join(reasons) or None,
     }
-    if found:
-        documents = list(found.values())
-        seconds = [value for each in documents for value in seconds_per_volume(each)]
-        check = documents[0]["check"] or {}
+    if measured:
+        documents = list(measured.values())
+        seconds = [value for results in documents for value in seconds_per_volume(results)]
+        check = documents[0]["check"]
         row |= {
             "engine": documents[0]["effective"]["engine"],
             "seconds_per_volume": float(np.mean(seconds)),
             "lowest": min(seconds),
             "highest": max(seconds),
-            "by_round": {number: mean(each) for number, each in found.items()},
+            "by_round": {number: mean(results) for number, results in measured.items()},
             "tflop_per_s": documents[0]["volume"]["tflop"] / float(np.mean(seconds)),
             "others_cpu_share": max(
-                (share for each in documents if (share := others_cpu_share(each)) is not None), default=None
+                (share for results in documents if (share := others_cpu_share(results)) is not None), default=None
             ),
-            "peak_host_gib": max(each["memory"]["peak_host_bytes"] for each in documents) / 2**30,
-            "relative_error": check.get("relative_error"),
-            "label_agreement": check.get("label_agreement"),
+            "peak_host_gib": max(results["memory"]["peak_host_bytes"] for results in documents) / 2**30,
+            "relative_error": check and check["relative_error"],
+            "label_agreement": check and check["label_agreement"],
         }
     return row
 
 
-def _pair(first: str, second: str, measured: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, Any] | None:
+def _pair(first: str, second: str, measured: Measured) -> Row | None:
     """Ratio of the second's time to the first's over the rounds that both finished."""
     both = sorted(measured[first].keys() & measured[second].keys())
     if not both:
         return None
-    found = ratio(
+    ratio = ratio_of_rounds(
         [seconds_per_volume(measured[first][number]) for number in both],
         [seconds_per_volume(measured[second][number]) for number in both],
     )
-    return {"ours": first, "peer": second, "ratio": found.value, "low": found.low, "high": found.high, "rounds": found.rounds}
+    return {"ours": first, "peer": second, "ratio": ratio.value, "low": ratio.low, "high": ratio.high, "rounds": len(both)}
 
 
-def _best(
-    ours: Sequence[str],
-    peers: Sequence[str],
-    measured: Mapping[str, Mapping[int, Mapping[str, Any]]],
-    pairs: Sequence[Mapping[str, Any]],
-) -> dict[str, Any] | None:
+def _best(ours: Sequence[str], peers: Sequence[str], measured: Measured, pairs: Sequence[Row]) -> Row | None:
     """The ratio of the fastest peer to our fastest."""
 
     def time(name: str) -> float:
-        return math.fsum(mean(each) for each in measured[name].values()) / len(measured[name])
+        return math.fsum(mean(results) for results in measured[name].values()) / len(measured[name])
 
     if not ours or not peers:
         return None
@@ -112,7 +118,7 @@ def _best(
     return next((dict(pair) for pair in pairs if (pair["ours"], pair["peer"]) == (first, second)), None)
 
 
-def markdown(document: Mapping[str, Any]) -> str:
+def markdown(document: Row) -> str:
     """paired.md."""
     kind = "one volume in flight" if document["streams"] == 1 else f"{document['streams']} volumes in flight"
     lines = [
@@ -124,8 +130,7 @@ def markdown(document: Mapping[str, Any]) -> str:
     ]
     if not document["complete"]:
         lines += ["Not finished: some runs have not been made yet.", ""]
-    if len(document["commits"]) > 1:
-        lines += ["The runs are of several commits: make them again with `--fresh` before using the ratios.", ""]
+    lines += several_commits(document["commits"], "ratios")
     lines += [
         "| Contestant | | s a volume | from–to | TFLOP/s | host GiB | error against fp32 | same labels | CPU taken by others |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -148,19 +153,19 @@ def markdown(document: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", *_ratio_table(document)])
 
 
-def _ratio_table(document: Mapping[str, Any]) -> list[str]:
+def _ratio_table(document: Row) -> list[str]:
     pairs = {(pair["peer"], pair["ours"]): pair for pair in document["ratios"]}
     ours = list(dict.fromkeys(pair["ours"] for pair in document["ratios"]))
     if not ours:
         return []
     lines = [
-        "How many times faster ours is, with a 95% bootstrap interval:",
+        f"How many times faster ours is, with a {document['confidence']:.0%} bootstrap interval:",
         "",
         "| | " + " | ".join(ours) + " |",
         "| --- |" + " ---: |" * len(ours),
     ]
     for peer in dict.fromkeys(pair["peer"] for pair in document["ratios"]):
-        cells = [_shown(pairs.get((peer, one))) for one in ours]
+        cells = [_shown(pairs.get((peer, name))) for name in ours]
         lines.append(f"| {peer} | " + " | ".join(cells) + " |")
     best = document["best"]
     if best:
@@ -168,5 +173,5 @@ def _ratio_table(document: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def _shown(pair: Mapping[str, Any] | None) -> str:
+def _shown(pair: Row | None) -> str:
     return "–" if pair is None else f"{pair['ratio']:.2f}× ({pair['low']:.2f}–{pair['high']:.2f})"

@@ -1,13 +1,33 @@
-"""Files are whole or not there, and earlier ones are kept."""
+"""Files and folders are whole or not there, readable as the user's other files are, and earlier ones are kept."""
 
+import ast
 import errno
 import os
+import signal
 import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from unet3d import files
 from unet3d.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def umask():
+    """Sets the umask for one test."""
+    before = os.umask(0o022)
+    yield os.umask
+    os.umask(before)
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 def test_write_replaces_and_leaves_nothing_else(tmp_path):
@@ -16,9 +36,35 @@ def test_write_replaces_and_leaves_nothing_else(tmp_path):
     files.write_atomically(path, "new")
     assert path.read_text() == "new"
     assert os.listdir(tmp_path) == ["results.yaml"]
-    mask = os.umask(0)
-    os.umask(mask)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
+
+
+def test_bytes_are_written_as_they_are_and_text_as_utf8(tmp_path):
+    files.write_atomically(tmp_path / "a", b"\r\n\x00\xff")
+    files.write_atomically(tmp_path / "b", "×\n")
+    assert (tmp_path / "a").read_bytes() == b"\r\n\x00\xff"
+    assert (tmp_path / "b").read_bytes() == "×\n".encode()
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_modes_are_those_of_other_files_of_the_user(tmp_path, umask, mask):
+    umask(mask)
+    files.write_atomically(tmp_path / "written", "x")
+    with files.whole_file(tmp_path / "filled.npz") as partial:
+        partial.write_bytes(b"x")
+    with files.whole_folder(tmp_path / "folder") as partial:
+        (partial / "inside").write_text("x")
+    (tmp_path / "other").write_text("x")
+    (tmp_path / "other folder").mkdir()
+    assert mode(tmp_path / "written") == mode(tmp_path / "filled.npz") == mode(tmp_path / "other") == 0o666 & ~mask
+    assert mode(tmp_path / "folder") == mode(tmp_path / "other folder") == 0o777 & ~mask
+
+
+def test_a_private_file_is_replaced_by_one_that_others_may_read(tmp_path, umask):
+    umask(0o022)
+    path = tmp_path / "fold_1.zip.json"
+    path.touch(0o600)
+    files.write_atomically(path, "{}")
+    assert mode(path) == 0o644
 
 
 def test_full_disk_keeps_the_old_file_and_says_so(tmp_path, monkeypatch):
@@ -29,10 +75,127 @@ def test_full_disk_keeps_the_old_file_and_says_so(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=r"No space left on device.*OUTPUT_DIR"):
+    with pytest.raises(UserError, match=r"No space left on device.*OUTPUT_DIR") as caught:
         files.write_atomically(path, "new")
+    assert len(str(caught.value).splitlines()) == 1
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["results.yaml"]
+
+
+def test_a_writer_that_fails_leaves_the_old_file_alone(tmp_path):
+    path = tmp_path / "volume.npz"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), files.whole_file(path) as partial:
+        partial.write_text("half")
+        assert partial.name.endswith(".npz")
+        1 / 0  # noqa: B018
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["volume.npz"]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from unet3d import files
+path = Path(sys.argv[1])
+print("ready", flush=True)
+while True:
+    for letter in (b"a", b"b"):
+        files.write_atomically(path, letter * 300_000)
+"""
+
+
+def test_a_kill_in_the_middle_leaves_the_old_or_the_new(tmp_path):
+    path, caught = tmp_path / "file", 0
+    for attempt in range(12):
+        process = subprocess.Popen([sys.executable, "-c", WRITER, path], cwd=ROOT, stdout=subprocess.PIPE)
+        assert process.stdout.readline() == b"ready\n"
+        time.sleep(0.02 + 0.003 * attempt)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if path.exists():
+            assert path.read_bytes() in (b"a" * 300_000, b"b" * 300_000)
+        leftovers = [name for name in os.listdir(tmp_path) if name != "file"]
+        assert all(name.startswith(files.PARTIAL) for name in leftovers)
+        caught = max(caught, len(leftovers))
+    assert path.exists()
+    assert caught, "at least one was killed between the first byte and the new name"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_and_its_target_is_replaced(tmp_path, there):
+    target, link = tmp_path / "elsewhere" / "file", tmp_path / "link"
+    target.parent.mkdir()
+    if there:
+        target.write_text("old")
+    link.symlink_to(Path("elsewhere") / "file")
+    files.write_atomically(link, "new")
+    assert link.is_symlink()
+    assert target.read_text() == link.read_text() == "new"
+    assert os.listdir(target.parent) == ["file"]
+
+
+def test_a_link_to_nowhere_is_one_line(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "absent" / "file")
+    with pytest.raises(UserError, match="link: cannot be written"):
+        files.write_atomically(tmp_path / "link", "new")
+
+
+def test_long_names_have_room(tmp_path):
+    path = tmp_path / ("ü" * 125 + ".json")
+    files.write_atomically(path, "x")
+    assert [name.name for name in tmp_path.iterdir()] == [path.name]
+
+
+def test_folders_appear_whole(tmp_path):
+    final = tmp_path / "final"
+    with pytest.raises(ZeroDivisionError), files.whole_folder(final) as partial:
+        (partial / "a").write_text("half")
+        1 / 0  # noqa: B018
+    assert not list(tmp_path.iterdir())
+    with files.whole_folder(final) as partial:
+        (partial / "a").write_text("first")
+        assert not final.exists()
+    with files.whole_folder(final) as partial:
+        (partial / "a").write_text("second")
+    assert (final / "a").read_text() == "first", "another process was first"
+    with files.whole_folder(final, replace=True) as partial:
+        (partial / "b").write_text("third")
+    assert [path.name for path in final.iterdir()] == ["b"]
+    assert os.listdir(tmp_path) == ["final"]
+
+
+def test_leftovers_are_removed_once_they_are_old(tmp_path):
+    for name in ("old", "young"):
+        (tmp_path / f"{files.PARTIAL}{name}").write_text("x")
+        (tmp_path / f"{files.PARTIAL}{name}-folder").mkdir()
+    (tmp_path / "kept").write_text("x")
+    for name in ("old", "old-folder"):
+        os.utime(tmp_path / f"{files.PARTIAL}{name}", (1, 1))
+    os.utime(tmp_path / "kept", (1, 1))
+    files.remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted([f"{files.PARTIAL}young", f"{files.PARTIAL}young-folder", "kept"])
+
+
+# Files that nobody reads while they are written, or that are no results: the ranks' private scratch files, the table in the
+# README, a switch of the kernel.
+OTHER_WRITERS = {"ranks/launch.py", "ranks/rank.py", "config/table.py", "devices/host.py"}
+WRITERS = {"mkstemp", "NamedTemporaryFile", "chmod", "fchmod", "write_text", "write_bytes"}
+
+
+def test_nothing_else_in_the_package_writes_files_by_itself():
+    found = []
+    for path in sorted((ROOT / "unet3d").rglob("*.py")):
+        name = path.relative_to(ROOT / "unet3d").as_posix()
+        if name == "files.py" or name in OTHER_WRITERS:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            owner = ast.unparse(node.func.value)
+            if (node.func.attr in WRITERS and "partial" not in owner) or (node.func.attr == "replace" and owner == "os"):
+                found.append(f"{name}:{node.lineno}: {owner}.{node.func.attr}")
+    assert not found, "use unet3d.files"
 
 
 def test_missing_folder_is_made_and_an_impossible_one_named(tmp_path):

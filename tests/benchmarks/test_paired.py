@@ -8,41 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from benchmarks import contestants, report
-from benchmarks.ratios import ratio
+from benchmarks.runs import Ended
 
 ROOT = Path(__file__).parents[2]
-
-
-def test_ratio_is_the_geometric_mean_of_the_rounds():
-    found = ratio([[1.0, 3.0], [4.0]], [[4.0], [2.0, 2.0]])
-    assert found.value == pytest.approx(stats.gmean([4 / 2, 2 / 4]))
-    assert found.rounds == 2
-
-
-def test_interval_over_rounds_is_scipys_bootstrap_of_pairs():
-    generator = np.random.default_rng(5)
-    first = generator.lognormal(0, 0.1, 12)
-    second = first * generator.lognormal(0.4, 0.2, 12)
-    found = ratio([[value] for value in first], [[value] for value in second], resamples=40_000)
-    expected = stats.bootstrap((np.log(second / first),), np.mean, method="percentile", n_resamples=40_000, rng=1)
-    assert np.log([found.low, found.high]) == pytest.approx(expected.confidence_interval, abs=0.005)
-
-
-def test_one_round_varies_by_its_calls_alone():
-    assert ratio([[2.0, 2.0]], [[3.0]]) == ratio([[2.0]], [[3.0]])
-    generator = np.random.default_rng(1)
-    calls = generator.lognormal(1, 0.2, 20)
-    found = ratio([[2.0]], [list(calls)], resamples=40_000)
-    expected = stats.bootstrap((calls,), np.mean, method="percentile", n_resamples=40_000, rng=1).confidence_interval
-    assert (2 * found.low, 2 * found.high) == pytest.approx(tuple(expected), rel=0.005)
-
-
-def test_rounds_must_pair():
-    with pytest.raises(ValueError, match="same number of rounds"):
-        ratio([[1.0]], [[1.0], [2.0]])
 
 
 def results(latencies, throughput=None, streams=1, batch=1, commit="a" * 40):
@@ -72,9 +42,9 @@ def test_tables_name_ratios_failures_and_absent_peers():
         contestants.Contestant(name, "what", name == "ours", ()) for name in ("ours", "other", "failing", "absent")
     )
     runs = {
-        "ours": {1: {"reason": None, "document": results([1000.0, 1000.0])}},
-        "other": {1: {"reason": None, "document": results([2000.0, 2000.0], commit="b" * 40)}},
-        "failing": {1: {"reason": "out of memory", "document": None}},
+        "ours": {1: Ended(results([1000.0, 1000.0]), None)},
+        "other": {1: Ended(results([2000.0, 2000.0], commit="b" * 40), None)},
+        "failing": {1: Ended(None, "out of memory")},
         "absent": {},
     }
     document = report.document([ours, other, failing, absent], runs, {"absent": "not installed"}, rounds=1)
@@ -94,17 +64,17 @@ def test_tables_name_ratios_failures_and_absent_peers():
 
 
 def test_peers_run_nnunets_own_module_and_ours_the_inference_form():
-    for one in contestants.everyone(None):
-        words = dict(zip(one.settings[::2], one.settings[1::2], strict=True))
+    for contestant in contestants.on_cpu(None):
+        words = dict(zip(contestant.settings[::2], contestant.settings[1::2], strict=True))
         if words["--engine"] != "onnxruntime":
-            assert words["--network"] == ("fast" if one.ours else "reference")
-    names = [one.name for one in contestants.everyone(None)]
+            assert words["--network"] == ("fast" if contestant.ours else "reference")
+    names = [contestant.name for contestant in contestants.on_cpu(None)]
     assert len(set(names)) == len(names)
 
 
 def test_a_missing_ipex_is_told():
     def reason(python):
-        return contestants.why_not(next(one for one in contestants.everyone(python) if one.ipex), [], {})
+        return contestants.why_not(next(contestant for contestant in contestants.on_cpu(python) if contestant.ipex), [], {})
 
     assert "--ipex-python" in reason(None)
     assert "/no/python is not an interpreter" in reason("/no/python")
@@ -126,9 +96,9 @@ def paired(*words):
 
 def test_a_round_goes_on_where_it_was_stopped(tmp_path):
     names = [
-        one.name
-        for one in contestants.everyone(None)
-        if one.name.startswith("stock-torch-trace") or one.name.startswith("stock-onnxruntime")
+        contestant.name
+        for contestant in contestants.on_cpu(None)
+        if contestant.name.startswith("stock-torch-trace") or contestant.name.startswith("stock-onnxruntime")
     ]
     words = ["--output", str(tmp_path), "--only", ",".join(names), "--rounds", "1", "--iterations", "2", "--warm-up", "1"]
     first = paired(*words, "--limit", "1")

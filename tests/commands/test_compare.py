@@ -10,8 +10,9 @@ from scipy import stats
 
 from unet3d import cli
 from unet3d.commands import compare
-from unet3d.commands.compare import bootstrap, measure, runs
+from unet3d.commands.compare import measure, runs
 from unet3d.errors import UserError
+from unet3d.results import bootstrap
 from unet3d.results.timing import Sample, summarise
 
 
@@ -98,9 +99,9 @@ def test_noise_is_rarely_called_a_difference(correlation, count, most):
     alarms, trials = 0, 150
     for _ in range(trials):
         one, two = series(), series()
-        drawn = [bootstrap.draw(side, rng, 400).mean(axis=1) for side in (one, two)]
+        drawn = [bootstrap.draw_blocks(side, rng, 400).mean(axis=1) for side in (one, two)]
         independent = min(len(side) / bootstrap.block_length(side) for side in (one, two))
-        alarms += bootstrap.ratio(two.mean() / one.mean(), *drawn, independent).beyond_noise
+        alarms += bootstrap.ratio_of_sides(two.mean() / one.mean(), *drawn, independent).beyond_noise
     assert alarms / trials <= most
 
 
@@ -109,7 +110,7 @@ def test_interval_is_that_of_the_t_test_where_that_holds():
     rng = np.random.default_rng(3)
     one, two = (1 + 0.02 * rng.standard_normal(60) for _ in range(2))
     drawn = [side[rng.integers(0, 60, (20000, 60))].mean(axis=1) for side in (one, two)]
-    found = bootstrap.ratio(two.mean() / one.mean(), *drawn, 60)
+    found = bootstrap.ratio_of_sides(two.mean() / one.mean(), *drawn, 60)
     expected = stats.ttest_ind(two, one, equal_var=False).confidence_interval(bootstrap.CONFIDENCE)
     assert found.high - found.low == pytest.approx(expected.high - expected.low, rel=0.05)
 
@@ -126,7 +127,7 @@ def test_runs_that_differ_from_one_another_hide_a_difference_that_one_pair_shows
 @pytest.mark.parametrize(("streams", "ranks"), [(1, 1), (3, 1), (1, 2), (2, 2)])
 def test_bootstrapped_throughput_is_that_of_the_results(streams, ranks):
     doc = document(noisy(2, 100, count=24, spread=0.1), streams, ranks)
-    parts = measure._series(doc, "throughput")
+    parts = measure.series(doc, "throughput")
     assert 24 / max(part.sum() for part in parts) == pytest.approx(doc["statistics"]["throughput"])
 
 

@@ -10,7 +10,7 @@ from unet3d.config.precisions import PRECISIONS
 from unet3d.config.settings import BY_NAME
 from unet3d.devices.cpu import CpuDevice
 from unet3d.engines import registry
-from unet3d.engines.base import Asked, Request
+from unet3d.engines.base import EngineSettings, Request
 from unet3d.errors import UserErrors
 
 
@@ -72,7 +72,7 @@ IPEX_CUDA = "IPEX=yes with PLATFORM=CUDA is not possible; it is for Flex, Max an
     ],
 )
 def test_what_no_machine_can_run_is_said_without_one(asked, reasons):
-    assert registry.refuse_settings(Asked(**asked)) == reasons
+    assert registry.refuse_settings(EngineSettings(**asked)) == reasons
 
 
 def test_a_request_is_refused_for_its_settings_too():
@@ -86,9 +86,9 @@ def test_refusing_imports_nothing_heavy():
     code = (
         "import sys\n"
         "from unet3d.engines import registry\n"
-        "from unet3d.engines.base import Asked\n"
+        "from unet3d.engines.base import EngineSettings\n"
         "for name in registry.names():\n"
-        "    registry.refuse_settings(Asked(name, 'int8', 'trace', True, 'CUDA'))\n"
+        "    registry.refuse_settings(EngineSettings(name, 'int8', 'trace', True, 'CUDA'))\n"
         "print([name for name in ('torch', 'numpy', 'openvino', 'onnxruntime') if name in sys.modules])"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -15,6 +15,7 @@ import pytest
 
 from unet3d import cli
 from unet3d.brats import regions
+from unet3d.commands import report as report_verb
 from unet3d.errors import UserError
 from unet3d.results import report
 from unet3d.results.report import slices
@@ -207,7 +208,7 @@ def test_slices_show_best_middle_and_worst_case(tmp_path):
     truth = np.zeros((10, 24, 30), np.uint8)
     truth[3, 4:6, 5:9], truth[7, 8:12, 9:15] = 1, 3
     predicted = np.roll(truth, 1, axis=2)
-    kept = {name: slices.of(predicted, truth) for name in scores}
+    kept = {name: slices.of_most_tumour(predicted, truth) for name in scores}
     slices.save(tmp_path, scores, kept, {name: SimpleNamespace(images=images) for name in scores})
     found = slices.load(tmp_path, scores)
     assert [(one.place, one.name) for one in found] == [("best", "b"), ("median", "c"), ("worst", "a")]
@@ -224,7 +225,7 @@ def test_slices_show_best_middle_and_worst_case(tmp_path):
 def test_slice_where_the_truth_is_empty_is_that_of_the_prediction():
     predicted = np.zeros((5, 4, 4), np.uint8)
     predicted[2] = 1
-    assert slices.of(predicted, np.zeros_like(predicted)).z == 2
+    assert slices.of_most_tumour(predicted, np.zeros_like(predicted)).z == 2
 
 
 def test_a_failed_drawing_costs_a_warning_only(run, tmp_path, monkeypatch):
@@ -236,10 +237,11 @@ def test_a_failed_drawing_costs_a_warning_only(run, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "unet3d.results.document.write", lambda record, folder: written.append(list(record.warnings)) or {"new": True}
     )
+    from unet3d.commands import run as run_verb
     from unet3d.results.record import Record
 
     record = Record(SimpleNamespace())
-    assert cli._report(record, {}, tmp_path) == {"new": True}
+    assert run_verb._report(record, {}, tmp_path) == {"new": True}
     assert [warning.name for warning in written[0]] == ["no-report"]
     assert "no ink" in written[0][0].message
 
@@ -251,6 +253,19 @@ def test_verb_draws_anew_and_refuses_what_is_no_result(run, tmp_path, capsys):
     (tmp_path / "results.json").write_text("{")
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(UserError, match="name the OUTPUT_DIR of a run"):
-            report.main([str(path)])
+            report_verb.main([str(path)])
     assert cli.main(["report", str(tmp_path)]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [[], ["a", "b"], ["--no-such-option"]])
+def test_bad_command_lines_are_one_line(words, capsys):
+    assert cli.main(["report", *words]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("ERROR: report: ") and len(captured.err.splitlines()) == 1
+    assert captured.out == ""
+
+
+def test_help_of_the_verb(capsys):
+    assert cli.main(["report", "--help"]) == 0
+    assert "OUTPUT_DIR of a run" in capsys.readouterr().out

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,33 +29,36 @@ class Calibration:
     source: str
 
 
-def choose(settings: Any) -> Calibration:
-    """The volumes for these settings: cases outside the fold, of the data set, else of the sample data, else noise.
+def choose(
+    shape: tuple[int, int, int], fold: int, seed: int, dataset_dir: Path | None, preprocessed_dir: Path | None
+) -> Calibration:
+    """Volumes for a run on volumes of `shape` (z, y, x): cases outside the fold, of the data set, else of the sample data, else noise.
 
     Raises:
         UserError: when a data set is named but cannot be read or has no case outside the fold.
     """
-    shape = tuple(settings.volume_shape)
-    if settings.preprocessed_dir is not None or settings.dataset_dir is not None:
-        return _from_cases(settings.dataset_dir, settings.preprocessed_dir, settings.fold, shape)
+    if preprocessed_dir is not None or dataset_dir is not None:
+        return _from_cases(dataset_dir, preprocessed_dir, fold, shape)
     from unet3d.brats import sample_data
 
     if sample_data.is_sample(places.SAMPLE_DATA):
-        return _from_cases(places.SAMPLE_DATA, None, settings.fold, shape)
+        return _from_cases(places.SAMPLE_DATA, None, fold, shape)
     extents = tuple(min(extent, NOISE_EXTENT) for extent in shape)
 
     def noise() -> Iterator[np.ndarray]:
-        generator = np.random.default_rng([settings.seed, 1])
+        generator = np.random.default_rng([seed, 1])
         for _ in range(CASES):
             yield generator.standard_normal((4, *extents), dtype=np.float32)
 
-    return Calibration(noise, f"{CASES} volumes of standard normal noise {extents}, seed {settings.seed}; there is no data set")
+    return Calibration(noise, f"{CASES} volumes of standard normal noise {extents}, seed {seed}; there is no data set")
 
 
 def _from_cases(dataset_dir: Path | None, store_dir: Path | None, fold: int, shape: tuple[int, ...]) -> Calibration:
     from unet3d.brats import dataset, folds, preprocessing, sample_data
 
-    store = preprocessing.Store(store_dir or preprocessing.default_store(dataset_dir))
+    folder = store_dir if dataset_dir is None else store_dir or preprocessing.default_store(dataset_dir)
+    assert folder is not None, "one of the two is set"
+    store = preprocessing.Store(folder)
     if dataset_dir is None or store.is_mlperf:
         everything = store.names()
     else:

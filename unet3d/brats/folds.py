@@ -8,7 +8,7 @@ training cases of BraTS 2019, as MLPerf's reference ships it; other data sets ar
 from collections.abc import Iterable
 from pathlib import Path
 
-from unet3d import places
+from unet3d import files, places
 from unet3d.errors import UserError
 
 FOLDS = 5
@@ -52,7 +52,8 @@ def split(names: Iterable[str]) -> list[list[str]]:
 def write(names: Iterable[str], folder: str | Path = places.FOLDS) -> None:
     """Writes `fold{0..4}_validation.txt`, one name a line: how the files in `folds/` were made."""
     for fold, held_out in enumerate(split(names)):
-        _file(Path(folder), fold).write_text("".join(f"{name}\n" for name in held_out))
+        with files.whole_file(_file(Path(folder), fold)) as partial:
+            partial.write_text("".join(f"{name}\n" for name in held_out), encoding="utf-8")
 
 
 def _file(folder: Path, fold: int) -> Path:

@@ -43,8 +43,9 @@ def score(prediction: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
 
 def summarise(scores: Sequence[dict[str, float | None]]) -> Summary:
     """Means of `score`'s results. Undefined values are left out, as nnU-Net's nanmean does."""
-    defined = {region: [s[region] for s in scores if s[region] is not None] for region in REGIONS}
+    defined = {region: [value for case in scores if (value := case[region]) is not None] for region in REGIONS}
     means = {region: float(np.mean(values)) if values else None for region, values in defined.items()}
-    total = None if None in means.values() else float(np.mean(list(means.values())))
+    known = [mean for mean in means.values() if mean is not None]
+    total = float(np.mean(known)) if len(known) == len(means) else None
     undefined = {region: len(scores) - len(values) for region, values in defined.items()}
     return Summary(means, total, undefined, len(scores))

@@ -4,14 +4,12 @@ nnU-Net's BraTS task renumbers the classes so that they are consecutive; the net
 follow that: 1 edema, 2 necrotic core and non-enhancing tumour, 3 enhancing tumour.
 """
 
-import contextlib
 import gzip
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from unet3d import files
 from unet3d.errors import UserError
 from unet3d.workload import BRATS_TO_NNUNET, NNUNET_TO_BRATS
 
@@ -35,8 +33,8 @@ def _renumber(labels: np.ndarray, numbers: dict[int, int]) -> np.ndarray:
             renumbered[mask] = new
             known |= mask
     if not known.all():
-        found = ", ".join(f"{value:g}" for value in np.unique(labels[~known])[:5])
-        raise UserError(f"unexpected label {found}; allowed are {', '.join(map(str, numbers))}")
+        unexpected = ", ".join(f"{value:g}" for value in np.unique(labels[~known])[:5])
+        raise UserError(f"unexpected label {unexpected}; allowed are {', '.join(map(str, numbers))}")
     return renumbered
 
 
@@ -78,23 +76,15 @@ def save(path: str | Path, labels: np.ndarray, properties: dict) -> None:
     image.SetDirection(properties["itk_direction"])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # ITK chooses the format by the name's ending, so the temporary name keeps it.
-        descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=".nii.gz")
-        os.close(descriptor)
-        try:
-            SimpleITK.WriteImage(image, partial)
+        with files.whole_file(path) as partial:
+            SimpleITK.WriteImage(image, str(partial))
             _check_whole(partial, labels.size)
-            os.chmod(partial, 0o644)
-            os.replace(partial, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(partial)
     except (OSError, EOFError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or "writing failed, is the disk full?"
         raise UserError(f"{path}: cannot be written ({reason}); free some space or name another folder") from None
 
 
-def _check_whole(path: str, voxels: int) -> None:
+def _check_whole(path: Path, voxels: int) -> None:
     """ITK says nothing when the disk is full while it compresses; gzip's checksum and the length do."""
     held = 0
     with gzip.open(path) as stream:

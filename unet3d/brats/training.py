@@ -1,17 +1,15 @@
 """Train the sample weights: a narrow network of MLPerf's architecture on generated cases, packed like MLPerf's.
 
-`python -m unet3d.brats.training samples/fold_1.zip --work-dir DIR --device cuda` takes four minutes on an H100, hours on two cores
-of a CPU. The training cases are made from a seed of their own, so every case of the sample data that users get is held
-out. Cases, patches and initial weights come from the seed alone; the weights after training differ a little between
+`python -m unet3d.brats.training samples/fold_1.zip --work-dir DIR --device cuda` takes four minutes on an H100, hours on
+two cores of a CPU. The training cases are made from a seed of their own, so every case of the sample data that users get
+is held out. Cases, patches and initial weights come from the seed alone; the weights after training differ a little between
 devices and versions of PyTorch, which round differently.
 """
 
 import argparse
 import io
-import os
 import pickle
 import sys
-import tempfile
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -24,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from unet3d import files
 from unet3d.brats.weights import unpack
 from unet3d.errors import BenchmarkError, UserError
 from unet3d.network import reference
@@ -158,8 +157,6 @@ def train(
 
 def load_examples(dataset_dir: Path, store_dir: Path, names: list[str]) -> list[Example]:
     """Preprocess the cases `names` and load them with their labels, cropped and padded as the volumes were."""
-    import nibabel
-
     from unet3d.brats import preprocessing, segmentations
     from unet3d.brats.dataset import find_cases
 
@@ -169,7 +166,7 @@ def load_examples(dataset_dir: Path, store_dir: Path, names: list[str]) -> list[
     examples = []
     for name in names:
         volume = store.load(name)
-        truth = segmentations.from_brats(np.asarray(nibabel.load(truths[name]).dataobj).transpose(2, 1, 0))
+        truth = segmentations.read(truths[name])
         labels = truth[tuple(slice(a, b) for a, b in volume.properties["crop_bbox"])]
         labels = preprocessing.pad(labels[None], volume.array.shape[1:])[0]
         if not np.array_equal(preprocessing.restore(labels, volume.properties), truth):
@@ -203,20 +200,17 @@ def pack(path: Path, plans: dict, state_dict: dict[str, Tensor], losses: list[fl
     )
     checkpoint = io.BytesIO()
     torch.save(saved, checkpoint)
-    files = {
+    contents = {
         "plans.pkl": pickle.dumps(plans, 4),
         f"fold_{fold}/{unpack.CHECKPOINT}": checkpoint.getvalue(),
         f"fold_{fold}/{unpack.CHECKPOINT}.pkl": pickle.dumps(info, 4),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, data in files.items():
-                member = zipfile.ZipInfo(f"{unpack.MODEL_FOLDER}/{name}", (2020, 1, 1, 0, 0, 0))
-                member.external_attr = 0o100644 << 16
-                archive.writestr(member, data, zipfile.ZIP_DEFLATED)
-        os.fchmod(file.fileno(), 0o644)
-    os.replace(file.name, path)
+    with files.whole_file(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in contents.items():
+            member = zipfile.ZipInfo(f"{unpack.MODEL_FOLDER}/{name}", (2020, 1, 1, 0, 0, 0))
+            member.external_attr = 0o100644 << 16
+            archive.writestr(member, data, zipfile.ZIP_DEFLATED)
 
 
 def main(arguments: list[str] | None = None) -> int:

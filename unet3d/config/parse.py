@@ -9,7 +9,6 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from unet3d.config.kinds import show
 from unet3d.config.settings import SETTINGS, Setting
 
 
@@ -85,8 +84,3 @@ def _unknown(word: str, known: list[str]) -> str:
     close = difflib.get_close_matches(flag, known, n=1)
     hint = f"did you mean {close[0]}?" if close else "see --help for the list"
     return f"{flag}: unknown flag; {hint}"
-
-
-def shown(given: Mapping[str, Given]) -> dict[str, str]:
-    """The settings as text, for banner and results."""
-    return {name: show(item.value) for name, item in given.items()}

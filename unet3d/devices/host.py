@@ -160,14 +160,18 @@ def git_state(folder: Path) -> tuple[str | None, bool]:
         return os.environ.get("GIT_COMMIT") or None, False
 
 
+def frequency_governor() -> str | None:
+    """The kernel's policy for the CPU's clock; None where it has none, as in many virtual machines."""
+    with contextlib.suppress(OSError):
+        return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text(encoding="utf-8").strip()
+    return None
+
+
 def hardware() -> dict[str, Any]:
     """CPU, cores, caches' owner, memory, operating system, and the states that make times unsteady."""
     import psutil
 
     flags = cpu_flags()
-    governor = None
-    with contextlib.suppress(OSError):
-        governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text(encoding="utf-8").strip()
     nodes = [path.name for path in Path("/sys/devices/system/node").glob("node[0-9]*")]
     return {
         "cpu": cpu_model(),
@@ -176,7 +180,7 @@ def hardware() -> dict[str, Any]:
         "usable_cores": usable_cores(),
         "numa_nodes": len(nodes) or 1,
         "instructions": sorted(flag for flag in flags if flag.startswith(("avx2", "avx512", "amx", "avx_vnni"))),
-        "frequency_governor": governor,
+        "frequency_governor": frequency_governor(),
         "memory_bytes": psutil.virtual_memory().total,
         "kernel": platform.release(),
         "system": _system_name(),

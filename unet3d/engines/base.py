@@ -41,7 +41,7 @@ Output = TypeVar("Output")
 
 
 @dataclass(frozen=True)
-class Asked:
+class EngineSettings:
     """What the user has asked of an engine, before any machine is looked at; None where it was left open."""
 
     engine: str
@@ -72,9 +72,9 @@ class Request:
     calibration_source: str = "none"
     profile: bool = False  # `operators` will be asked for
 
-    def asked(self) -> Asked:
+    def asked(self) -> EngineSettings:
         """The part of it that needs no machine."""
-        return Asked(self.engine, self.precision, self.jit, self.ipex, self.device.platform())
+        return EngineSettings(self.engine, self.precision, self.jit, self.ipex, self.device.platform())
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Engine(ABC, Generic[Staged, Output]):
         self.warnings: list[tuple[str, str]] = []  # (name, what happened and the remedy)
 
     @classmethod
-    def refuse_settings(cls, asked: Asked) -> list[str]:
+    def refuse_settings(cls, asked: EngineSettings) -> list[str]:
         """One line for each reason why no machine can run these settings, each with its remedy; imports nothing heavy."""
         reasons = []
         if asked.precision is not None and asked.precision not in cls.precisions:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
+
+from unet3d.files import whole_folder
 
 if TYPE_CHECKING:
     import torch
@@ -51,15 +50,6 @@ def get_or_make(folder: Path, ingredients: Iterable[str], make: Callable[[Path],
     if final.is_dir():
         return final, True
     final.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=final.parent))
-    try:
+    with whole_folder(final) as draft:
         make(draft)
-        draft.chmod(0o755)
-        try:
-            os.replace(draft, final)
-        except OSError:
-            if not final.is_dir():
-                raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return final, False

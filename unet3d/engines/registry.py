@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from unet3d.engines.base import Asked, Engine, Request
+from unet3d.engines.base import Engine, EngineSettings, Request
 from unet3d.errors import UserErrors
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def engine_class(name: str) -> type[AnyEngine]:
     return cast("type[AnyEngine]", getattr(importlib.import_module(entry.module), entry.class_name))
 
 
-def refuse_settings(asked: Asked) -> list[str]:
+def refuse_settings(asked: EngineSettings) -> list[str]:
     """Why the engine that was asked for can run these settings on no machine, a line each; see `Engine.refuse_settings`."""
     return engine_class(asked.engine).refuse_settings(asked)
 

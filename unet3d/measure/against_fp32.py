@@ -6,13 +6,13 @@ before without a word (for example pytorch issue 163539). A run whose logits are
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from unet3d.config.precisions import PRECISIONS
 from unet3d.errors import MismatchError
+from unet3d.results.facts import Agreement
 
 if TYPE_CHECKING:
     import torch
@@ -20,20 +20,6 @@ if TYPE_CHECKING:
     from unet3d.engines.base import Engine
 
 SHAPE = (1, 4, 64, 64, 64)
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far the logits are from fp32, and the share of voxels with the same label."""
-
-    shape: tuple[int, ...]
-    relative_error: float
-    label_agreement: float
-    limit: float
-    finite: bool
-
-    def as_dict(self) -> dict:
-        return asdict(self)
 
 
 def compare(logits: np.ndarray, reference: np.ndarray, precision: str) -> Agreement:
@@ -44,7 +30,7 @@ def compare(logits: np.ndarray, reference: np.ndarray, precision: str) -> Agreem
     return Agreement(logits.shape, error, same, PRECISIONS[precision].error_limit, finite)
 
 
-def against_fp32(engine: Engine, reference: torch.nn.Module, seed: int) -> Agreement:
+def check(engine: Engine, reference: torch.nn.Module, seed: int) -> Agreement:
     """Run the engine and nnU-Net's fp32 form on the same small random volume.
 
     Raises:

@@ -9,9 +9,8 @@ MLPerf's Offline scenario.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from time import perf_counter
 
 import numpy as np
 
@@ -50,17 +49,21 @@ class Statistics:
     throughput: float
     throughput_with_overhead: float
     latency_with_overhead: float
-    extra: dict = field(default_factory=dict)
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """Percentile by the nearest-rank rule: a value that was really measured.
+def percentiles(rows: np.ndarray, share: float) -> np.ndarray:
+    """Percentile of each row [n, count] by the nearest-rank rule: a value that was really measured; `share` in percent.
 
     LoadGen takes one rank higher where share · count is whole, 10 calls' p90 being their longest one there.
     """
-    ordered = sorted(values)
-    rank = max(1, int(np.ceil(share / 100 * len(ordered))))
-    return float(ordered[rank - 1])
+    index = max(1, int(np.ceil(share / 100 * rows.shape[1]))) - 1
+    chosen: np.ndarray = np.partition(rows, index, axis=1)[:, index]
+    return chosen
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Percentile of at least one value by the rule of `percentiles`."""
+    return float(percentiles(np.asarray(values, float)[None], share)[0])
 
 
 def summarise(samples: Sequence[Sample], streams: int = 1) -> Statistics:
@@ -104,13 +107,6 @@ def summarise(samples: Sequence[Sample], streams: int = 1) -> Statistics:
         throughput_with_overhead=volumes / busy_with_overhead,
         latency_with_overhead=1e3 * float(np.mean(total)),
     )
-
-
-def timed(call: Callable[..., object], *arguments: object) -> tuple[object, float]:
-    """The call's result and its seconds."""
-    start = perf_counter()
-    result = call(*arguments)
-    return result, perf_counter() - start
 
 
 @dataclass

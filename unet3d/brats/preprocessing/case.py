@@ -105,16 +105,17 @@ def _check_voxels(kind: str, file: Path, held: int) -> None:
     """
     import nibabel
     from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
+    from nibabel.spatialimages import HeaderDataError, SpatialImage
 
     try:
         image = nibabel.load(file)
+        if not isinstance(image, SpatialImage):
+            raise ValueError("it holds no volume")
         needed = int(np.prod(image.shape)) * image.get_data_dtype().itemsize
         if needed > held:
             raise ValueError(f"{needed} bytes of voxels are announced, the file holds {held}")
-        bad = 0
-        if image.get_data_dtype().kind == "f":
-            bad = np.count_nonzero(~np.isfinite(np.asarray(image.dataobj)))
+        is_float = image.get_data_dtype().kind == "f"
+        bad = int(np.count_nonzero(~np.isfinite(np.asarray(image.dataobj)))) if is_float else 0
     except (ImageFileError, HeaderDataError, ValueError, TypeError, OverflowError, OSError, EOFError) as error:
         reason = " ".join(str(error).replace(str(file), "the file").split())
         raise UserError(f"{kind} is not a NIfTI file that can be read ({reason}): {file}") from None

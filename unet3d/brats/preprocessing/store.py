@@ -4,12 +4,9 @@ A .npz of this store holds the cropped volume and a JSON text: preprocessing ver
 cheap and done on loading. No pickle is written, and those of MLPerf are read through an allow-list.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 import tempfile
-import time
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -17,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from unet3d import files
 from unet3d.brats.dataset import MODALITIES, Case
 from unet3d.brats.preprocessing.volume import PADDED_SHAPE, Volume, pad, plain_properties
 from unet3d.errors import UserError
@@ -24,7 +22,6 @@ from unet3d.errors import UserError
 # Raised whenever a change alters what preprocessing gives for the same files.
 VERSION = 1
 MLPERF_LIST = "preprocessed_files.pkl"
-STALE_AFTER_S = 3600
 # What numpy and zipfile raise for a damaged .npz; MemoryError where its header announces more than any memory.
 BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
@@ -81,17 +78,8 @@ class Store:
         """Stores a cropped volume; a reader finds all of it or nothing. Raises UserError when that is impossible."""
         about = json.dumps({"version": VERSION, "sources": sources, "properties": volume.properties})
         try:
-            descriptor, partial = tempfile.mkstemp(dir=self.folder, prefix=".partial-", suffix=".tmp")
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    np.savez(file, array=volume.array, about=np.array(about))
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.chmod(partial, 0o644)
-                os.replace(partial, self._file(case.name))
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(partial)
+            with files.whole_file(self._file(case.name)) as partial:
+                np.savez(partial, array=volume.array, about=np.array(about))
         except OSError as error:
             raise self._unwritable(error) from None
 
@@ -106,11 +94,7 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
-            for leftover in self.folder.glob(".partial-*"):
-                # Younger ones may belong to a run that is under way; another run may remove it first.
-                with contextlib.suppress(FileNotFoundError):
-                    if time.time() - leftover.stat().st_mtime > STALE_AFTER_S:
-                        leftover.unlink()
+            files.remove_leftovers(self.folder)
         except OSError as error:
             raise self._unwritable(error) from None
 
@@ -130,10 +114,13 @@ class Store:
         if not file.is_file():
             raise UserError(f"{name} is not in {self.folder}, which was made by MLPerf's preprocessing")
         try:
-            array, properties = safe_pickle.load(file)
-            properties = plain_properties(properties)
-            if array.ndim != 4 or len(array) != len(MODALITIES) or array.dtype.kind != "f":
+            content = safe_pickle.load(file)
+            if not isinstance(content, (list, tuple)):
+                raise TypeError
+            array, properties = content
+            if not isinstance(array, np.ndarray) or array.ndim != 4 or len(array) != len(MODALITIES) or array.dtype.kind != "f":
                 raise ValueError
+            properties = plain_properties(properties)
         except (TypeError, ValueError, KeyError, AttributeError, IndexError):
             raise UserError(f"{file} is not [volume, properties] as MLPerf's preprocessing writes it") from None
         volume = Volume(np.ascontiguousarray(array, np.float32), properties)

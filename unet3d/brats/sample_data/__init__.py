@@ -6,15 +6,13 @@ Dice measured on it says nothing about BraTS.
 """
 
 import json
-import os
-import shutil
-import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from unet3d import files
+from unet3d.brats.dataset import GRADES
 from unet3d.errors import UserError
 from unet3d.workload import MODALITIES
 
@@ -26,7 +24,6 @@ DEFAULT_CASES = 10
 DEFAULT_SEED = 2019
 # Left-posterior-superior axes, 1 mm: what BraTS' own files have (-239 is the last voxel of 240 along y).
 AFFINE = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]])
-STALE_AFTER_S = 3600
 DESCRIPTION = (
     "SYNTHETIC sample data in the layout of BraTS 2019. No patient: the anatomy is the MNI152 average brain "
     "(ICBM 2009a, as shipped with nilearn) bent and scaled at random; tumours, contrasts, bias fields and noise "
@@ -80,13 +77,13 @@ def make(
     from unet3d.brats import workers
 
     folder = Path(folder)
-    size = tuple(int(n) for n in size)
     if cases < 1 or cases > 999:
         raise UserError(f"number of sample cases is {cases}; allowed is 1 to 999")
     if len(size) != 3 or min(size) < 24:
         raise UserError(f"size of sample cases is {size}; allowed are three numbers of at least 24")
-    wanted = [SampleCase(folder, number, seed, size) for number in range(1, cases + 1)]
-    _claim(folder, seed, size)
+    x, y, z = (int(voxels) for voxels in size)
+    wanted = [SampleCase(folder, number, seed, (x, y, z)) for number in range(1, cases + 1)]
+    _claim(folder, seed, (x, y, z))
     missing = [case for case in wanted if not case.path.is_dir()]
     for _ in workers.run(_make_case, missing, processes, "Making sample data"):
         pass
@@ -108,25 +105,20 @@ def _claim(folder: Path, seed: int, size: tuple[int, int, int]) -> None:
     file = folder / DATASET_FILE
     if file.exists():
         try:
-            found = json.loads(file.read_text())
+            present = json.loads(file.read_text())
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {file}: {error}; remove the folder or name another one") from None
-        if found != identity:
-            kept = {key: found.get(key) for key in ("generator_version", "seed", "size")}
-            asked = {key: identity[key] for key in kept}
-            raise UserError(f"{folder} holds other sample data ({kept}, asked for {asked}); remove it or name another")
-    elif any((folder / grade).exists() for grade in ("HGG", "LGG")):
+        if present != identity:
+            there = {key: present.get(key) for key in ("generator_version", "seed", "size")}
+            asked = {key: identity[key] for key in there}
+            raise UserError(f"{folder} holds other sample data ({there}, asked for {asked}); remove it or name another")
+    elif any((folder / grade).exists() for grade in GRADES):
         raise UserError(f"{folder} holds a data set that is not sample data (no {DATASET_FILE}); name another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".partial-*"):
-            if time.time() - leftover.stat().st_mtime > STALE_AFTER_S:
-                shutil.rmtree(leftover, ignore_errors=True)
-        with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".partial-", delete=False) as partial:
-            json.dump(identity, partial, indent=2)
-            partial.write("\n")
-        os.chmod(partial.name, 0o644)
-        os.replace(partial.name, file)
+        files.remove_leftovers(folder)
+        with files.whole_file(file) as partial:
+            partial.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write sample data to {folder}: {error.strerror}; name another folder") from None
 
@@ -145,26 +137,17 @@ def _make_case(case: SampleCase) -> None:
     images = {modality: make_modality(rng, modality, brain, tumour) for modality in MODALITIES}
     images["seg"] = tumour.labels
 
-    partial = Path(tempfile.mkdtemp(dir=case.folder, prefix=f".partial-{case.name}-"))
     try:
-        for kind, box in images.items():
-            image = nibabel.Nifti1Image(_place(box, case.size), AFFINE)
-            image.set_qform(AFFINE, code=1)
-            image.set_sform(AFFINE, code=1)
-            image.header.set_xyzt_units("mm")
-            nibabel.save(image, partial / f"{case.name}_{kind}.nii.gz")
-        partial.chmod(0o755)
-        case.path.parent.mkdir(exist_ok=True)
-        try:
-            partial.rename(case.path)
-        except OSError:
-            # Another run of the same seed was first: its case is the same.
-            if not case.path.is_dir():
-                raise
+        # Where another run of the same seed is first, its case is the same.
+        with files.whole_folder(case.path, drafts=case.folder) as partial:
+            for kind, box in images.items():
+                image = nibabel.Nifti1Image(_place(box, case.size), AFFINE)
+                image.set_qform(AFFINE, code=1)
+                image.set_sform(AFFINE, code=1)
+                image.header.set_xyzt_units("mm")
+                nibabel.save(image, partial / f"{case.name}_{kind}.nii.gz")
     except OSError as error:
         raise UserError(f"cannot write {case.path}: {error.strerror}; free some space or name another folder") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _place(box: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:

@@ -33,7 +33,8 @@ def template() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     from nilearn import datasets
 
     loaders = (datasets.load_mni152_template, datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)
-    return tuple(np.asarray(load(resolution=1).dataobj, dtype=np.float32) for load in loaders)
+    t1, grey, white = (np.asarray(load(resolution=1).dataobj, dtype=np.float32) for load in loaders)
+    return t1, grey, white
 
 
 def box_axes(size: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -42,11 +43,9 @@ def box_axes(size: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, np.nda
     A smaller `size` means a smaller picture of the same brain: a voxel then stands for several mm of it.
     """
     mm_per_voxel = max(full / n for full, n in zip(FULL_SIZE, size, strict=True))
-    axes = []
-    for n, box in zip(size, BRAIN_BOX, strict=True):
-        count = min(n, round(box / mm_per_voxel))
-        axes.append((np.arange(count) - (count - 1) / 2) * mm_per_voxel)
-    return tuple(axes)
+    counts = [min(n, round(box / mm_per_voxel)) for n, box in zip(size, BRAIN_BOX, strict=True)]
+    x, y, z = ((np.arange(count) - (count - 1) / 2) * mm_per_voxel for count in counts)
+    return x, y, z
 
 
 def smooth_noise(rng: np.random.Generator, axes, wavelength: float) -> np.ndarray:

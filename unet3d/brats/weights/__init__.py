@@ -76,22 +76,22 @@ def load(source: str | Path, fold: int = 1) -> Weights:
 
 
 def _plans(files: dict[str, bytes], path: Path, names: dict[str, str]) -> dict:
-    found = {}
+    by_file = {}
     if "info" in files:
         info = safe_pickle.loads(files["info"], f"{path}: {names['info']}")
         if not isinstance(info, dict) or not isinstance(info.get("plans"), dict):
             raise UserError(f"{path}: {names['info']} holds no plans; get a fresh copy of the model.")
-        found["info"] = info["plans"]
+        by_file["info"] = info["plans"]
     if "plans" in files:
-        found["plans"] = safe_pickle.loads(files["plans"], f"{path}: {names['plans']}")
-    if not found:
+        by_file["plans"] = safe_pickle.loads(files["plans"], f"{path}: {names['plans']}")
+    if not by_file:
         raise UserError(f"{path}: neither plans.pkl nor {names['checkpoint']}.pkl is there; get a fresh copy of the model.")
-    shapes = {key: architecture(plans, f"{path}: {names[key]}") for key, plans in found.items()}
+    shapes = {key: architecture(plans, f"{path}: {names[key]}") for key, plans in by_file.items()}
     if len(set(shapes.values())) > 1:
         raise UserError(
             f"{path}: {names['plans']} and {names['info']} describe different networks; both must come from the same training."
         )
-    return next(iter(found.values()))
+    return next(iter(by_file.values()))
 
 
 def _kind(path: Path, root: Path, names: dict[str, str], files: dict[str, bytes]) -> str:

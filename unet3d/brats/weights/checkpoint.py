@@ -45,9 +45,9 @@ def read(data: bytes, name: str) -> "dict[str, Tensor]":
     state_dict = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state_dict, dict) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
         raise UserError(f"{name}: holds no 'state_dict' of tensors; a checkpoint of nnU-Net's trainer is needed.")
-    found = {}
+    parameters = {}
     for key, value in state_dict.items():
         if not torch.isfinite(value).all():
             raise UserError(f"{name}: {key} holds NaN or infinite values; get a fresh copy of the checkpoint.")
-        found[key.removeprefix("module.")] = value.float() if value.is_floating_point() else value
-    return found
+        parameters[key.removeprefix("module.")] = value.float() if value.is_floating_point() else value
+    return parameters

@@ -12,11 +12,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypedDict, Unpack
 from urllib.parse import urlsplit
 
 from unet3d.brats.weights import OFFICIAL_URL
 from unet3d.brats.weights.unpack import ORIGIN, file_sha256, open_archive, read_json, record_path, unpack, write_json
 from unet3d.errors import UserError
+from unet3d.files import move_into_place
 
 ARCHIVE = "fold_1.zip"
 UNPACKED = "fold_1"
@@ -44,22 +46,23 @@ def _url() -> str:
 
 def _open(request: urllib.request.Request, seconds: float) -> http.client.HTTPResponse:
     """urlopen that gives up in time: looking a name up knows no timeout of its own, so it is left behind in a thread."""
-    answer: dict[str, object] = {}
+    responses: list[http.client.HTTPResponse] = []
+    errors: list[Exception] = []
 
     def ask() -> None:
         try:
-            answer["response"] = urllib.request.urlopen(request, timeout=seconds)
+            responses.append(urllib.request.urlopen(request, timeout=seconds))
         except Exception as error:  # noqa: BLE001 - raised below, in the thread that asked
-            answer["error"] = error
+            errors.append(error)
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(seconds + 1)
-    if "error" in answer:
-        raise answer["error"]
-    if "response" not in answer:
+    if errors:
+        raise errors[0]
+    if not responses:
         raise TimeoutError("no answer in time")
-    return answer["response"]
+    return responses[0]
 
 
 def _why(error: Exception) -> str:
@@ -69,8 +72,8 @@ def _why(error: Exception) -> str:
 
 def _md5(headers: http.client.HTTPMessage) -> str | None:
     """The MD5 that Zenodo states for a file, as the ETag "md5:…"."""
-    found = re.fullmatch(r'"?md5:([0-9a-f]{32})"?', headers.get("ETag", "").strip())
-    return found[1] if found else None
+    stated = re.fullmatch(r'"?md5:([0-9a-f]{32})"?', headers.get("ETag", "").strip())
+    return stated[1] if stated else None
 
 
 def _transfer(url: str, part: Path, seconds: float, progress: bool) -> str | None:
@@ -101,13 +104,15 @@ def _transfer(url: str, part: Path, seconds: float, progress: bool) -> str | Non
         raise (_Cut if have else Unreachable)(_why(error)) from None
     with response:
         resumed = response.status == 206
-        start = re.match(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-        if resumed and (not start or int(start[1]) != have):
-            part.unlink(missing_ok=True)
-            raise _Cut("the server sent another range than asked for")
-        have = have if resumed else 0
-        length = response.headers.get("Content-Length", "")
-        total = int(start[2]) if resumed else int(length) if length.isdigit() else None
+        if resumed:
+            start = re.match(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+            if not start or int(start[1]) != have:
+                part.unlink(missing_ok=True)
+                raise _Cut("the server sent another range than asked for")
+            total: int | None = int(start[2])
+        else:
+            have, length = 0, response.headers.get("Content-Length", "")
+            total = int(length) if length.isdigit() else None
         _room(part, total, have)
         etag = response.headers.get("ETag", "")
         write_json(state_path, {"url": url, "etag": "" if etag.startswith("W/") else etag})
@@ -202,7 +207,7 @@ def fetch(
             record_path(archive),
             {"url": url, "sha256": digest, "bytes": size, "fetched": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
         )
-        os.replace(part, archive)
+        move_into_place(part, archive)
         part.with_name(part.name + ".json").unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
@@ -211,10 +216,10 @@ def fetch(
     return archive
 
 
-def _compare(path: Path, found: str, expected: str | None, whence: str) -> None:
-    if expected and found != expected:
+def _compare(path: Path, actual: str, expected: str | None, whence: str) -> None:
+    if expected and actual != expected:
         raise UserError(
-            f"{path}: checksum {found} differs from {expected} {whence}; delete {path.name} and its .json "
+            f"{path}: checksum {actual} differs from {expected} {whence}; delete {path.name} and its .json "
             "and fetch again, or check WEIGHTS_URL."
         )
 
@@ -225,20 +230,29 @@ def _check_archive(path: Path) -> None:
             raise UserError(f"{path}: its member {damaged} is damaged; fetch it again.")
 
 
-def fetch_and_unpack(folder: str | Path, **options: object) -> Path:
+class Options(TypedDict, total=False):
+    """How `fetch` deals with the network; see there."""
+
+    seconds: float
+    attempts: int
+    pause: float
+    progress: bool | None
+
+
+def fetch_and_unpack(folder: str | Path, **options: Unpack[Options]) -> Path:
     """Fetch the archive and unpack it to `folder`/fold_1 unless that is done; returns the unpacked folder.
 
     Options and errors are those of `fetch`, and those of `unpack.unpack`.
     """
     archive = fetch(folder, **options)
-    record = read_json(record_path(archive))
+    record = read_json(record_path(archive)) or {}
     unpacked = archive.parent / UNPACKED
     if (read_json(unpacked / ORIGIN) or {}).get("sha256") != record["sha256"]:
         unpack(archive, unpacked, {"url": record["url"], "sha256": record["sha256"]})
     return unpacked
 
 
-def fetch_or_explain(folder: str | Path, say: Callable[[str], None] = print, **options: object) -> Path | None:
+def fetch_or_explain(folder: str | Path, say: Callable[[str], None] = print, **options: Unpack[Options]) -> Path | None:
     """`fetch_and_unpack`, or one line through `say` and None when the host cannot be reached.
 
     Raises UserError when what arrived is wrong: an unsafe archive or a checksum that differs is no matter of the network.

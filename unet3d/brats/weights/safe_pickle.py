@@ -44,24 +44,26 @@ def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
 
 def _range(*bounds: int) -> range:
     """A range of ten letters would fill any memory as a list."""
-    found = range(*bounds)
-    if abs(found.stop - found.start) > MOST_OF_A_RANGE:
-        raise pickle.UnpicklingError(f"a range over {found.stop - found.start} numbers, at most {MOST_OF_A_RANGE} are allowed")
-    return found
+    numbers = range(*bounds)
+    if abs(numbers.stop - numbers.start) > MOST_OF_A_RANGE:
+        raise pickle.UnpicklingError(
+            f"a range over {numbers.stop - numbers.start} numbers, at most {MOST_OF_A_RANGE} are allowed"
+        )
+    return numbers
 
 
 def numpy_globals() -> dict[str, object]:
     """Names under which numpy 1 and numpy 2 pickle arrays, scalars and dtypes -> what they stand for here."""
     from numpy._core import multiarray, numeric
 
-    found: dict[str, object] = {"numpy.ndarray": np.ndarray, "numpy.dtype": np.dtype}
+    allowed: dict[str, object] = {"numpy.ndarray": np.ndarray, "numpy.dtype": np.dtype}
     for core in ("numpy.core", "numpy._core"):
-        found[f"{core}.multiarray._reconstruct"] = multiarray._reconstruct
-        found[f"{core}.multiarray.scalar"] = multiarray.scalar
-        found[f"{core}.numeric._frombuffer"] = numeric._frombuffer
-    found |= {f"numpy.{kind.__name__}": kind for kind in (*NUMBERS, np.str_, np.bytes_)}
-    found |= {"numpy.bool_": np.bool_, "numpy.bool": np.bool_}
-    return found
+        allowed[f"{core}.multiarray._reconstruct"] = multiarray._reconstruct
+        allowed[f"{core}.multiarray.scalar"] = multiarray.scalar
+        allowed[f"{core}.numeric._frombuffer"] = numeric._frombuffer  # type: ignore[attr-defined]
+    allowed |= {f"numpy.{kind.__name__}": kind for kind in (*NUMBERS, np.str_, np.bytes_)}
+    allowed |= {"numpy.bool_": np.bool_, "numpy.bool": np.bool_}
+    return allowed
 
 
 def allowed_globals() -> dict[str, object]:

@@ -2,16 +2,15 @@
 
 import contextlib
 import json
-import os
 import shutil
 import stat
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
+from unet3d import files
 from unet3d.errors import UserError
 
 CHECKPOINT = "model_final_checkpoint.model"
@@ -38,10 +37,8 @@ def record_path(archive: Path) -> Path:
 
 def write_json(path: Path, content: dict) -> None:
     """Write a small record atomically."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
-    os.replace(file.name, path)
+    with files.whole_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict | None:
@@ -75,7 +72,7 @@ def _checked(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
     total = sum(member.file_size for member in members)
     if total > MAX_BYTES:
         raise UserError(f"{path}: would unpack to {total} bytes, at most {MAX_BYTES} are allowed; it is no model archive.")
-    files, seen = [], set()
+    plain_files, seen = [], set()
     for member in members:
         name = member.orig_filename  # zipfile itself cuts `filename` at a NUL and turns backslashes
         parts = PurePosixPath(name).parts
@@ -88,8 +85,8 @@ def _checked(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
             if parts in seen:
                 raise UserError(f"{path}: refused, its member {name!r} is there twice.")
             seen.add(parts)
-            files.append(member)
-    return files
+            plain_files.append(member)
+    return plain_files
 
 
 def unpack(archive_path: Path, folder: Path, origin: dict | None = None) -> Path:
@@ -100,31 +97,24 @@ def unpack(archive_path: Path, folder: Path, origin: dict | None = None) -> Path
     """
     archive_path, folder = Path(archive_path), Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        with open_archive(archive_path) as (archive, members):
-            digests = {}
-            for member in members:
-                target = temporary.joinpath(*PurePosixPath(member.filename).parts)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(member) as source, open(target, "xb") as file:
-                    shutil.copyfileobj(source, file, 2**20)
-                digests[member.filename] = file_sha256(target)
-            write_json(temporary / ORIGIN, {**(origin or {}), "files": digests})
-            temporary.chmod(0o755)
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    # The archive's block is the outer one: it gives all errors, those of the folder too, a line that says what to do.
+    with open_archive(archive_path) as (archive, members), files.whole_folder(folder, replace=True) as partial:
+        digests = {}
+        for member in members:
+            target = partial.joinpath(*PurePosixPath(member.filename).parts)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(member) as source, open(target, "xb") as file:
+                shutil.copyfileobj(source, file, 2**20)
+            digests[member.filename] = file_sha256(target)
+        write_json(partial / ORIGIN, {**(origin or {}), "files": digests})
     return folder
 
 
-def _choose(found: list[PurePosixPath], fold: int, where: Path, folds: set[str]) -> PurePosixPath:
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UserError(f"{where}: holds {len(found)} models with a fold_{fold}; name the folder of one of them.")
+def _choose(checkpoints: list[PurePosixPath], fold: int, where: Path, folds: set[str]) -> PurePosixPath:
+    if len(checkpoints) == 1:
+        return checkpoints[0]
+    if checkpoints:
+        raise UserError(f"{where}: holds {len(checkpoints)} models with a fold_{fold}; name the folder of one of them.")
     others = f"; it has {', '.join(sorted(folds))}" if folds else ""
     raise UserError(f"{where}: holds no fold_{fold}/{CHECKPOINT}{others}; give a fold_{fold}.zip or its unpacked folder.")
 

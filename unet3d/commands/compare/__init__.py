@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from unet3d.commands.arguments import OneLineParser
 from unet3d.errors import UserError
 
 DESCRIPTION = """\
@@ -14,18 +15,13 @@ EPILOG = """\
 exit code: 0; 1 with --fail-if-slower when a side's throughput is lower by more than that, beyond noise; 2 for bad input"""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise UserError(f"compare: {message}; see ./run_model.sh compare --help")
-
-
 def main(argv: Sequence[str]) -> int:
     """Compare the runs that `argv` names and print the table; returns the exit code, see EPILOG.
 
     Raises:
         UserError: for results that cannot be read, or that must not be compared.
     """
-    parser = _Parser(
+    parser = OneLineParser(
         prog="./run_model.sh compare",
         description=DESCRIPTION,
         epilog=EPILOG,

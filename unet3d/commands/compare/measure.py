@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
-from unet3d.commands.compare import bootstrap
-from unet3d.commands.compare.bootstrap import CONFIDENCE, DRAWS, FEWEST, Ratio
-from unet3d.commands.compare.runs import Side
+from unet3d.brats.regions import REGIONS
+from unet3d.commands.compare.runs import METRICS, Side
+from unet3d.results import bootstrap
+from unet3d.results.bootstrap import DRAWS, FEWEST, Ratio
+from unet3d.results.schema import Results
+from unet3d.results.timing import percentiles
 
 SEED = 20190
+PERCENTILES = {"p50": 50, "p90": 90}
 
 
 def ratios(base: Side, other: Side) -> dict[str, Ratio]:
@@ -19,84 +20,91 @@ def ratios(base: Side, other: Side) -> dict[str, Ratio]:
 
     A side with several runs stands for their mean, and whole runs are drawn before their calls.
     """
-    metrics = ("throughput", "throughput_with_overhead", "mean", "p50", "p90")
+    values = {metric: other.value(metric) / base.value(metric) for metric in METRICS}
     if not (base.enough and other.enough):
-        return {metric: Ratio(other.value(metric) / base.value(metric), None, None) for metric in metrics}
+        return {metric: Ratio(value, None, None) for metric, value in values.items()}
     rng = np.random.default_rng(SEED)
-    found = {}
-    for metric in metrics:
-        drawn = [_side(side, metric, rng) for side in (base, other)]
+    sure = {}
+    for metric, value in values.items():
+        base_draws, other_draws = (_draws_of_side(side, metric, rng) for side in (base, other))
         independent = min(_independent(side, metric) for side in (base, other))
-        found[metric] = bootstrap.ratio(other.value(metric) / base.value(metric), *drawn, independent)
-    return found
+        sure[metric] = bootstrap.ratio_of_sides(value, base_draws, other_draws, independent)
+    return sure
 
 
-def _side(side: Side, metric: str, rng: np.random.Generator) -> np.ndarray:
-    each = np.stack([_run(doc, metric, rng) for doc in side.docs])
+def _draws_of_side(side: Side, metric: str, rng: np.random.Generator) -> np.ndarray:
+    """The side's figure for each draw [DRAWS]."""
+    each = np.stack([_draws_of_run(doc, metric, rng) for doc in side.docs])
     if len(each) == 1:
-        return each[0]
-    return np.take_along_axis(each, rng.integers(0, len(each), each.shape), axis=0).mean(axis=0)
+        alone: np.ndarray = each[0]
+        return alone
+    means: np.ndarray = np.take_along_axis(each, rng.integers(0, len(each), each.shape), axis=0).mean(axis=0)
+    return means
 
 
-def _run(doc: Mapping[str, Any], metric: str, rng: np.random.Generator) -> np.ndarray:
-    """The run's figure for each draw."""
-    series = _series(doc, metric)
-    drawn = [bootstrap.draw(one, rng, DRAWS) for one in series]
+def _draws_of_run(doc: Results, metric: str, rng: np.random.Generator) -> np.ndarray:
+    """The run's figure for each draw [DRAWS]."""
+    by_rank = [bootstrap.draw_blocks(samples, rng, DRAWS) for samples in series(doc, metric)]
+    drawn: np.ndarray
     if metric.startswith("throughput"):
         # Ranks start together; all volumes are done when the slowest rank is.
-        return sum(doc["samples"]["volumes"]) / np.max([one.sum(axis=1) for one in drawn], axis=0)
-    together = np.concatenate(drawn, axis=1)
-    if metric == "mean":
-        return together.mean(axis=1)
-    share = {"p50": 0.5, "p90": 0.9}[metric]
-    rank = max(1, int(np.ceil(share * together.shape[1])))
-    return np.partition(together, rank - 1, axis=1)[:, rank - 1]
+        drawn = sum(doc["samples"]["volumes"]) / np.max([samples.sum(axis=1) for samples in by_rank], axis=0)
+        return drawn
+    together = np.concatenate(by_rank, axis=1)
+    drawn = together.mean(axis=1) if metric == "mean" else percentiles(together, PERCENTILES[metric])
+    return drawn
 
 
 def _independent(side: Side, metric: str) -> float:
     """How many independent samples a side has: its runs, where it has several, otherwise its blocks of calls."""
     if len(side.docs) > 1:
         return float(len(side.docs))
-    return min(len(one) / bootstrap.block_length(one) for one in _series(side.docs[0], metric))
+    return min(len(samples) / bootstrap.block_length(samples) for samples in series(side.docs[0], metric))
 
 
-def _series(doc: Mapping[str, Any], metric: str) -> list[np.ndarray]:
-    """Of each rank the samples, in the order of time, from which the figure is made.
+def series(doc: Results, metric: str) -> list[np.ndarray]:
+    """Of each rank the samples, in the order of time, from which a figure of METRICS is made.
 
-    For latencies they are the latencies. For throughput they are the parts whose sum is the measured time: with one
-    call in flight each call's time, with several the time between one call's end and the next one's.
+    For latencies they are the latencies, in ms. For throughput they are the parts whose sum is the measured time, in
+    seconds: with one call in flight each call's time, with several the time between one call's end and the next one's.
     """
-    samples = {name: np.asarray(doc["samples"][name], float) for name in ("start_s", "latency_ms", "stage_ms", "post_ms")}
-    ranks = np.asarray(doc["samples"]["rank"])
-    latency, start = samples["latency_ms"] / 1e3, samples["start_s"]
-    begin, end = start, start + latency
+    samples = doc["samples"]
+    latency_ms, start = np.asarray(samples["latency_ms"], float), np.asarray(samples["start_s"], float)
+    ranks = np.asarray(samples["rank"])
+    begin, end = start, start + latency_ms / 1e3
     if metric == "throughput_with_overhead":
-        begin, end = start - samples["stage_ms"] / 1e3, end + samples["post_ms"] / 1e3
-    found = []
+        begin = start - np.asarray(samples["stage_ms"], float) / 1e3
+        end = end + np.asarray(samples["post_ms"], float) / 1e3
+    by_rank = []
     for rank in np.unique(ranks):
         own = np.flatnonzero(ranks == rank)
         own = own[np.argsort(start[own], kind="stable")]
         if not metric.startswith("throughput"):
-            found.append(samples["latency_ms"][own])
+            by_rank.append(latency_ms[own])
         elif int(doc["settings"]["requested"]["streams"]) == 1:
-            found.append((end - begin)[own])
+            by_rank.append((end - begin)[own])
         else:
             ends = np.sort(end[own])
-            found.append(np.diff(ends, prepend=begin[own].min()))
-    return found
+            by_rank.append(np.diff(ends, prepend=begin[own].min()))
+    return by_rank
 
 
 def dice(base: Side, other: Side) -> dict[str, tuple[float, float, float]]:
     """Mean difference of Dice, other - base, of each region with its interval, over the cases that both sides scored."""
-    found = {}
-    one, two = ((side.docs[0]["accuracy"] or {}).get("cases", {}) for side in (base, other))
+    before, after = (_scores(side) for side in (base, other))
     rng = np.random.default_rng(SEED)
-    for region in ("WT", "TC", "ET"):
-        pairs = [(one[name][region], two[name][region]) for name in one if name in two]
-        known = np.array([after - before for before, after in pairs if before is not None and after is not None])
+    differences = {}
+    for region in REGIONS:
+        pairs = [(before[name][region], after[name][region]) for name in before if name in after]
+        known = np.array([later - earlier for earlier, later in pairs if earlier is not None and later is not None])
         if len(known):
-            found[region] = bootstrap.difference(known, rng)
-    return found
+            differences[region] = bootstrap.mean_of_pairs(known, rng)
+    return differences
+
+
+def _scores(side: Side) -> dict[str, dict[str, float | None]]:
+    accuracy = side.docs[0]["accuracy"]
+    return accuracy["cases"] if accuracy else {}
 
 
 def verdict(ratio: Ratio, more_is_better: bool) -> str:
@@ -112,6 +120,3 @@ def verdict(ratio: Ratio, more_is_better: bool) -> str:
 def interval(ratio: Ratio) -> str:
     """The confidence interval as text."""
     return "-" if ratio.low is None else f"{ratio.low:.3f} to {ratio.high:.3f}"
-
-
-CONFIDENCE_TEXT = f"{CONFIDENCE:.0%}"

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 
-from unet3d.commands.compare import bootstrap
 from unet3d.errors import UserError
+from unet3d.results.bootstrap import FEWEST
+from unet3d.results.schema import Results, Value
 
 METRICS = ("throughput", "throughput_with_overhead", "mean", "p50", "p90")
 SAMPLES = ("latency_ms", "start_s", "stage_ms", "post_ms", "rank", "volumes")
@@ -23,7 +24,7 @@ class Side:
     """One side: the same thing measured once or in several runs. `docs`: their results.json."""
 
     name: str
-    docs: list[dict[str, Any]]
+    docs: list[Results]
 
     @property
     def calls(self) -> int:
@@ -32,11 +33,16 @@ class Side:
     @property
     def enough(self) -> bool:
         """Whether noise can be told from a difference."""
-        return all(len(doc["samples"]["latency_ms"]) >= bootstrap.FEWEST for doc in self.docs)
+        return all(len(doc["samples"]["latency_ms"]) >= FEWEST for doc in self.docs)
 
     def value(self, metric: str) -> float:
-        """Mean over the runs of a figure of `statistics`."""
-        return float(np.mean([doc["statistics"][metric] for doc in self.docs]))
+        """Mean over the runs of a figure of `statistics`, one of METRICS."""
+        return float(np.mean([figure(doc, metric) for doc in self.docs]))
+
+
+def figure(doc: Results, metric: str) -> float:
+    """A figure of METRICS of a run that measured something."""
+    return cast(Mapping[str, float], doc["statistics"])[metric]
 
 
 def read(argument: str) -> Side:
@@ -59,9 +65,9 @@ def read(argument: str) -> Side:
         file = path / "results.json" if path.is_dir() else path
         doc = report.read(file)
         try:
-            lengths = {len(doc["samples"][name]) for name in SAMPLES}
+            lengths = {len(cast(Mapping[str, list[float]], doc["samples"])[name]) for name in SAMPLES}
             latencies = np.asarray(doc["samples"]["latency_ms"], float)
-            known = all(doc["statistics"][metric] > 0 for metric in METRICS) if len(latencies) else False
+            known = all(figure(doc, metric) > 0 for metric in METRICS) if len(latencies) else False
             identity(doc), facts(doc)
         except (KeyError, TypeError, ValueError, AttributeError):
             raise UserError(f"{file}: is damaged (samples or statistics are not as they were written); run it again") from None
@@ -84,7 +90,7 @@ def read(argument: str) -> Side:
     return side
 
 
-def identity(doc: Mapping[str, Any]) -> dict[str, Any]:
+def identity(doc: Results) -> dict[str, Value]:
     """What is measured, which has to be the same on both sides."""
     weights, data = doc["weights"], doc["data"]
     return {
@@ -101,10 +107,10 @@ def identity(doc: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def different_workload(base: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+def different_workload(base: Results, other: Results) -> list[str]:
     """One text for each part of the workload that differs."""
-    one, two = identity(base), identity(other)
-    return [f"{name}: {one[name]} and {two[name]}" for name in one if one[name] != two[name]]
+    theirs = identity(other)
+    return [f"{name}: {value} and {theirs[name]}" for name, value in identity(base).items() if value != theirs[name]]
 
 
 def not_comparable(base: Side, other: Side) -> list[str]:
@@ -118,17 +124,17 @@ def not_comparable(base: Side, other: Side) -> list[str]:
     return reasons + different_workload(base.docs[0], other.docs[0])
 
 
-def facts(doc: Mapping[str, Any]) -> dict[str, str]:
+def facts(doc: Results) -> dict[str, str]:
     """Everything that a result may depend on, flat, as text."""
-    environment = doc["environment"]
-    sections = {
+    environment, benchmark = doc["environment"], cast(Mapping[str, Value], doc["benchmark"])
+    sections: dict[str, Mapping[str, Value]] = {
         "settings": {name: value for name, value in doc["settings"]["requested"].items() if name not in UNIMPORTANT},
-        "ran": doc["effective"],
+        "ran": cast(Mapping[str, Value], doc["effective"]),
         "machine": environment.get("hardware", {}),
         "software": environment.get("versions", {}),
         "variables": environment.get("variables", {}),
-        "weights": {name: value for name, value in doc["weights"].items() if name != "path"},
-        "benchmark": {name: doc["benchmark"].get(name) for name in ("version", "git_commit", "git_dirty")},
+        "weights": {name: value for name, value in cast(Mapping[str, Value], doc["weights"]).items() if name != "path"},
+        "benchmark": {name: benchmark.get(name) for name in ("version", "git_commit", "git_dirty")},
         "ranks": {"count": max(1, len(doc["ranks"]))},
     }
     flat: dict[str, str] = {}
@@ -137,7 +143,7 @@ def facts(doc: Mapping[str, Any]) -> dict[str, str]:
     return flat
 
 
-def _flatten(prefix: str, value: Any, into: dict[str, str]) -> None:
+def _flatten(prefix: str, value: Value, into: dict[str, str]) -> None:
     if isinstance(value, Mapping):
         for name, item in value.items():
             _flatten(f"{prefix}.{name}", item, into)
@@ -147,22 +153,22 @@ def _flatten(prefix: str, value: Any, into: dict[str, str]) -> None:
         into[prefix] = "none" if value is None else str(value)
 
 
-def _changed(base: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
-    one, two = facts(base), facts(other)
+def _changed(base: Results, other: Results, prefix: str = "") -> list[str]:
+    ours, theirs = facts(base), facts(other)
     return [
-        f"{name}: {one.get(name, '-')} and {two.get(name, '-')}"
-        for name in sorted({*one, *two})
-        if name.startswith(prefix) and one.get(name) != two.get(name)
+        f"{name}: {ours.get(name, '-')} and {theirs.get(name, '-')}"
+        for name in sorted({*ours, *theirs})
+        if name.startswith(prefix) and ours.get(name) != theirs.get(name)
     ]
 
 
 def differing(sides: Sequence[Side]) -> list[tuple[str, list[str]]]:
     """Name, and its value on each side, of every fact that is not the same on all."""
-    found = [[facts(doc) for doc in side.docs] for side in sides]
-    names = {name: None for side in found for each in side for name in each}  # in the order of their sections
+    facts_of_sides = [[facts(doc) for doc in side.docs] for side in sides]
+    names = {name: None for runs in facts_of_sides for run in runs for name in run}  # in the order of their sections
     rows = []
     for name in names:
-        values = [" or ".join(dict.fromkeys(each.get(name, "-") for each in side)) for side in found]
+        values = [" or ".join(dict.fromkeys(run.get(name, "-") for run in runs)) for runs in facts_of_sides]
         if len(set(values)) > 1 or any(" or " in value for value in values):
             rows.append((name, values))
     return rows

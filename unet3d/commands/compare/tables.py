@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 from unet3d.commands.compare import measure, runs
-from unet3d.commands.compare.bootstrap import CONFIDENCE, Ratio
 from unet3d.commands.compare.runs import Side
+from unet3d.results.bootstrap import CONFIDENCE, Ratio
 
 ROWS = (
     ("throughput", "throughput, img/s", True),
@@ -15,6 +16,8 @@ ROWS = (
     ("p90", "latency, p90, ms", False),
     ("throughput_with_overhead", "throughput with overhead, img/s", True),
 )
+# Of a head and rows of cells.
+Table = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
 LONGEST = 60  # characters of a value in a table of differences
 
 
@@ -41,10 +44,13 @@ def render(
 ) -> str:
     """Everything that `compare` prints."""
     table = _markdown if markdown else _plain
-    heading = (lambda text: f"### {text}") if markdown else (lambda text: text)
+
+    def heading(text: str) -> str:
+        return f"### {text}" if markdown else text
+
     names = _short_names([base, *others])
     parts = []
-    for index, (other, found) in enumerate(zip(others, ratios, strict=True), start=1):
+    for index, (other, sure) in enumerate(zip(others, ratios, strict=True), start=1):
         parts.append(heading(f"{names[index]} against {names[0]}"))
         parts += [_strong(f"NOT COMPARABLE: {reason}", markdown) for reason in problems[other.name]]
         rows = [
@@ -52,17 +58,17 @@ def render(
                 text,
                 f"{base.value(metric):.5g}",
                 f"{other.value(metric):.5g}",
-                f"{found[metric].value:.3f}",
-                measure.interval(found[metric]),
-                measure.verdict(found[metric], more),
+                f"{sure[metric].value:.3f}",
+                measure.interval(sure[metric]),
+                measure.verdict(sure[metric], more),
             ]
             for metric, text, more in ROWS
         ]
         rows += [
             [
                 f"Dice {region}",
-                f"{base.docs[0]['accuracy'][region]:.4f}",
-                f"{other.docs[0]['accuracy'][region]:.4f}",
+                _dice(base, region),
+                _dice(other, region),
                 f"{mean:+.4f}",
                 f"{low:+.4f} to {high:+.4f}",
                 "no difference beyond noise" if low <= 0 <= high else "higher" if mean > 0 else "lower",
@@ -77,7 +83,7 @@ def render(
     return "\n\n".join(parts)
 
 
-def _differences(sides: Sequence[Side], names: Sequence[str], table, heading) -> list[str]:
+def _differences(sides: Sequence[Side], names: Sequence[str], table: Table, heading: Callable[[str], str]) -> list[str]:
     rows = [[name, *(_cut(value) for value in values)] for name, values in runs.differing(sides)]
     if not rows:
         return ["Settings, software and machine are the same."]
@@ -106,6 +112,10 @@ def _short_names(sides: Sequence[Side]) -> list[str]:
     if len(set(last)) == len(last) and all(0 < len(name) <= 24 for name in last):
         return last
     return [chr(ord("A") + index) if index < 26 else str(index) for index in range(len(sides))]
+
+
+def _dice(side: Side, region: str) -> str:
+    return f"{cast(Mapping[str, float], side.docs[0]['accuracy'])[region]:.4f}"
 
 
 def _cut(text: str) -> str:

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from unet3d.commands.sweep import conduct, grid, tables
 from unet3d.commands.sweep.conduct import Planned
@@ -14,11 +15,12 @@ from unet3d.commands.sweep.grid import Configuration
 from unet3d.config import kinds, parse
 from unet3d.config.parse import Given
 from unet3d.config.settings import BY_NAME
+from unet3d.config.values import Asked
 from unet3d.devices import host
-from unet3d.engines import registry
-from unet3d.errors import BenchmarkError, UserErrors
+from unet3d.errors import BenchmarkError, UserErrors, messages_of
 from unet3d.files import prepare_folder
-from unet3d.planning import resolve
+from unet3d.planning.plan import ask, make
+from unet3d.planning.refusals import impossible
 
 HELP = """\
 usage: ./run_model.sh --sweep [--grid FILE] [--fresh] [--list] [--time-limit MINUTES] [--prefix COMMAND] [settings]
@@ -84,14 +86,14 @@ def main(argv: Sequence[str]) -> int:
         raise UserErrors(problems)
     planned, left_out = _plan(options, words, given)
     if options.list_only:
-        for one in planned:
-            print(f"{one.name}: {one.command}")
+        for ready in planned:
+            print(f"{ready.name}: {ready.command}")
         for reason, names in tables.by_reason(left_out).items():
             print(f"left out: {names}: {reason}")
         return 0
     if not planned:
         raise UserErrors(["nothing of the grid can run here: " + reason for reason in tables.by_reason(left_out)])
-    folder = given["output_dir"].value / "sweep"
+    folder = cast(Path, given["output_dir"].value) / "sweep"
     prepare_folder(folder, "OUTPUT_DIR")
     again = shlex.join(["./run_model.sh", "--sweep", *(word for word in argv if word.casefold() != "--fresh")])
     return conduct.Sweep(folder, planned, left_out, words, options.prefix, options.time_limit, again).run(options.fresh)
@@ -145,19 +147,18 @@ def _plan(options: Options, words: Sequence[str], given: Mapping[str, Given]) ->
         configurations = grid.read(options.file, given)
         _refuse_impossible(configurations, words)
     else:
-        platform = platforms.select(given["platform"].value)[1]
+        platform = platforms.select(cast(str | None, given["platform"].value))[1]
         nodes = host.hardware()["numa_nodes"]
-        configurations = grid.default(given, platform, given["threads"].value or host.usable_cores(), nodes)
+        configurations = grid.default(given, platform, cast(int | None, given["threads"].value) or host.usable_cores(), nodes)
     planned, left_out = [], []
-    for one in configurations:
+    for configuration in configurations:
         try:
-            able = _able(one, words, options.prefix)
-            if "precision" in one.settings and options.file is None:
+            able = _able(configuration, words, options.prefix)
+            if "precision" in configuration.settings and options.file is None:
                 grid.must_make_sense(able.settings)
             planned.append(able)
         except BenchmarkError as error:
-            reasons = error.messages if isinstance(error, UserErrors) else [str(error)]
-            left_out.append({"name": one.name, "reason": "; ".join(reasons)})
+            left_out.append({"name": configuration.name, "reason": "; ".join(messages_of(error))})
     return planned, left_out
 
 
@@ -168,37 +169,27 @@ def _refuse_impossible(configurations: Sequence[Configuration], words: Sequence[
         UserErrors: with the row of each; without where every row has it, since the settings around the grid are wrong.
     """
     rows: dict[str, list[str]] = {}
-    for one in configurations:
-        given, _ = parse.parse([*words, *one.flags], os.environ)
-        for problem in resolve.impossible(given):
-            rows.setdefault(problem, []).append(one.where)
+    for configuration in configurations:
+        given, _ = parse.parse([*words, *configuration.flags], os.environ)
+        for problem in impossible(Asked.of(given)):
+            rows.setdefault(problem, []).append(configuration.where)
     if rows:
         raise UserErrors(
             [problem if len(where) == len(configurations) > 1 else f"{where[0]}: {problem}" for problem, where in rows.items()]
         )
 
 
-def _able(one: Configuration, words: Sequence[str], prefix: Sequence[str]) -> Planned:
+def _able(configuration: Configuration, words: Sequence[str], prefix: Sequence[str]) -> Planned:
     """The configuration with all its settings.
 
     Raises:
         UserErrors: why it cannot run on this machine.
     """
-    from unet3d.measure import run
-
-    given, problems = parse.parse([*words, *one.flags], os.environ)
-    problems += resolve.impossible(given)
-    if problems:
-        raise UserErrors(problems)
-    settings = resolve.complete(given)
-    request = run.request(settings)
-    reasons = registry.engine_class(request.engine).refuse(request)
-    if reasons:
-        raise UserErrors(reasons)
+    asked = ask([*words, *configuration.flags], os.environ)
     flags = [
         word
-        for name, item in given.items()
-        if item.source != "default" and name != "output_dir"
-        for word in (BY_NAME[name].flag, kinds.show(item.value))
+        for name, value in asked.values().items()
+        if asked.sources[name] != "default" and name != "output_dir"
+        for word in (BY_NAME[name].flag, kinds.show(value))
     ]
-    return Planned(one, settings, shlex.join([*prefix, "./run_model.sh", *flags]))
+    return Planned(configuration, make(asked).settings, shlex.join([*prefix, "./run_model.sh", *flags]))

@@ -13,9 +13,12 @@ from typing import Any
 from unet3d import __version__, places
 from unet3d.commands.sweep import process, resume, tables
 from unet3d.commands.sweep.grid import Configuration
+from unet3d.config.values import Settings
 from unet3d.devices import host
+from unet3d.errors import Stopped
 from unet3d.files import write_atomically
-from unet3d.planning.resolve import STANDARD_SHAPE, Settings
+from unet3d.results.schema import Results
+from unet3d.workload import SHAPE
 
 SCHEMA_VERSION = 1
 
@@ -58,16 +61,14 @@ class Sweep:
         Raises:
             UserError: when weights cannot be read or files cannot be written.
         """
-        from unet3d.cli import Stopped  # which imports this package only when a sweep is asked for
-
-        prints = {one.name: resume.fingerprint(one.settings, self.prefix) for one in self.planned}
+        fingerprints = {planned.name: resume.fingerprint(planned.settings, self.prefix) for planned in self.planned}
         todo = []
-        for one in self.planned:
-            document = None if fresh else resume.earlier(self.folder / one.name, prints[one.name])
-            if document is None:
-                todo.append(one)
+        for planned in self.planned:
+            earlier = None if fresh else resume.earlier(self.folder / planned.name, fingerprints[planned.name])
+            if earlier is None:
+                todo.append(planned)
             else:
-                self._measured(one, document)
+                self._measured(planned, earlier)
         print(
             f"Sweep of {len(self.planned)} configurations into {self.folder}: {len(todo)} to run, "
             f"{len(self.rows)} there already, {len(self.left_out)} left out"
@@ -75,8 +76,8 @@ class Sweep:
         for reason, names in tables.by_reason(self.left_out).items():
             print(f"left out: {names}: {reason}")
         try:
-            for number, one in enumerate(todo, start=1):
-                self._run_one(one, prints[one.name], f"[{number}/{len(todo)}] {one.name}", todo[number - 1 :])
+            for number, planned in enumerate(todo, start=1):
+                self._run_one(planned, fingerprints[planned.name], f"[{number}/{len(todo)}] {planned.name}", todo[number - 1 :])
         except Stopped as stop:
             done = sum(row["status"] == "measured" for row in self.rows.values())
             self._write()
@@ -93,53 +94,53 @@ class Sweep:
         print(f"Results: {self.folder / 'sweep.md'}, sweep.csv, sweep.json")
         return 0 if document["winners"] else 1
 
-    def _run_one(self, one: Planned, now: dict[str, Any], label: str, ahead: Sequence[Planned]) -> None:
+    def _run_one(self, planned: Planned, now: dict[str, Any], label: str, ahead: Sequence[Planned]) -> None:
         remaining = self._remaining(ahead)
         print(f"{label}: running{remaining and f', about {remaining} remain'}", flush=True)
         outcome = process.run(
-            [*self.words, *one.configuration.flags],
-            self.folder / one.name,
+            [*self.words, *planned.configuration.flags],
+            self.folder / planned.name,
             prefix=self.prefix,
             time_limit=self.time_limit,
             tick=lambda seconds: _show(f"{label}: {_time(seconds)}"),
         )
         _clear_line()
-        self.seconds[one.name] = outcome.seconds
-        resume.write_state(self.folder / one.name, now, outcome.seconds)
+        self.seconds[planned.name] = outcome.seconds
+        resume.write_state(self.folder / planned.name, now, outcome.seconds)
         if outcome.document is not None:
-            row = self._measured(one, outcome.document)
+            row = self._measured(planned, outcome.document)
             print(
                 f"{label}: {row['throughput_img_per_s']:.4g} img/s, median latency "
                 f"{tables.milliseconds(row['latency_p50_ms'])} ms ({_time(outcome.seconds)})",
                 flush=True,
             )
         else:
-            self.rows[one.name] = {
-                "name": one.name,
+            self.rows[planned.name] = {
+                "name": planned.name,
                 "status": "failed",
                 "reason": outcome.reason,
-                "settings": dict(one.configuration.settings),
-                "command": one.command,
+                "settings": dict(planned.configuration.settings),
+                "command": planned.command,
             }
             print(f"{label}: failed: {outcome.reason} ({_time(outcome.seconds)})", flush=True)
         self._write()
 
-    def _measured(self, one: Planned, document: dict[str, Any]) -> tables.Row:
+    def _measured(self, planned: Planned, document: Results) -> tables.Row:
         row = {
-            "name": one.name,
+            "name": planned.name,
             "status": "measured",
             "reason": None,
-            "settings": dict(one.configuration.settings),
-            "command": one.command,
-            "results": str(Path(one.name) / "results.json"),
+            "settings": dict(planned.configuration.settings),
+            "command": planned.command,
+            "results": str(Path(planned.name) / "results.json"),
             **tables.figures(document),
         }
-        self.rows[one.name] = row
+        self.rows[planned.name] = row
         return row
 
     def _remaining(self, ahead: Sequence[Planned]) -> str:
         """Time that the configurations ahead will take, by their own earlier runs or the mean of those of this sweep."""
-        earlier = [resume.read_state(self.folder / one.name).get("seconds") for one in ahead]
+        earlier = [resume.read_state(self.folder / planned.name).get("seconds") for planned in ahead]
         known = [*self.seconds.values(), *(seconds for seconds in earlier if seconds)]
         if not known:
             return ""
@@ -149,16 +150,16 @@ class Sweep:
     def _write(self) -> dict[str, Any]:
         """sweep.json, sweep.md and sweep.csv of what there is."""
         rows = [
-            self.rows[one.name]
-            if one.name in self.rows
+            self.rows[planned.name]
+            if planned.name in self.rows
             else {
-                "name": one.name,
+                "name": planned.name,
                 "status": "not run",
                 "reason": "the sweep has not come to it",
-                "command": one.command,
-                "settings": dict(one.configuration.settings),
+                "command": planned.command,
+                "settings": dict(planned.configuration.settings),
             }
-            for one in self.planned
+            for planned in self.planned
         ]
         rows = tables.ranked(rows)
         hardware, versions = host.hardware(), host.versions()
@@ -171,7 +172,7 @@ class Sweep:
             "started": self.started.isoformat(),
             "written": datetime.now(UTC).isoformat(),
             "machine": machine(hardware, versions),
-            "workload": _workload([one.settings for one in self.planned]),
+            "workload": _workload([planned.settings for planned in self.planned]),
             "hardware": hardware,
             "versions": versions,
             "variables": host.variables(),
@@ -204,10 +205,10 @@ def _workload(settings: Sequence[Settings]) -> str:
     """Volumes, batch sizes and calls of the runs, and that they are another workload where they are."""
 
     def every(name: str) -> str:
-        return " or ".join(dict.fromkeys(str(getattr(one, name)) for one in settings))
+        return " or ".join(dict.fromkeys(str(getattr(settings_of_run, name)) for settings_of_run in settings))
 
-    shapes = " or ".join(dict.fromkeys("×".join(map(str, one.volume_shape)) for one in settings))
-    other = any(tuple(one.volume_shape) != STANDARD_SHAPE for one in settings)
+    shapes = " or ".join(dict.fromkeys("×".join(map(str, settings_of_run.volume_shape)) for settings_of_run in settings))
+    other = any(tuple(settings_of_run.volume_shape) != SHAPE for settings_of_run in settings)
     mode = "random volumes" if settings[0].dummy else "a data set's volumes"
     return (
         f"{mode} of {shapes} voxels{' (not this benchmark’s)' if other else ''}, batch {every('batch_size')}, "

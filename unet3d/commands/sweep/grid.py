@@ -60,7 +60,7 @@ def default(given: Mapping[str, Given], platform: str, cores: int, numa_nodes: i
         "streams": tuple(map(str, stream_counts(cores, numa_nodes) if on_cpu else (1, 2))),
     }
     fixed = {name: kinds.show(given[name].value) for name in axes if given[name].source != "default"}
-    found: dict[str, Configuration] = {}
+    configurations: dict[str, Configuration] = {}
     for values in itertools.product(*((fixed[name],) if name in fixed else axes[name] for name in axes)):
         shown = dict(zip(axes, values, strict=True))
         if shown["engine"] != "torch":
@@ -71,8 +71,8 @@ def default(given: Mapping[str, Given], platform: str, cores: int, numa_nodes: i
             del shown["ipex"]
         name = named(shown)
         varied = {key: text for key, text in shown.items() if key not in fixed}
-        found.setdefault(name, Configuration(name, varied, name))
-    return list(found.values())
+        configurations.setdefault(name, Configuration(name, varied, name))
+    return list(configurations.values())
 
 
 def must_make_sense(settings: Settings) -> None:
@@ -111,12 +111,12 @@ def read(path: Path, given: Mapping[str, Given]) -> list[Configuration]:
     for number, raw in _rows(path):
         where = f"{path.name} row {number}"
         settings, name = _settings(raw, where, given, problems)
-        for one in _each(settings, where, problems):
-            key = tuple(sorted(one.items()))
+        for combination in _each(settings, where, problems):
+            key = tuple(sorted(combination.items()))
             if key in seen:
                 problems.append(f"{where}: the same settings as in {seen[key]}; leave one of them out")
             seen.setdefault(key, where)
-            rows.append(Configuration(_unique(name or named(one) or "defaults", names), one, where))
+            rows.append(Configuration(_unique(name or named(combination) or "defaults", names), combination, where))
     if problems:
         raise UserErrors(list(dict.fromkeys(problems)))
     if not rows:
@@ -208,13 +208,13 @@ def _each(settings: Mapping[str, Any], where: str, problems: list[str]) -> Itera
     choices = []
     for name, value in settings.items():
         texts = []
-        for one in value if isinstance(value, list) else [value]:
+        for single in value if isinstance(value, list) else [value]:
             try:
-                if isinstance(one, (dict, list)):
+                if isinstance(single, (dict, list)):
                     raise ValueError(BY_NAME[name].values)
-                texts.append(kinds.show(BY_NAME[name].parse(kinds.show(one))))
+                texts.append(kinds.show(BY_NAME[name].parse(kinds.show(single))))
             except ValueError as allowed:
-                problems.append(f"{where}: {name} {kinds.show(one)!r} is not allowed; use {allowed}")
+                problems.append(f"{where}: {name} {kinds.show(single)!r} is not allowed; use {allowed}")
         choices.append([(name, text) for text in texts])
     for combination in itertools.product(*choices):
         yield dict(combination)

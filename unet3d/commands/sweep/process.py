@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -12,10 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 from unet3d import places
+from unet3d.errors import UserError
 from unet3d.files import move_aside, prepare_folder
+from unet3d.results import report
+from unet3d.results.schema import Results
 
 CONSOLE = "console.log"
 STOP_SECONDS = 60
@@ -27,7 +28,7 @@ class Outcome:
 
     seconds: float
     exit_code: int | None
-    document: dict[str, Any] | None
+    document: Results | None
     reason: str | None
 
 
@@ -76,14 +77,13 @@ def run(
     return Outcome(seconds, process.returncode, None, _reason(process.returncode, folder))
 
 
-def complete_results(folder: Path) -> dict[str, Any] | None:
+def complete_results(folder: Path) -> Results | None:
     """A folder's results.json if it is there, can be read and is of a run that was finished."""
     try:
-        document = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        document = report.read(folder / "results.json")
+    except UserError:
         return None
-    finished = isinstance(document, dict) and document.get("complete") is True and bool(document.get("statistics"))
-    return document if finished else None
+    return document if document.get("complete") is True and document.get("statistics") else None
 
 
 def _wait(process: subprocess.Popen, started: float, time_limit: float | None, tick: Callable[[float], None]) -> bool:

@@ -16,6 +16,7 @@ from unet3d.config import kinds
 from unet3d.devices import host
 from unet3d.files import write_atomically
 from unet3d.planning.resolve import Settings
+from unet3d.results.schema import Results
 
 STATE = "configuration.json"
 CODE = (".py", ".cpp", ".h")
@@ -29,7 +30,7 @@ def fingerprint(settings: Settings, prefix: Sequence[str]) -> dict[str, Any]:
     """
     commit, _ = host.git_state(places.ROOT)
     return {
-        "settings": {name: kinds.show(value) for name, value in settings.values.items() if name != "output_dir"},
+        "settings": {name: kinds.show(value) for name, value in settings.values().items() if name != "output_dir"},
         "prefix": list(prefix),
         "weights_sha256": _weights_sha256(settings.weights, settings.fold),
         "git_commit": commit,
@@ -41,7 +42,7 @@ def fingerprint(settings: Settings, prefix: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def earlier(folder: Path, now: Mapping[str, Any]) -> dict[str, Any] | None:
+def earlier(folder: Path, now: Mapping[str, Any]) -> Results | None:
     """The complete results that a run of the same fingerprint left in the folder, None if it has to run (again)."""
     document = complete_results(folder)
     state = read_state(folder)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
+
+from unet3d.results.schema import Results, Statistics
 
 Row = dict[str, Any]
 
@@ -31,24 +33,22 @@ FIGURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
 )
 
 
-def figures(document: Mapping[str, Any]) -> Row:
-    """The row's figures from a results.json; None where the run has none."""
-    stats, memory, check = document["statistics"], document["memory"], document["check"] or {}
-    accuracy = document["accuracy"] or {}
-    dice, exact = accuracy.get("total"), (accuracy.get("fp32") or {}).get("total")
-    gib = {
-        name: None if memory.get(name) is None else memory[name] / 2**30 for name in ("peak_host_bytes", "peak_device_bytes")
-    }
+def figures(document: Results) -> Row:
+    """The row's figures from the results.json of a run that was finished; None where it has no such figure."""
+    stats, memory = cast(Statistics, document["statistics"]), document["memory"]
+    check, accuracy = document["check"], document["accuracy"]
+    dice = accuracy["total"] if accuracy else None
+    exact = accuracy["fp32"].get("total") if accuracy and "fp32" in accuracy else None
     return {
         "throughput_img_per_s": stats["throughput"],
         "latency_p50_ms": stats["p50"],
         "latency_p90_ms": stats["p90"],
         "latency_p99_ms": stats["p99"],
         "tflop_per_s": stats["tflops"],
-        "peak_host_gib": gib["peak_host_bytes"],
-        "peak_device_gib": gib["peak_device_bytes"],
-        "relative_error": check.get("relative_error"),
-        "label_agreement": check.get("label_agreement"),
+        "peak_host_gib": _gib(memory.get("peak_host_bytes")),
+        "peak_device_gib": _gib(memory.get("peak_device_bytes")),
+        "relative_error": check and check["relative_error"],
+        "label_agreement": check and check["label_agreement"],
         "others_cpu_share": others_cpu_share(document),
         "dice": dice,
         "dice_minus_fp32": None if dice is None or exact is None else dice - exact,
@@ -59,16 +59,21 @@ def figures(document: Mapping[str, Any]) -> Row:
     }
 
 
-def others_cpu_share(document: Mapping[str, Any]) -> float | None:
+def _gib(count: int | None) -> float | None:
+    return None if count is None else count / 2**30
+
+
+def others_cpu_share(document: Results) -> float | None:
     """Share of the machine's CPU time that other processes took while a run of one process was measured.
 
     None where the run has no telemetry of it. Times under more than a few percent are not the machine's.
     """
-    summary = (document.get("telemetry") or {}).get("summary", {})
+    telemetry = document.get("telemetry")
+    summary = telemetry["summary"] if telemetry else {}
     machine, own = summary.get("cpu_utilisation_percent"), summary.get("process_cpu_percent")
     if not machine or not own or document["ranks"]:
         return None
-    cpus = document["environment"]["hardware"]["logical_cpus"]
+    cpus = cast(int, document["environment"]["hardware"]["logical_cpus"])
     return max(0.0, (machine["mean"] - own["mean"] / cpus) / 100)
 
 
@@ -134,9 +139,10 @@ def warned(rows: Sequence[Row]) -> dict[str, str]:
     """Warnings of the runs, each with the configurations that have it."""
     measured = [row for row in rows if row["status"] == "measured"]
     names = dict.fromkeys(warning for row in measured for warning in row["warnings"])
-    found = {warning: [row["name"] for row in measured if warning in row["warnings"]] for warning in names}
+    by_warning = {warning: [row["name"] for row in measured if warning in row["warnings"]] for warning in names}
     return {
-        warning: "all configurations" if len(those) == len(measured) else ", ".join(those) for warning, those in found.items()
+        warning: "all configurations" if len(those) == len(measured) else ", ".join(those)
+        for warning, those in by_warning.items()
     }
 
 

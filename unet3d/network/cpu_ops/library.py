@@ -135,7 +135,7 @@ def _build(folder: Path, library: Path) -> None:
             is_standalone=False,
             verbose=False,
         )
-        os.replace(built or Path(build) / "unet3d_cpu.so", library)
+        files.move_into_place(Path(built or Path(build) / "unet3d_cpu.so"), library)
 
 
 def _register_fakes(torch) -> None:

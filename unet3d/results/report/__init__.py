@@ -1,38 +1,20 @@
-"""`report.html`: a run on one page that needs no network, and `./run_model.sh report` which draws it anew."""
+"""results.json read back, and `report.html` drawn from it: a run on one page that needs no network."""
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from unet3d.errors import UserError
 from unet3d.files import write_atomically
+from unet3d.results.schema import Results
 
 FILE = "report.html"
-DESCRIPTION = f"Draw {FILE} of a finished run anew from its results.json. At the end of a run it is drawn by itself."
 
 
-def main(argv: Sequence[str]) -> int:
-    """Draw the report of the folder that `argv` names; returns 0.
-
-    Raises:
-        UserError: when there is no results.json of this benchmark, or the folder cannot be written to.
-    """
-    parser = argparse.ArgumentParser(prog="./run_model.sh report", description=DESCRIPTION)
-    parser.add_argument("folder", type=Path, help="OUTPUT_DIR of a run, or a results.json")
-    try:
-        given = parser.parse_args(argv)
-    except SystemExit as stop:  # argparse has said what is wrong
-        return int(stop.code or 0)
-    path = given.folder / "results.json" if given.folder.is_dir() else given.folder
-    print(write(read(path), path.parent))
-    return 0
-
-
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> Results:
     """The document of a results.json.
 
     Raises:
@@ -47,27 +29,27 @@ def read(path: Path) -> dict[str, Any]:
     except ValueError:
         raise UserError(f"{path}: is not JSON; name the OUTPUT_DIR of a run") from None
     if not isinstance(doc, dict) or doc.get("schema_version") != SCHEMA_VERSION or "samples" not in doc:
-        found = doc.get("schema_version") if isinstance(doc, dict) else None
+        version = doc.get("schema_version") if isinstance(doc, dict) else None
         raise UserError(
-            f"{path}: is not a results.json of this benchmark (schema_version is {found}, expected "
+            f"{path}: is not a results.json of this benchmark (schema_version is {version}, expected "
             f"{SCHEMA_VERSION}); name the OUTPUT_DIR of a run"
         )
-    return doc
+    return cast(Results, doc)
 
 
-def write(doc: Mapping[str, Any], folder: Path) -> Path:
+def write(doc: Results | Mapping[str, Any], folder: Path) -> Path:
     """Draw the report of a results.json's document into `folder`, which may hold `slices.npz`; returns the file.
 
     Raises:
         UserError: when the folder cannot be written to.
     """
     path = folder / FILE
-    write_atomically(path, page(doc, folder))
+    write_atomically(path, page(cast(Results, doc), folder))
     return path
 
 
-def page(doc: Mapping[str, Any], folder: Path) -> str:
-    """The report as HTML."""
+def page(doc: Results, folder: Path) -> str:
+    """The report as HTML. folder: where `slices.npz` may be."""
     import jinja2
     from markupsafe import Markup
 

@@ -38,7 +38,7 @@ def context(doc: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     doc: `results.json`. folder: where `slices.npz` may be.
     """
     stats = doc["statistics"]
-    found: dict[str, Any] = {
+    page: dict[str, Any] = {
         "doc": doc,
         "variables": VARIABLES,
         "title": _title(doc),
@@ -54,7 +54,7 @@ def context(doc: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "latency": _latency(stats) if stats else [],
         "outlines": OUTLINES,
     }
-    figures = found["figures"]
+    figures = page["figures"]
     if stats:
         figures |= {
             "distribution": charts.latency_distribution(doc),
@@ -71,10 +71,10 @@ def context(doc: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         figures["telemetry"] = charts.telemetry(series, shown)
     if doc["accuracy"]:
         figures["dice"] = charts.dice(doc["accuracy"])
-        found["cases"] = _cases(doc["accuracy"])
-        found["slices"] = _slices(doc["accuracy"], folder)
-        found["regions"] = _regions(doc["accuracy"])
-    return found
+        page["cases"] = _cases(doc["accuracy"])
+        page["slices"] = _slices(doc["accuracy"], folder)
+        page["regions"] = _regions(doc["accuracy"])
+    return page
 
 
 def _ceiling(doc: Mapping[str, Any]) -> tuple[float, str] | None:
@@ -259,27 +259,27 @@ def _cases(accuracy: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def _slices(accuracy: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
-    found = []
-    for one in slices.load(folder, accuracy["cases"]):
-        scores = accuracy["cases"][one.name]
+    shown = []
+    for case in slices.load(folder, accuracy["cases"]):
+        scores = accuracy["cases"][case.name]
         pictures = []
         for modality, outlined in OUTLINED.items():
-            data = slices.picture(one, modality, {region: REGIONS[region] for region in outlined}, OUTLINES)
+            data = slices.picture(case, modality, {region: REGIONS[region] for region in outlined}, OUTLINES)
             pictures.append(
                 {
                     "caption": MODALITY_NAMES[modality],
                     "data": base64.b64encode(data).decode("ascii"),
-                    "alt": f"{MODALITY_NAMES[modality]} slice {one.labels.z} of {one.name}, {' and '.join(outlined)} outlined",
+                    "alt": f"{MODALITY_NAMES[modality]} slice {case.labels.z} of {case.name}, {' and '.join(outlined)} outlined",
                 }
             )
-        place = "Only case" if len(accuracy["cases"]) == 1 else PLACE_NAMES[one.place]
-        found.append(
+        place = "Only case" if len(accuracy["cases"]) == 1 else PLACE_NAMES[case.place]
+        shown.append(
             {
                 "place": place,
-                "name": one.name,
-                "z": one.labels.z,
+                "name": case.name,
+                "z": case.labels.z,
                 "pictures": pictures,
                 "scores": ", ".join(f"{region} {_fraction(scores[region])}" for region in REGIONS),
             }
         )
-    return found
+    return shown

@@ -7,8 +7,6 @@ with the image below the labels, to `slices.npz` in OUTPUT_DIR.
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unet3d import files
 from unet3d.brats.dataset import MODALITIES
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class Slice:
     images: Mapping[str, np.ndarray]
 
 
-def of(predicted: np.ndarray, truth: np.ndarray) -> Labels:
+def of_most_tumour(predicted: np.ndarray, truth: np.ndarray) -> Labels:
     """The axial slice with most tumour in the truth, or in the prediction where the truth has none.
 
     Both are labels [z, y, x] of one shape.
@@ -74,7 +73,10 @@ def choose(scores: Mapping[str, Mapping[str, float | None]]) -> dict[str, str]:
 
 
 def save(
-    folder: Path, scores: Mapping[str, Mapping[str, float | None]], kept: Mapping[str, Labels], cases: Mapping[str, Case]
+    folder: Path,
+    scores: Mapping[str, Mapping[str, float | None]],
+    labels_of_cases: Mapping[str, Labels],
+    cases: Mapping[str, Case],
 ) -> None:
     """Write `slices.npz`, whole or not at all.
 
@@ -86,7 +88,7 @@ def save(
 
     arrays: dict[str, Any] = {}
     for place, name in choose(scores).items():
-        labels = kept[name]
+        labels = labels_of_cases[name]
         arrays |= {
             f"{place}_name": np.array(name),
             f"{place}_z": np.array(labels.z),
@@ -97,15 +99,8 @@ def save(
             path = cases[name].images[MODALITIES.index(modality)]
             image = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))[labels.z]
             arrays[f"{place}_{modality}"] = _grey(image)
-    descriptor, partial = tempfile.mkstemp(dir=folder, prefix=f".{FILE}.", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez_compressed(file, **arrays)
-        os.chmod(partial, 0o644)
-        os.replace(partial, folder / FILE)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(partial)
+    with files.whole_file(folder / FILE) as partial:
+        np.savez_compressed(partial, **arrays)
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
@@ -117,7 +112,7 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 def load(folder: Path, scores: Mapping[str, Any]) -> list[Slice]:
     """The slices in `folder` that belong to these scores; none where the file is absent, damaged or of another run."""
-    found = []
+    shown = []
     damaged = contextlib.suppress(OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile)
     with damaged, np.load(folder / FILE, allow_pickle=False) as content:
         for place in PLACES:
@@ -125,26 +120,26 @@ def load(folder: Path, scores: Mapping[str, Any]) -> list[Slice]:
                 continue
             labels = Labels(int(content[f"{place}_z"]), content[f"{place}_predicted"], content[f"{place}_truth"])
             images = {modality: content[f"{place}_{modality}"] for modality in SHOWN}
-            found.append(Slice(place, str(content[f"{place}_name"]), labels, images))
-    return found if all(one.name in scores for one in found) else []
+            shown.append(Slice(place, str(content[f"{place}_name"]), labels, images))
+    return shown if all(case.name in scores for case in shown) else []
 
 
-def picture(one: Slice, modality: str, regions: Mapping[str, tuple[int, ...]], colours: Mapping[str, str]) -> bytes:
+def picture(case: Slice, modality: str, regions: Mapping[str, tuple[int, ...]], colours: Mapping[str, str]) -> bytes:
     """A WebP of the image, cropped to the head, with regions outlined: the prediction coloured, the truth white, dashed."""
     import io
 
     from matplotlib import patheffects
     from matplotlib.figure import Figure
 
-    rows, columns = _head(next(iter(one.images.values())))
-    image = one.images[modality][rows, columns]
+    rows, columns = _head(next(iter(case.images.values())))
+    image = case.images[modality][rows, columns]
     figure = Figure(figsize=(3.2, 3.2 * image.shape[0] / image.shape[1]), dpi=130, facecolor="black")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="bilinear")
     for region, labels in regions.items():
         for map_, colour, style, width in (
-            (one.labels.predicted, colours[region], "solid", 1.8),
-            (one.labels.truth, "white", "dashed", 1.0),
+            (case.labels.predicted, colours[region], "solid", 1.8),
+            (case.labels.truth, "white", "dashed", 1.0),
         ):
             mask = np.isin(map_[rows, columns], labels)
             if mask.any() and not mask.all():

@@ -1,0 +1,91 @@
+"""Runs of predict.py in fresh processes, kept in folders so that the same command goes on where it was stopped."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.contestants import Contestant
+from unet3d.commands.sweep import process
+from unet3d.errors import BenchmarkError, messages_of
+from unet3d.files import write_atomically
+from unet3d.results.schema import Results
+
+OUTCOME = "outcome.json"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended: its results.json, or the reason why there is none; `seconds` of the whole process."""
+
+    document: Results | None
+    reason: str | None
+    seconds: float = 0.0
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """The exit code of `work`; errors are a line each and exit code 2, a signal ends the run in progress and gives 130."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        return work()
+    except BenchmarkError as error:
+        for message in messages_of(error):
+            print(f"ERROR: {message}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("Stopped; the same command goes on.", file=sys.stderr)
+        return 130
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Ends the run in progress too, whichever signal came and also where a shell's background made SIGINT ignored."""
+    raise KeyboardInterrupt
+
+
+def count(text: str, least: int = 1) -> int:
+    """A whole number of at least `least`, for argparse."""
+    if not text.isdigit() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; use a whole number of at least {least}")
+    return int(text)
+
+
+def make(contestant: Contestant, command: Sequence[str], place: Path, prefix: Sequence[str] = ()) -> Ended:
+    """Run predict.py with these flags, its results in `place`. A failure is kept like a result: going on must not try it
+    again and again.
+
+    Raises:
+        UserError: when the folder cannot be written to.
+    """
+    outcome = process.run(command, place, python=contestant.python, prefix=prefix)
+    write_atomically(
+        place / OUTCOME,
+        json.dumps({"command": list(command), "seconds": outcome.seconds, "reason": outcome.reason}, indent=1) + "\n",
+    )
+    return Ended(outcome.document, outcome.reason, outcome.seconds)
+
+
+def earlier(place: Path, command: Sequence[str]) -> Ended | None:
+    """How an earlier run of the same command ended; None where there was none, or its results are gone."""
+    try:
+        outcome = json.loads((place / OUTCOME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(outcome, dict) or outcome.get("command") != list(command):
+        return None
+    document = None if outcome.get("reason") is not None else process.complete_results(place)
+    if outcome.get("reason") is None and document is None:
+        return None
+    return Ended(document, outcome.get("reason"), outcome.get("seconds", 0.0))
+
+
+def several_commits(commits: Sequence[str], figures: str) -> list[str]:
+    """Lines of a table whose runs are not of one state of the code; `figures`: what should not be used then."""
+    if len(commits) < 2:
+        return []
+    return [f"The runs are of several commits: make them again with `--fresh` before using the {figures}.", ""]
