@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from unet3d.brats.regions import REGIONS
 from unet3d.results.report.theme import ACCENT, INK, MUTED, PANEL, REGION_COLOURS, SECOND, SOFT, canvas, number
+from unet3d.workload import REGIONS
 
 LAYERS_SHOWN = 15
 NAMES = {"WT": "Whole tumour", "TC": "Tumour core", "ET": "Enhancing tumour"}

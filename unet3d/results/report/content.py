@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unet3d.brats.regions import REGIONS
 from unet3d.config import kinds
 from unet3d.config.settings import BY_NAME
 from unet3d.results.report import charts, slices
 from unet3d.results.report.theme import VARIABLES, number
+from unet3d.workload import REGIONS
 
 # Outlines lie on a black image in either scheme.
 OUTLINES = {"WT": "#2ee6c5", "TC": "#ffa040", "ET": "#ff70d8"}
