@@ -222,7 +222,7 @@ def _too_small(asked: Asked) -> list[str]:
             f"memory: BATCH_SIZE={batch_size} with STREAMS={streams} in {precision} needs about "
             f"{needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; lower them or stop other work"
         )
-    folders = [("OUTPUT_DIR", asked.output_dir, RESULTS_BYTES)]
+    folders: list[tuple[str, Path, float]] = [("OUTPUT_DIR", asked.output_dir, RESULTS_BYTES)]
     if asked.dataset_dir is not None:
         folders.append(
             (
@@ -231,12 +231,12 @@ def _too_small(asked: Asked) -> list[str]:
                 CASES * PREPROCESSED_BYTES_A_CASE,
             )
         )
-    for name, folder, needed in folders:
+    for name, folder, size in folders:
         there = next((place for place in (folder, *folder.absolute().parents) if place.is_dir()), Path("/"))
         free = shutil.disk_usage(there).free
-        if free < needed:
+        if free < size:
             lacking.append(
-                f"disk: {name} {folder} needs about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; free some "
+                f"disk: {name} {folder} needs about {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; free some "
                 f"or name another folder with {name}"
             )
         if not os.access(there, os.W_OK):

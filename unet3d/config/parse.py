@@ -30,7 +30,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str, Gi
     flags = _read_flags(argv, problems)
     given: dict[str, Given] = {}
     for setting in SETTINGS:
-        text, source, label = None, "default", ""
+        text: str | None = None
+        source, label = "default", ""
         if setting.name in flags:
             text, source, label = flags[setting.name], "flag", setting.flag
         elif environ.get(setting.variable, "").strip():
@@ -48,7 +49,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str, Gi
 
 def _read_flags(argv: Sequence[str], problems: list[str]) -> dict[str, str]:
     by_flag = {setting.flag: setting for setting in SETTINGS}
-    found: dict[str, str] = {}
+    flags: dict[str, str] = {}
     words = list(argv)
     while words:
         word = words.pop(0)
@@ -61,11 +62,10 @@ def _read_flags(argv: Sequence[str], problems: list[str]) -> dict[str, str]:
             while words and not words[0].startswith("--"):
                 words.pop(0)
             continue
-        if not equals:
-            text = _take_value(setting, words, problems)
-        if text is not None:
-            found[setting.name] = text
-    return found
+        value = text if equals else _take_value(setting, words, problems)
+        if value is not None:
+            flags[setting.name] = value
+    return flags
 
 
 def _take_value(setting: Setting, words: list[str], problems: list[str]) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unet3d.devices import topology
+from unet3d.places import CHECKOUT
 
 PACKAGES = (
     "torch",
@@ -154,6 +155,8 @@ def git_state(folder: Path) -> tuple[str | None, bool]:
             ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=20
         ).stdout.strip()
 
+    if not CHECKOUT:  # an installed package may lie in a folder of somebody else's checkout
+        return os.environ.get("GIT_COMMIT") or None, False
     try:
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.SubprocessError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def predict(engine: Engine, cases: Cases, settings: Settings, group: Group) -> P
             group.working(f"predicting {names[0]}")
             volumes = [cases.store.load(name) for name in names]
             arrays = fill_batch([volume.array for volume in volumes], batch)
-            _, labels = timed_call(engine, lambda arrays=arrays: engine.stage(arrays), engine.labels)
+            _, labels = timed_call(engine, partial(engine.stage, arrays), engine.labels)
             for name, volume, predicted in zip(names, volumes, labels, strict=False):
                 predictions.add(cases.by_name[name], volume.properties, predicted, folder)
                 bar.update()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from unet3d import places
 from unet3d.config.values import Asked, Settings
@@ -58,7 +58,7 @@ def complete(asked: Asked) -> Resolved:
             0,
             f"STREAMS={asked.streams} is more than the {threads} CPU threads; lower STREAMS or raise THREADS",
         )
-    values = asked.values() | {
+    values: dict[str, Any] = asked.values() | {
         "platform": platform,
         "threads": threads,
         "precision": _precision(asked, platform, decisions),

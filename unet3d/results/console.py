@@ -89,7 +89,7 @@ def status(done: int, planned: int, stats: Statistics, accuracy: Dice | None) ->
     """The PERF_STATUS part of a line, in the form that the archived sample's users parse."""
 
     def percent(region: str) -> str:
-        value = accuracy and accuracy.of(region)
+        value = accuracy.of(region) if accuracy else None
         return "n/a" if value is None else f"{100 * value:.4f}%"
 
     return (

@@ -35,7 +35,7 @@ def statistics(record: Record) -> Statistics | None:
 def document(record: Record) -> Document:
     """Everything about the run, as `results.json` holds it (schema_version 1)."""
     settings, stats = record.settings, statistics(record)
-    return plain(
+    doc: Document = plain(
         {
             "schema_version": SCHEMA_VERSION,
             "complete": record.complete,
@@ -79,6 +79,7 @@ def document(record: Record) -> Document:
             "warnings": [asdict(warning) for warning in record.warnings],
         }
     )
+    return doc
 
 
 def _fields(facts: object | None) -> Document:
