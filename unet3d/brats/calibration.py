@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
@@ -22,6 +22,25 @@ CASES = 2
 NOISE_EXTENT = 96
 
 
+class Settings(Protocol):
+    """The settings that decide what calibrates a run; see `unet3d.config.settings`."""
+
+    @property
+    def volume_shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def dataset_dir(self) -> Path | None: ...
+
+    @property
+    def preprocessed_dir(self) -> Path | None: ...
+
+    @property
+    def fold(self) -> int: ...
+
+    @property
+    def seed(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class Calibration:
     """`volumes()` yields float32 [4, z, y, x] one by one; `source` says what they are."""
@@ -30,7 +49,7 @@ class Calibration:
     source: str
 
 
-def choose(settings: Any) -> Calibration:
+def choose(settings: Settings) -> Calibration:
     """The volumes for these settings: cases outside the fold, of the data set, else of the sample data, else noise.
 
     Raises:
