@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unet3d.commands import runnable
 from unet3d.devices import host
-from unet3d.errors import BenchmarkError
+from unet3d.errors import BenchmarkError, messages_of
+from unet3d.planning.plan import plan
 
 IPEX_MISSING = (
     "no interpreter with Intel Extension for PyTorch was given; python3 -m venv .venv-ipex && "
@@ -108,9 +108,9 @@ def why_not(contestant: Contestant, words: Sequence[str], environ: Mapping[str, 
     if contestant.ipex:
         return _without_ipex(contestant.python)
     try:
-        runnable.complete([*words, *contestant.settings], environ)
+        plan([*words, *contestant.settings], environ)
     except BenchmarkError as error:
-        return "; ".join(runnable.reasons(error))
+        return "; ".join(messages_of(error))
     return None
 
 

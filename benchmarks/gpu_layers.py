@@ -23,8 +23,9 @@ from benchmarks import runs
 from unet3d.brats import weights
 from unet3d.commands.arguments import OneLineParser
 from unet3d.config import kinds
-from unet3d.devices import base
-from unet3d.planning.resolve import STANDARD_SHAPE
+from unet3d.devices import registry
+from unet3d.devices.base import Device
+from unet3d.workload import SHAPE
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = OneLineParser(prog="benchmarks/gpu_layers.py", description=str(__doc__).splitlines()[0])
     parser.add_argument("--device", choices=("cuda", "xpu"), help="default: what is there")
-    parser.add_argument("--shape", type=kinds.shape, default=STANDARD_SHAPE)
+    parser.add_argument("--shape", type=kinds.shape, default=SHAPE)
     parser.add_argument("--precisions", type=lambda text: tuple(text.split(",")), default=("fp16", "bf16"))
     return parser.parse_args(argv)
 
@@ -52,8 +53,8 @@ def _time_layers(options: argparse.Namespace) -> int:
     from unet3d.network.inference import InferenceUNet
     from unet3d.network.triton_ops.march import CHANNELS
 
-    kind = options.device or next((kind for kind in ("cuda", "xpu") if base.device_class(kind).is_available()), "cuda")
-    device = base.open_device(kind)
+    kind = options.device or next((kind for kind in ("cuda", "xpu") if registry.device_class(kind).is_available()), "cuda")
+    device = registry.open_device(kind)
     loaded = weights.random_weights()
     network = InferenceUNet.from_reference(reference.build(loaded.plans, loaded.state_dict), native=False)
     extent = list(options.shape)
@@ -93,7 +94,7 @@ def _time_layers(options: argparse.Namespace) -> int:
     return 0
 
 
-def _median(block: Callable[[torch.Tensor], object], x: torch.Tensor, device: base.Device) -> float:
+def _median(block: Callable[[torch.Tensor], object], x: torch.Tensor, device: Device) -> float:
     """Seconds of one call, the median of ROUNDS rounds of CALLS calls that follow each other."""
     import torch
 

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Runs the tests; sets up first where needed. Arguments go to pytest: ./tests/run.sh -k timing
+# Lints (tests/lint.sh) and runs the tests; sets up first where needed. Arguments go to pytest, and nothing is linted then,
+# so that ./tests/run.sh -k timing is quick.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$("$here/setup.sh" --tests --python)
 cd "$here"
+[ $# -gt 0 ] || ./tests/lint.sh
 exec "$python" -m pytest "$@"

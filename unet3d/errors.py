@@ -1,39 +1,55 @@
 """What goes wrong in a way that the user can mend: one line, never a traceback.
 
-Every message says what was wrong, the value that was given, what is allowed and what to do next.
+Every message says what was wrong, the value found, what is allowed and what to do next.
 """
 
 from __future__ import annotations
 
 import signal
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the process returns; scripts and CI rely on these."""
+
+    DONE = 0
+    NOT_ALL = 1  # results are incomplete, cases are bad, or a comparison is past its limit
+    BAD_INPUT = 2
+    MISMATCH = 3  # something else ran than was asked for, or its output is far from fp32
+    OUT_OF_MEMORY = 4
+    RANK_DIED = 5
+    DEFECT = 70  # an error of the benchmark itself
+    PIPE_CLOSED = 128 + signal.SIGPIPE
+    INTERRUPTED = 128 + signal.SIGINT
+    TERMINATED = 128 + signal.SIGTERM
 
 
 class BenchmarkError(Exception):
     """Base of all errors reported in one line; `exit_code` is what the process returns."""
 
-    exit_code = 1
+    exit_code: int = ExitCode.NOT_ALL
 
 
 class UserError(BenchmarkError):
-    """Bad input: settings, files or a combination that cannot be run. Exit code 2."""
+    """Bad input: settings, files or a combination that cannot be run."""
 
-    exit_code = 2
+    exit_code = ExitCode.BAD_INPUT
 
 
 class MismatchError(BenchmarkError):
     """What ran is not what was asked for, or its output disagrees with fp32: no number is reported."""
 
-    exit_code = 3
+    exit_code = ExitCode.MISMATCH
 
 
 class OutOfMemory(BenchmarkError):
-    """The device or the host ran out of memory. Exit code 4."""
+    """The device or the host ran out of memory."""
 
-    exit_code = 4
+    exit_code = ExitCode.OUT_OF_MEMORY
 
 
 class UserErrors(UserError):
-    """Several bad inputs at once, one line each."""
+    """Several bad inputs found in one go, one line each."""
 
     def __init__(self, messages: list[str]):
         self.messages = list(messages)
@@ -46,3 +62,8 @@ class Stopped(BaseException):
     def __init__(self, number: int):
         self.name = signal.Signals(number).name
         self.exit_code = 128 + number
+
+
+def messages_of(error: BenchmarkError) -> list[str]:
+    """The lines of an error, one for each thing that is wrong."""
+    return error.messages if isinstance(error, UserErrors) else [str(error)]

@@ -130,6 +130,14 @@ def _target(path: Path) -> Path:
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
+def cache_folder() -> Path:
+    """Where everything is kept that can be made again: exports, quantised networks, built operators. It need not exist.
+
+    `unet3d` in XDG_CACHE_HOME (https://specifications.freedesktop.org/basedir-spec), by default in ~/.cache.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unet3d"
+
+
 def prepare_folder(folder: Path, variable: str) -> None:
     """Make a folder and see that files can be written to it.
 

@@ -25,22 +25,22 @@ def missing(requirements: Path) -> list[str]:
             continue
         name, wanted = match.groups()
         try:
-            found = importlib.metadata.version(name)
+            version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             problems.append(f"{name} is not installed")
             continue
-        numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
+        numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
         if name == "torch" and numbers < LEAST_TORCH:
-            problems.append(f"torch {found} is older than {'.'.join(map(str, LEAST_TORCH))}")
-        elif name == "nnunet" and found != wanted:
-            problems.append(f"nnunet is {found}, {wanted} is needed")
+            problems.append(f"torch {version} is older than {'.'.join(map(str, LEAST_TORCH))}")
+        elif name == "nnunet" and version != wanted:
+            problems.append(f"nnunet is {version}, {wanted} is needed")
     return problems
 
 
 if __name__ == "__main__":
     if sys.version_info < (3, 11):  # noqa: UP036 - setup.sh asks older interpreters too
         sys.exit("Python 3.11 or newer is needed")
-    found = missing(Path(sys.argv[1]))
-    for problem in found:
-        print(problem)
-    sys.exit(1 if found else 0)
+    lines = missing(Path(sys.argv[1]))
+    for line in lines:
+        print(line)
+    sys.exit(1 if lines else 0)

@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).resolve().parent
 # The checkout; of an installed package the folder that holds it.
 ROOT = PACKAGE.parent
 PREDICT = ROOT / "predict.py"
-CHECKOUT = PREDICT.is_file()
+# Both, since site-packages may hold a predict.py of somebody else's.
+CHECKOUT = PREDICT.is_file() and (ROOT / "folds").is_dir()
 
 
 def _shipped(name: str) -> Path:

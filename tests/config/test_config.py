@@ -3,20 +3,28 @@
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from unet3d.config import kinds, parse, table
 from unet3d.config.settings import BY_NAME, SETTINGS
-from unet3d.planning import resolve
+from unet3d.config.values import Asked, Settings
+from unet3d.planning.refusals import impossible
 
 ROOT = Path(__file__).parents[2]
 
 
 def read(*words, **variables):
     given, problems = parse.parse(words, variables)
-    return {name: item.value for name, item in given.items()}, problems + resolve.impossible(given)
+    return {name: item.value for name, item in given.items()}, problems + impossible(Asked.of(given))
+
+
+def test_typed_settings_are_those_declared():
+    names = {setting.name for setting in SETTINGS}
+    assert {field.name for field in fields(Asked)} == names | {"sources"}
+    assert {field.name for field in fields(Settings)} == names | {"sources", "reasons"}
 
 
 def test_flag_wins_over_variable_wins_over_default():

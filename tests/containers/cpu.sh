@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # Sourced by run.sh: the CPU image, built and run by the commands that README.md and docs/containers.md show.
 
+: "${root:?}"
+
 cpu_image=intel/image-recognition:pytorch-cpu-3dunet-inference
 # Small enough to take about a second a volume; the documented commands run at full size.
 small=(--rm -e "VOLUME_SHAPE=64,64,64" -e WARM_UP=0 -e NUM_ITERATIONS=2)

@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # Sourced by run.sh: the GPU images, built as far as this machine can.
 
+: "${here:?} ${root:?}"
+
 # Everything but the vendor's layers: a base that has PyTorch (Flex, CUDA), or one without it (Max).
 standin_bases() {
     cpu_base

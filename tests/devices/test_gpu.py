@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from unet3d.devices import known_issues, platforms
+from unet3d.devices import known_issues
 from unet3d.devices import xpu as xpu_module
 from unet3d.devices.accelerator import AcceleratorDevice
-from unet3d.devices.cuda import CudaDevice, Nvml
+from unet3d.devices.cuda import CudaDevice
+from unet3d.devices.nvml import Nvml
 from unet3d.devices.xpu import KernelCounter, XpuDevice
 from unet3d.engines.base import Request
 from unet3d.engines.pytorch.engine import CALLS_BEFORE_CAPTURE, TorchEngine
@@ -30,7 +31,7 @@ class FakeRuntime:
     CUDAGraph = XPUGraph = FakeGraph
 
     def __init__(self, **properties):
-        self.found = SimpleNamespace(
+        self.told = SimpleNamespace(
             **{
                 "name": "Fake",
                 "total_memory": 2**30,
@@ -58,7 +59,7 @@ class FakeRuntime:
         return 1
 
     def get_device_properties(self, index):
-        return self.found
+        return self.told
 
 
 @pytest.fixture(params=[CudaDevice, XpuDevice])
@@ -87,9 +88,9 @@ def test_verbs_reach_the_runtime(device):
 
 
 def test_properties_are_the_drivers(device):
-    found = device.properties()
-    assert (found.name, found.memory_bytes) == ("Fake", 2**30)
-    assert (found.architecture, found.compute_units) == {"cuda": ("sm_90", 132), "xpu": ("12.60.7", 448)}[device.kind]
+    told = device.properties()
+    assert (told.name, told.memory_bytes) == ("Fake", 2**30)
+    assert (told.architecture, told.compute_units) == {"cuda": ("sm_90", 132), "xpu": ("12.60.7", 448)}[device.kind]
 
 
 def test_cuda_multiplies_in_full_fp32(device):
@@ -157,8 +158,8 @@ def test_nvml_counts_joules_and_reads_clocks():
 
 
 def test_series_of_an_intel_gpu_and_known_defects():
-    assert platforms.intel_platform("Intel(R) Data Center GPU Max 1550") == "Max"
-    assert platforms.intel_platform("Intel(R) Data Center GPU Flex 170") == "Flex"
+    assert xpu_module.platform_of("Intel(R) Data Center GPU Max 1550") == "Max"
+    assert xpu_module.platform_of("Intel(R) Data Center GPU Flex 170") == "Flex"
     assert [name for name, _ in known_issues.find("cuda", "bf16", "2.8.0+cu128", 91002)] == ["conv3d-bf16-wrong"]
     assert not known_issues.find("cuda", "bf16", "2.11.0+cu130", 91900)
 
@@ -167,6 +168,9 @@ class HostGpu(AcceleratorDevice):
     """A GPU that the engine believes in: its memory and arithmetic are the host's, its graphs replay."""
 
     kind = "cuda"
+    compute_unit_name = "processors"
+    visibility_variable = None
+    telemetry_sources = ()
     fail = None
 
     def __init__(self):
@@ -176,6 +180,33 @@ class HostGpu(AcceleratorDevice):
     fake = FakeRuntime()
     runtime = classmethod(lambda cls: cls.fake)
     torch_device = torch.device("cpu")
+
+    @classmethod
+    def why_unavailable(cls):
+        return ""
+
+    @classmethod
+    def place_name(cls, name):
+        return f"stand-in {name}"
+
+    @classmethod
+    def triton_programs(cls, index):
+        return 4
+
+    def platform(self):
+        return "CUDA"
+
+    def driver(self):
+        return None
+
+    def compute_units(self):
+        return 1
+
+    def architecture(self):
+        return None
+
+    def _open_power_source(self):
+        return None
 
     def pin(self, tensor):
         return tensor

@@ -1,15 +1,14 @@
 """The ONNX Runtime engine against nnU-Net's own module in fp32, on small volumes and a narrow network."""
 
+import making
 import numpy as np
 import pytest
 import torch
 
-from unet3d.config import parse
-from unet3d.devices.base import open_device
+from unet3d.devices.registry import open_device
 from unet3d.engines.base import Request
 from unet3d.engines.registry import create
 from unet3d.errors import UserErrors
-from unet3d.planning import resolve
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install -r requirements-onnxruntime.txt")
 pytest.importorskip("onnx", reason="onnx is not installed: pip install -r requirements-onnxruntime.txt")
@@ -54,8 +53,6 @@ def test_refuses_up_front(tmp_path, settings, reason):
 
 
 def test_its_one_precision_is_the_default_and_others_are_refused_with_the_settings():
-    given, problems = parse.parse(["--engine=onnxruntime", "--platform=CPU"], {})
-    assert not problems + resolve.impossible(given)
-    assert resolve.complete(given).precision == "fp32"
-    given, _ = parse.parse(["--engine=onnxruntime", "--precision=bf16"], {})
-    assert any("use PRECISION=fp32 or ENGINE=openvino" in line for line in resolve.impossible(given))
+    assert making.settings_of(engine="onnxruntime").precision == "fp32"
+    with pytest.raises(UserErrors, match="use PRECISION=fp32 or ENGINE=openvino"):
+        making.asked_of(engine="onnxruntime", precision="bf16")

@@ -1,17 +1,19 @@
 """The OpenVINO engine against nnU-Net's own module in fp32, on small volumes and a narrow network."""
 
 import threading
+from types import SimpleNamespace
 
+import making
 import numpy as np
 import pytest
 import torch
 
 from unet3d.devices import host
-from unet3d.devices.base import open_device
+from unet3d.devices.registry import open_device
 from unet3d.engines.base import Request
 from unet3d.engines.registry import create
 from unet3d.errors import MismatchError, UserErrors
-from unet3d.measure import run
+from unet3d.measure import prepare
 from unet3d.network import reference
 from unet3d.network.plans import random_plans
 
@@ -95,11 +97,9 @@ def test_a_plugin_that_runs_another_precision_is_found_out(network, ask, monkeyp
     engine.load(network)
     engine.compare(volumes())
 
-    class Settings:
-        precision, jit, network, engine, platform, device = "bf16", "none", "fast", "openvino", "CPU", open_device("cpu")
-
+    plan = SimpleNamespace(settings=making.settings_of(precision="bf16", engine="openvino"), device=open_device("cpu"))
     with pytest.raises(MismatchError, match="PRECISION=bf16 was asked for, fp32 ran"):
-        run.must_match(Settings, vars(engine.effective()))
+        prepare.must_match(plan, engine.effective())
 
 
 def test_each_stream_gets_its_own_volumes_logits(network, ask):

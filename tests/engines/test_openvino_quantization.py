@@ -1,14 +1,12 @@
 """INT8: quantisers where they belong, close to fp32, calibrated outside the fold, and its loss measured."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 
 from unet3d import places
 from unet3d.brats import calibration, sample_data
-from unet3d.devices.base import open_device
+from unet3d.devices.registry import open_device
 from unet3d.engines.base import Request
 from unet3d.engines.registry import create
 from unet3d.network import reference
@@ -146,9 +144,8 @@ def test_quantised_network_is_kept_by_its_calibration_volumes(run):
     assert "read export" in again
 
 
-def settings(**changes):
-    given = {"dataset_dir": None, "preprocessed_dir": None, "fold": 1, "seed": 3, "volume_shape": (64, 64, 64)}
-    return SimpleNamespace(**(given | changes))
+def choose(dataset_dir=None, preprocessed_dir=None):
+    return calibration.choose((64, 64, 64), 1, 3, dataset_dir, preprocessed_dir)
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +158,7 @@ def test_calibrates_with_cases_outside_the_fold(data):
     from unet3d.brats import folds
 
     folder, names = data
-    chosen = calibration.choose(settings(dataset_dir=folder))
+    chosen = choose(folder)
     held_out = folds.fold_names(names, 1)
     assert chosen.source.startswith("2 synthetic sample cases outside fold 1: ")
     assert held_out and not any(name in chosen.source for name in held_out)
@@ -173,7 +170,7 @@ def test_calibrates_with_cases_outside_the_fold(data):
 
 def test_without_data_noise_is_used_and_called_so(monkeypatch, tmp_path):
     monkeypatch.setattr(places, "SAMPLE_DATA", tmp_path)
-    chosen = calibration.choose(settings())
+    chosen = choose()
     assert "standard normal noise (64, 64, 64), seed 3; there is no data set" in chosen.source
     first, again = list(chosen.volumes()), list(chosen.volumes())
     np.testing.assert_array_equal(first, again)
@@ -182,4 +179,4 @@ def test_without_data_noise_is_used_and_called_so(monkeypatch, tmp_path):
 
 def test_sample_data_beside_the_program_is_used_in_dummy_mode(monkeypatch, data):
     monkeypatch.setattr(places, "SAMPLE_DATA", data[0])
-    assert "synthetic sample cases outside fold 1" in calibration.choose(settings()).source
+    assert "synthetic sample cases outside fold 1" in choose().source

@@ -1,5 +1,8 @@
 """The torch engine: right in every precision and JIT, and its labels are those of what ran."""
 
+from types import SimpleNamespace
+
+import making
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from unet3d.devices.cpu import CpuDevice
 from unet3d.engines.base import Request
 from unet3d.engines.pytorch.engine import TorchEngine
 from unet3d.errors import MismatchError
-from unet3d.measure import run
+from unet3d.measure import prepare
 from unet3d.network.cpu_ops import library
 
 VOLUME = np.random.default_rng(1).standard_normal((1, 4, 64, 64, 64), dtype=np.float32)
@@ -68,11 +71,9 @@ def test_a_network_that_runs_another_precision_is_found_out(narrow_reference):
     effective = engine.effective()
     assert effective.precision == "fp32"
 
-    class Settings:
-        precision, jit, network, engine, platform, device = "bf16", "none", "fast", "torch", "CPU", CpuDevice()
-
+    plan = SimpleNamespace(settings=making.settings_of(precision="bf16", jit="none"), device=CpuDevice())
     with pytest.raises(MismatchError, match="PRECISION=bf16 was asked for, fp32 ran"):
-        run.must_match(Settings, vars(effective))
+        prepare.must_match(plan, effective)
 
 
 def test_nothing_observed_is_an_error_not_a_guess(narrow_reference):

@@ -32,7 +32,7 @@ def test_hand_made_difference():
 
 
 def test_right_network_passes(engine, narrow_reference):
-    agreement = against_fp32.against_fp32(engine, narrow_reference, seed=0)
+    agreement = against_fp32.check(engine, narrow_reference, seed=0)
     assert 0 < agreement.relative_error < 0.1
     assert agreement.label_agreement > 0.9
 
@@ -43,7 +43,7 @@ def test_wrong_weights_stop_the_run(engine, narrow_reference):
     with torch.no_grad():
         next(module for module in engine._module.modules() if isinstance(module, torch.nn.Conv3d)).weight.neg_()
     with pytest.raises(MismatchError, match="differs from fp32 by .*nothing was timed"):
-        against_fp32.against_fp32(engine, narrow_reference, seed=0)
+        against_fp32.check(engine, narrow_reference, seed=0)
 
 
 def test_nan_stops_the_run(engine, narrow_reference):
@@ -52,4 +52,4 @@ def test_nan_stops_the_run(engine, narrow_reference):
     with torch.no_grad():
         engine._module.head.weight.fill_(float("nan"))
     with pytest.raises(MismatchError, match="NaN or Inf"):
-        against_fp32.against_fp32(engine, narrow_reference, seed=0)
+        against_fp32.check(engine, narrow_reference, seed=0)

@@ -6,8 +6,8 @@ import torch
 
 from unet3d.brats import dataset, preprocessing, sample_data
 from unet3d.measure import int8_loss
-from unet3d.measure.accuracy import Cases, score_case
-from unet3d.results.record import Record
+from unet3d.measure.accuracy import Cases, Predictions
+from unet3d.results.facts import Dice
 
 
 class Silent:
@@ -33,7 +33,9 @@ def test_scores_are_nnunets_own_and_computed_once(narrow_reference, cases, tmp_p
         volume = cases.store.load(name)
         with torch.inference_mode():
             labels = narrow_reference(torch.from_numpy(volume.array[None])).numpy().argmax(axis=1)[0].astype(np.uint8)
-        assert first[name] == score_case(cases.by_name[name], volume.properties, labels)
+        predictions = Predictions()
+        predictions.add(cases.by_name[name], volume.properties, labels, None)
+        assert first[name] == predictions.scores[name]
     again = Silent()
     assert int8_loss.fp32_scores(narrow_reference, cases, tmp_path, again) == first
     assert again.lines == []
@@ -43,9 +45,9 @@ def test_scores_are_nnunets_own_and_computed_once(narrow_reference, cases, tmp_p
 def test_a_loss_of_more_than_one_percent_is_a_warning(narrow_reference, cases, tmp_path, monkeypatch, share, warned):
     fp32 = {name: {"WT": 0.9, "TC": 0.8, "ET": None} for name in cases.names}
     monkeypatch.setattr(int8_loss, "fp32_scores", lambda *_: fp32)
-    record = Record(settings=None)
-    record.accuracy = {"WT": 0.9, "TC": 0.8 * share, "ET": None, "total": 0.85}
-    int8_loss.compare(record, Silent(), narrow_reference, cases, tmp_path)
-    assert record.accuracy["relative_loss_from_fp32"]["TC"] == pytest.approx(1 - share)
-    assert record.accuracy["relative_loss_from_fp32"]["ET"] is None
-    assert [warning.name for warning in record.warnings] == (["int8-accuracy"] if warned else [])
+    dice = Dice({"WT": 0.9, "TC": 0.8 * share, "ET": None}, 0.85, {}, {})
+    loss = int8_loss.compare(dice, narrow_reference, cases, tmp_path, Silent())
+    assert loss.dice.fp32.relative_loss["TC"] == pytest.approx(1 - share)
+    assert loss.dice.fp32.relative_loss["ET"] is None
+    assert loss.dice.of("TC") == dice.of("TC"), "the run's own Dice stays"
+    assert [warning.name for warning in loss.told.warnings] == (["int8-accuracy"] if warned else [])

@@ -4,29 +4,29 @@ import importlib.util
 import json
 import time
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import making
 import numpy as np
 import pytest
 import yaml
 
 from unet3d import cli
 from unet3d.brats import dataset, preprocessing, sample_data
-from unet3d.brats.volumes import RandomVolumes
-from unet3d.config import parse
-from unet3d.devices.cpu import CpuDevice
+from unet3d.brats.volumes import CaseVolumes, RandomVolumes
 from unet3d.errors import UserError
 from unet3d.measure import accuracy
-from unet3d.measure.loadgen import logs
-from unet3d.measure.loadgen import run as loadgen
+from unet3d.measure.loadgen import accuracy as loadgen_accuracy
+from unet3d.measure.loadgen import logs, performance, session
 from unet3d.measure.loadgen.harness import Harness
+from unet3d.measure.prepare import Input
 from unet3d.planning import mlperf
-from unet3d.planning.resolve import Settings
-from unet3d.ranks import Solo
+from unet3d.planning.group import SingleProcess
 from unet3d.results import document
 from unet3d.results.console import Console
-from unet3d.results.record import Record
+from unet3d.results.facts import VolumesFacts
 
 SHAPE = (64, 64, 64)
 TINY = (48, 48, 31)
@@ -57,19 +57,20 @@ class Thresholds:
         return self.logits(output).argmax(axis=1).astype(np.uint8)
 
 
-def record_of(folder, **variables):
-    variables = {name.upper(): value for name, value in variables.items()}
-    given, problems = parse.parse([], {"VOLUME_SHAPE": "64,64,64", "PLATFORM": "CPU", **variables})
-    assert not problems
-    settings = Settings(
-        {name: item.value for name, item in given.items()} | {"output_dir": Path(folder)},
-        {name: item.source for name, item in given.items()},
-    )
-    settings.device = CpuDevice()
-    record = Record(settings, weights={"kind": "random"}, data={"kind": "random"})
-    record.warm_up = {"latency_ms": [5.0], "settled": True}
-    record.tflop_per_volume = 1.0
-    return record
+def settings_of(folder, **variables):
+    return making.settings_of(volume_shape="64,64,64", output_dir=folder, precision="fp32", **variables)
+
+
+def asked_of(settings, cases=None):
+    return mlperf.loadgen_run(settings, len(cases.names) if cases else 1, "random", False)
+
+
+def measure(settings, engine, out, given, cases=None):
+    """LoadGen's performance mode as a run does it: the samples, and what its log says."""
+    asked, samples = asked_of(settings, cases), []
+    given = Input(given, VolumesFacts(kind="random"), cases)
+    folder = performance.measure(asked, settings, engine, given, 0.005, samples.append, out)
+    return samples, performance.read_log(asked, folder, samples, out)
 
 
 @pytest.fixture
@@ -89,19 +90,19 @@ def cases(tmp_path_factory):
 
 def test_defaults_are_those_of_the_last_round_with_this_benchmark(tmp_path):
     standard = {"volume_shape": "224,224,160"}
-    single = mlperf.plan(record_of(tmp_path, scenario="SingleStream", **standard).settings, 67, "mlperf", {})
-    offline = mlperf.plan(record_of(tmp_path, scenario="Offline", **standard).settings, 67, "mlperf", {})
+    single, offline = (
+        mlperf.loadgen_run(making.settings_of(scenario=scenario, **standard), 67, "mlperf", False)
+        for scenario in ("SingleStream", "Offline")
+    )
     assert (single.queries, single.duration_s, single.performance_samples) == (1024, 600, 16)
     assert (offline.queries, offline.duration_s, offline.performance_samples) == (24576, 600, 16)
     assert single.departures == offline.departures == ("random volumes",)
-    whole = record_of(tmp_path, scenario="Offline", **standard)
-    whole.settings.values["dummy"] = False
-    assert mlperf.plan(whole.settings, 67, "mlperf", {"standard_names": True}).departures == ()
+    whole = replace(making.settings_of(scenario="Offline", **standard), dummy=False)
+    assert mlperf.loadgen_run(whole, 67, "mlperf", True).departures == ()
 
 
 def test_shorter_runs_say_what_they_lack(tmp_path):
-    settings = record_of(tmp_path, scenario="SingleStream", num_iterations="7").settings
-    plan = mlperf.plan(settings, 3, "sample", {})
+    plan = mlperf.loadgen_run(settings_of(tmp_path, scenario="SingleStream", num_iterations="7"), 3, "sample", False)
     assert plan.limited and plan.queries == 7
     text = "; ".join(plan.departures)
     for part in (
@@ -113,8 +114,8 @@ def test_shorter_runs_say_what_they_lack(tmp_path):
         "weights: sample",
     ):
         assert part in text
-    longer = mlperf.plan(
-        record_of(tmp_path, scenario="Offline", num_iterations="7", min_duration="30", batch_size="2").settings, 3, "sample", {}
+    longer = mlperf.loadgen_run(
+        settings_of(tmp_path, scenario="Offline", num_iterations="7", min_duration="30", batch_size="2"), 3, "sample", False
     )
     assert (longer.queries, longer.duration_s, longer.limited) == (14, 30, False)
 
@@ -137,10 +138,10 @@ def test_settings_that_no_scenario_runs(words, part, capsys, tmp_path, monkeypat
 
 
 def test_several_processes_are_not_loadgens():
-    value = {"scenario": "Offline", "multi_tile": True, "instances": 2, "nnodes": 1, "devices": None}
-    assert any("MULTI_TILE, INSTANCES with SCENARIO=Offline" in text for text in mlperf.refuse(value))
-    assert mlperf.refuse({**value, "multi_tile": False, "instances": 1}) == mlperf.refuse(
-        {"scenario": "Offline", "multi_tile": False}
+    asked = replace(making.settings_of(), scenario="Offline", multi_tile=True, instances=2)
+    assert any("MULTI_TILE, INSTANCES with SCENARIO=Offline" in text for text in mlperf.refuse_settings(asked))
+    assert mlperf.refuse_settings(replace(asked, multi_tile=False, instances=1)) == mlperf.refuse_settings(
+        replace(asked, multi_tile=False, instances=None)
     )
 
 
@@ -156,17 +157,19 @@ def test_without_the_package_the_pip_line_is_told(capsys, tmp_path, monkeypatch)
 
 @needs_loadgen
 def test_single_stream_latency_is_ours(tmp_path, out):
-    record = record_of(tmp_path, scenario="SingleStream", num_iterations="64", status_prints="4")
+    settings = settings_of(tmp_path, scenario="SingleStream", num_iterations="64", status_prints="4")
     engine = Thresholds(pause=0.03)
-    loadgen.run(record, out, engine, RandomVolumes(1, SHAPE, 0), None)
-    section = record.extra["loadgen"]
-    assert engine.batches == [1] * 64 == [sample.volumes for sample in record.samples]
+    samples, measured = measure(settings, engine, out, RandomVolumes(1, SHAPE, 0))
+    section = measured.section
+    assert engine.batches == [1] * 64 == [sample.volumes for sample in samples]
     assert section["performance"]["verdict"] == "VALID" and section["performance"]["queries"] == 64
     assert abs(section["performance"]["difference"]["p90"]) < 0.02
     assert section["performance"]["latency_ms"]["min"] >= 30
     assert section["valid_for_submission"] is False
-    assert record.warnings[-1].name == "not-valid-for-submission"
+    assert measured.told.warnings[-1].name == "not-valid-for-submission"
     assert (tmp_path / "loadgen" / "performance" / "mlperf_log_summary.txt").stat().st_size
+    record = making.record_of(settings, scenario="SingleStream", loadgen=section, samples=samples)
+    record.figures += measured.told.figures
     record.finish()
     doc = document.write(record, tmp_path)
     assert doc["scenario"] == "SingleStream"
@@ -179,56 +182,58 @@ def test_single_stream_latency_is_ours(tmp_path, out):
 @needs_loadgen
 def test_a_second_run_keeps_the_first_ones_logs(tmp_path, out):
     for _ in range(2):
-        record = record_of(tmp_path, scenario="SingleStream", num_iterations="2")
-        loadgen.run(record, out, Thresholds(), RandomVolumes(1, SHAPE, 0), None)
+        settings = settings_of(tmp_path, scenario="SingleStream", num_iterations="2")
+        measure(settings, Thresholds(), out, RandomVolumes(1, SHAPE, 0))
     assert len(list((tmp_path / "loadgen").glob("performance*/mlperf_log_detail.txt"))) == 2
 
 
 def test_percentile_is_taken_as_loadgen_does():
     """LoadGen's results.cc indexes the sorted latencies with n * 0.9, cut to a whole number."""
     samples = [SimpleNamespace(latency=value / 1e3) for value in range(10, 0, -1)]
-    assert loadgen.own_latency(samples) == {"mean": pytest.approx(5.5), "p90": pytest.approx(10)}
-    assert loadgen.own_latency(samples[:5])["p90"] == pytest.approx(10)
+    assert performance.own_latency(samples) == {"mean": pytest.approx(5.5), "p90": pytest.approx(10)}
+    assert performance.own_latency(samples[:5])["p90"] == pytest.approx(10)
 
 
 @needs_loadgen
 @pytest.mark.parametrize("streams", ["1", "2"])
 def test_offline_sends_every_volume_in_batches(tmp_path, out, cases, streams):
-    record = record_of(tmp_path, scenario="Offline", num_iterations="4", batch_size="3", streams=streams)
+    settings = settings_of(tmp_path, scenario="Offline", num_iterations="4", batch_size="3", streams=streams)
     engine = Thresholds(pause=0.001)
-    loadgen.performance(record, out, engine, None, cases)
+    samples, measured = measure(settings, engine, out, CaseVolumes(cases.store, cases.names, 3), cases)
     assert engine.batches == [3] * 4
-    assert sum(sample.volumes for sample in record.samples) == 12
-    assert {name for sample in record.samples for name in sample.cases} <= set(cases.names)
-    assert {sample.stream for sample in record.samples} <= set(range(int(streams)))
-    assert record.extra["loadgen"]["performance"]["samples_per_second"] > 0
-    assert ("loadgen_samples_per_second", "img/s") in {(key, unit) for key, _, unit in record.figures}
+    assert sum(sample.volumes for sample in samples) == 12
+    assert {name for sample in samples for name in sample.cases} <= set(cases.names)
+    assert {sample.stream for sample in samples} <= set(range(int(streams)))
+    assert measured.section["performance"]["samples_per_second"] > 0
+    assert ("loadgen_samples_per_second", "img/s") in {(key, unit) for key, _, unit in measured.told.figures}
 
 
 @needs_loadgen
 def test_what_the_engine_raises_comes_out_and_ends_the_run(tmp_path, out):
-    record = record_of(tmp_path, scenario="SingleStream", num_iterations="20")
-    engine = Thresholds(fail_at=3)
+    settings, samples = settings_of(tmp_path, scenario="SingleStream", num_iterations="20"), []
+    engine, given = Thresholds(fail_at=3), Input(RandomVolumes(1, SHAPE, 0), VolumesFacts(kind="random"))
     with pytest.raises(MemoryError, match="the engine failed"):
-        loadgen.run(record, out, engine, RandomVolumes(1, SHAPE, 0), None)
-    assert len(record.samples) == 2 and len(engine.batches) == 3
-    assert "loadgen" not in record.extra and not any("loadgen" in key for key, _, _ in record.figures)
+        performance.measure(asked_of(settings), settings, engine, given, 0.005, samples.append, out)
+    assert len(samples) == 2 and len(engine.batches) == 3
 
 
 @needs_loadgen
 @pytest.mark.parametrize("scenario", ["SingleStream", "Offline"])
 def test_dice_of_the_log_scored_as_mlperf_does_is_ours(tmp_path, out, cases, scenario):
-    record = record_of(tmp_path, scenario=scenario, **({"batch_size": "2"} if scenario == "Offline" else {}))
-    found = loadgen.accuracy(record, out, Thresholds(), cases)
-    expected = accuracy.predict_and_score(Thresholds(), cases, record_of(tmp_path), out, Solo())
-    from_log = record.extra["loadgen"]["accuracy"]
-    assert 0.1 < expected["WT"] < 0.99, "a Dice that a wrong score could not hit by chance"
+    settings = settings_of(tmp_path, scenario=scenario, **({"batch_size": "2"} if scenario == "Offline" else {}))
+    predictions, theirs = loadgen_accuracy.predict(asked_of(settings, cases), settings, Thresholds(), cases, out)
+    ours = accuracy.summarise(predictions.scores, cases.names, "random", out)
+    default_loop = accuracy.predict(Thresholds(), cases, settings_of(tmp_path), SingleProcess())
+    expected = accuracy.summarise(default_loop.scores, cases.names, "random", out)
+    compared = loadgen_accuracy.compare(ours, theirs, out)
+    from_log = compared.section["accuracy"]
+    assert 0.1 < expected.of("WT") < 0.99, "a Dice that a wrong score could not hit by chance"
     for region in ("WT", "TC", "ET", "total"):
-        assert found[region] == pytest.approx(expected[region], abs=1e-12)
-        assert from_log[region] == pytest.approx(expected[region], abs=1e-4)
-    assert not record.warnings
-    assert dict((key, value) for key, value, _ in record.figures)["loadgen_accuracy_total"] == pytest.approx(
-        100 * expected["total"], abs=1e-2
+        assert ours.of(region) == pytest.approx(expected.of(region), abs=1e-12)
+        assert from_log[region] == pytest.approx(expected.of(region), abs=1e-4)
+    assert not compared.told.warnings
+    assert {key: value for key, value, _ in compared.told.figures}["loadgen_accuracy_total"] == pytest.approx(
+        100 * expected.of("total"), abs=1e-2
     )
 
 
@@ -303,6 +308,7 @@ def test_logs_that_are_not_whole_give_no_dice(log, cases, harm, tmp_path):
 
 
 def test_too_small_a_disk_is_told_before_the_run(tmp_path, out, cases, monkeypatch):
-    monkeypatch.setattr(loadgen.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(session.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(UserError, match=r"5 cases needs .* GiB, 0.0 GiB are free"):
-        loadgen.accuracy(record_of(tmp_path, scenario="Offline"), out, Thresholds(), cases)
+        settings = settings_of(tmp_path, scenario="Offline")
+        loadgen_accuracy.predict(asked_of(settings, cases), settings, Thresholds(), cases, out)

@@ -12,10 +12,7 @@ import pytest
 
 from unet3d.devices.cpu import CpuDevice
 from unet3d.measure.telemetry import sources, watch, xpu_smi
-from unet3d.ranks import Solo
 from unet3d.results.console import Console
-from unet3d.results.record import Record
-from unet3d.results.timing import Sample
 
 
 def domain(root, number, name, microjoules, largest=1_000_000):
@@ -109,11 +106,7 @@ def test_sampler_reads_beside_the_work_and_once_after_it():
     assert found["sampling_share"] < 0.5
 
 
-def record_of(device=None, **values):
-    settings = SimpleNamespace(telemetry=True, device=device or CpuDevice(), **values)
-    record = Record(settings)
-    record.samples = [Sample(0, 0.1, volumes=2), Sample(0.2, 0.1, volumes=2)]
-    return record
+VOLUMES = 4
 
 
 @pytest.fixture
@@ -128,48 +121,43 @@ def out(lines):
 
 def test_joules_a_volume_only_where_a_counter_was_read(monkeypatch, out, lines):
     monkeypatch.setattr(sources, "available", lambda device: ([Counter()], []))
-    record = record_of()
-    with watch.watching(record, out, Solo()):
+    with watch.watching(CpuDevice(), out) as watched:
         time.sleep(0.05)
-    energy = record.extra["telemetry"]["energy"]
-    figures = {key: value for key, value, _ in record.figures}
+    telemetry, rows = watch.section(watched, VOLUMES)
+    energy, figures = telemetry["energy"], {key: value for key, value, _ in rows}
     assert energy["joules_per_volume"]["RAPL"] == pytest.approx(energy["joules"]["RAPL"] / 4)
     assert figures["energy_per_volume_cpu"] == energy["joules_per_volume"]["RAPL"]
     assert not lines
 
     monkeypatch.setattr(sources, "available", lambda device: ([sources.Host()], ["CPU power (none)", "clocks"]))
-    record = record_of()
-    with watch.watching(record, out, Solo()):
+    with watch.watching(CpuDevice(), out) as watched:
         time.sleep(0.05)
-    assert record.extra["telemetry"]["energy"] is None
-    assert not any("energy" in key for key, _, _ in record.figures)
-    assert record.extra["telemetry"]["absent"] == ["CPU power (none)", "clocks"]
+    telemetry, rows = watch.section(watched, VOLUMES)
+    assert telemetry["energy"] is None
+    assert not any("energy" in key for key, _, _ in rows)
+    assert telemetry["absent"] == ["CPU power (none)", "clocks"]
     assert "".join(lines).count("CPU power (none)") == 1
 
 
 def test_several_ranks_share_one_machine_so_no_rank_claims_its_energy(monkeypatch):
-    record = record_of()
     sampler = watch.Sampler([Counter()], period=10)
     sampler.start()
-    watch.note(record, sampler.stop(), [], ranks=2)
-    assert record.extra["telemetry"]["energy"] is None
+    telemetry, _ = watch.section(watch.Watched(sampler.stop()), VOLUMES, ranks=2)
+    assert telemetry["energy"] is None
 
 
 def test_off_means_nothing_runs(monkeypatch, out):
     monkeypatch.setattr(sources, "available", lambda device: pytest.fail("telemetry is off"))
-    record = record_of()
-    record.settings.telemetry = False
-    with watch.watching(record, out, Solo()):
+    with watch.watching(CpuDevice(), out, enabled=False) as watched:
         pass
-    assert not record.extra and not record.figures
+    assert watch.section(watched, VOLUMES) == (None, [])
 
 
 def test_a_run_that_fails_keeps_what_was_read_and_its_error(monkeypatch, out):
     monkeypatch.setattr(sources, "available", lambda device: ([Counter()], []))
-    record = record_of()
-    with pytest.raises(MemoryError), watch.watching(record, out, Solo()):
+    with pytest.raises(MemoryError), watch.watching(CpuDevice(), out) as watched:
         raise MemoryError
-    assert record.extra["telemetry"]["samples"] == 1
+    assert watched.read["samples"] == 1
 
 
 class Library:
@@ -208,9 +196,7 @@ class Library:
 
 
 def test_nvml_reads_the_gpu_of_the_run_and_leaves_out_what_it_refuses():
-    device = SimpleNamespace(
-        index=1, runtime=lambda: SimpleNamespace(get_device_properties=lambda index: SimpleNamespace(uuid="abc"))
-    )
+    device = SimpleNamespace(uuid=lambda: "abc")
     library = Library("GPU-abc")
     source = sources.Nvml(device, library)
     assert source.read() == {"gpu_temperature_c": 61.0, "gpu_memory_bytes": 3 * 2**30, "gpu_power_w": 412.0}
@@ -260,7 +246,6 @@ def test_this_machine_is_watched_without_asking_for_more(lines, out):
     found, absent = sources.available(CpuDevice())
     assert found[0].name == "host"
     assert len(found) + len(absent) >= 2, "RAPL is either read or missed"
-    record = record_of()
-    with watch.watching(record, out, Solo()):
+    with watch.watching(CpuDevice(), out) as watched:
         sum(os.getpid() for _ in range(100_000))
-    assert record.extra["telemetry"]["summary"]["host_memory_bytes"]["max"] > 0
+    assert watched.read["summary"]["host_memory_bytes"]["max"] > 0

@@ -9,7 +9,7 @@ DEVICE = GPU or "cpu"
 
 from torch.nn import functional  # noqa: E402
 
-from unet3d.network.triton_ops import conv, gemm, march, norm, ops, planes  # noqa: E402, F401
+from unet3d.network.triton_ops import conv, gemm, layout, march, norm, ops, planes  # noqa: E402, F401
 
 SLOPE = 0.01
 # Rounding of the operands is not the kernels' error: references start from the rounded numbers.
@@ -63,7 +63,7 @@ def test_moments_far_from_zero_mean():
 def test_normalises_into_channels_of_a_wider_tensor():
     x = volume(2, 16, 4, 6, 5)
     weight, bias = volume(16, dtype=torch.float32, seed=2), volume(16, dtype=torch.float32, seed=3)
-    wide = norm.new_volume(2, 48, (4, 6, 5), x).fill_(7)
+    wide = layout.new_volume(2, 48, (4, 6, 5), x).fill_(7)
     norm.instance_norm_leaky_relu(x, weight, bias, out=wide[:, 16:32])
     assert relative_error(wide[:, 16:32], normalised(x, weight, bias)) < 1e-3
     assert (wide[:, :16] == 7).all() and (wide[:, 32:] == 7).all()

@@ -1,22 +1,25 @@
 """Places for ranks on machines that are not here, and what pooling and scaling compute, without any rank."""
 
-import copy
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import making
 import pytest
 
 from unet3d.commands import scaling
-from unet3d.config import kinds, parse
-from unet3d.devices import topology
+from unet3d.config import kinds
+from unet3d.devices import registry, topology
+from unet3d.devices.cpu import CpuDevice
 from unet3d.devices.topology import Core
-from unet3d.errors import MismatchError, UserError, UserErrors
+from unet3d.errors import MismatchError, UserErrors
 from unet3d.planning import placement, resolve
 from unet3d.ranks import pool, spool
-from unet3d.results.record import Record, Warning
+from unet3d.results.facts import Bound, PeakMemory, RunWarning, VolumesFacts, WarmUpFacts
+from unet3d.results.record import Record
 from unet3d.results.timing import Sample, summarise
 
 ROOT = Path(__file__).parents[2]
@@ -79,24 +82,12 @@ def settings_of(monkeypatch, cores=None, **variables):
     if cores is not None:
         monkeypatch.setattr(topology, "cores", lambda: list(cores))
         monkeypatch.setattr("unet3d.devices.host.usable_cores", lambda: len(cores))
-    given, problems = parse.parse(
-        [],
-        {
-            "PLATFORM": "CPU",
-            "WEIGHTS": "random",
-            "PRECISION": "fp32",
-            **{name.upper(): str(value) for name, value in variables.items()},
-        },
-    )
-    problems += resolve.impossible(given)
-    if problems:
-        raise UserErrors(problems)
-    return resolve.complete(given)
+    return making.settings_of(**{"precision": "fp32", **variables})
 
 
 def test_multi_tile_on_a_cpu_is_one_rank_a_node_with_its_own_memory(monkeypatch):
     settings = settings_of(monkeypatch, TWO_SOCKETS, multi_tile="True")
-    places = placement.plan(settings)
+    places = placement.places_of_ranks(settings)
     assert [(place.name, place.threads, place.memory_nodes) for place in places] == [
         ("cores 0-7 of NUMA node 0", 8, (0,)),
         ("cores 8-15 of NUMA node 1", 8, (1,)),
@@ -104,10 +95,10 @@ def test_multi_tile_on_a_cpu_is_one_rank_a_node_with_its_own_memory(monkeypatch)
 
 
 def test_instances_share_out_threads_and_cores(monkeypatch):
-    places = placement.plan(settings_of(monkeypatch, TWO_SOCKETS, instances=4, threads=8))
+    places = placement.places_of_ranks(settings_of(monkeypatch, TWO_SOCKETS, instances=4, threads=8))
     assert [place.cpus for place in places] == [(0, 1), (4, 5), (8, 9), (12, 13)]
     assert {place.threads for place in places} == {2}
-    alone = placement.plan(settings_of(monkeypatch, [Core(0, 0), Core(0, 1)], instances=2))
+    alone = placement.places_of_ranks(settings_of(monkeypatch, [Core(0, 0), Core(0, 1)], instances=2))
     assert [(place.name, place.memory_nodes) for place in alone] == [("core 0", ()), ("core 1", ())]
 
 
@@ -122,7 +113,7 @@ def test_instances_share_out_threads_and_cores(monkeypatch):
 )
 def test_one_rank_goes_to_the_node_with_the_most_free_memory_where_it_fits_one(monkeypatch, variables, free, node):
     monkeypatch.setattr(topology, "free_memory", free.get)
-    place = placement.alone(settings_of(monkeypatch, TWO_SOCKETS, **variables))
+    place = placement.place_of_single(settings_of(monkeypatch, TWO_SOCKETS, **variables), CpuDevice())
     if node is None:
         assert place is None
     else:
@@ -131,34 +122,36 @@ def test_one_rank_goes_to_the_node_with_the_most_free_memory_where_it_fits_one(m
 
 def test_one_rank_on_a_machine_with_one_node_is_left_alone_unless_asked(monkeypatch):
     one = [Core(0, 0), Core(0, 1)]
-    assert placement.alone(settings_of(monkeypatch, one)) is None
-    assert placement.alone(settings_of(monkeypatch, one, threads=1)) is None
-    assert placement.alone(settings_of(monkeypatch, one, threads=1, instances=1)).cpus == (0,)
+    assert placement.place_of_single(settings_of(monkeypatch, one), CpuDevice()) is None
+    assert placement.place_of_single(settings_of(monkeypatch, one, threads=1), CpuDevice()) is None
+    assert placement.place_of_single(settings_of(monkeypatch, one, threads=1, instances=1), CpuDevice()).cpus == (0,)
 
 
 def test_one_gpu_gets_the_cores_beside_it(monkeypatch, tmp_path):
     (tmp_path / "0000:3b:00.0").mkdir()
     (tmp_path / "0000:3b:00.0" / "numa_node").write_text("1\n")
-    found = SimpleNamespace(pci_domain_id=0, pci_bus_id=0x3B, pci_device_id=0)
-    device = SimpleNamespace(index=0, runtime=lambda: SimpleNamespace(get_device_properties=lambda index: found))
+    device = SimpleNamespace(pci_address=lambda: "0000:3b:00.0")
     monkeypatch.setattr(topology.node_of_pci, "__defaults__", (tmp_path,))
-    place = placement.near(device, TWO_SOCKETS)
+    place = placement.beside_device(device, TWO_SOCKETS)
     assert place.cpus == tuple(range(8, 16)) and place.memory_nodes == (1,)
     (tmp_path / "0000:3b:00.0" / "numa_node").write_text("-1\n")
-    assert placement.near(device, TWO_SOCKETS) is None
+    assert placement.beside_device(device, TWO_SOCKETS) is None
 
 
-class Devices:
-    """Stands for CudaDevice or XpuDevice on a machine with so many devices of so many tiles."""
+class Runtime:
+    """Stands for torch.cuda or torch.xpu on a machine with so many devices of two tiles."""
 
-    def __init__(self, count, tiles):
-        self._count, self._tiles = count, tiles
+    def __init__(self, count):
+        self._count = count
 
-    def count(self):
+    def device_count(self):
         return self._count
 
-    def __call__(self, index):
-        return SimpleNamespace(tiles=lambda: [f"{index}.{tile}" for tile in range(self._tiles)])
+    def get_device_properties(self, index):
+        return SimpleNamespace(max_num_sub_devices=2)
+
+    def set_device(self, index):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -178,37 +171,22 @@ def test_each_rank_is_shown_one_tile_or_device(monkeypatch, platform, count, var
         monkeypatch.delenv(name, raising=False)
     for name, text in variables.items():
         monkeypatch.setenv(name, text)
-    monkeypatch.setattr(placement, "device_class", lambda kind: Devices(count, 2))
-    settings = resolve.Settings(
-        {
-            "platform": platform,
-            "devices": None,
-            "instances": None,
-            "multi_tile": True,
-            "nnodes": 1,
-            "node_rank": None,
-            "threads": 8,
-            "scenario": "Default",
-        },
-        {},
-    )
-    assert placement.decide(settings) == []
-    assert settings.devices == len(names) and placement.many(settings) == (len(names) > 1)
-    places = placement.plan(settings)
+    cls = registry.class_of_platform(platform)
+    monkeypatch.setattr(cls, "runtime", classmethod(lambda cls: Runtime(count)))
+    asked = making.asked_of(platform=platform, threads=8)
+    asked = replace(asked, multi_tile=True)
+    counts, problems = placement.counts(asked, platform, 8, resolve.Decisions().fill)
+    assert not problems and counts == placement.Counts(len(names), 1)
+    settings = replace(making.settings_of(threads=8), platform=platform, devices=counts.devices, instances=1)
+    assert placement.needs_ranks(settings) == (len(names) > 1)
+    places = placement.places_of_ranks(settings)
     variable = "CUDA_VISIBLE_DEVICES" if platform == "CUDA" else "ZE_AFFINITY_MASK"
     assert [place.variables[variable] for place in places] == names
     if platform == "Max":
         expected = variables.get("ZE_FLAT_DEVICE_HIERARCHY", "FLAT").upper()
         assert {place.variables["ZE_FLAT_DEVICE_HIERARCHY"] for place in places} == {expected}
-    settings.values["devices"] = len(names) + 1
-    assert f"is more than the {len(names)} that PyTorch sees" in placement.decide(settings)[0]
-
-
-def test_a_device_selector_that_numbers_otherwise_is_refused(monkeypatch):
-    monkeypatch.setenv("ONEAPI_DEVICE_SELECTOR", "level_zero:1")
-    monkeypatch.setattr(placement, "device_class", lambda kind: Devices(2, 1))
-    with pytest.raises(UserError, match="unset it"):
-        placement.device_names("Max")
+    _, problems = placement.counts(replace(asked, devices=len(names) + 1), platform, 8, resolve.Decisions().fill)
+    assert f"is more than the {len(names)} that PyTorch sees" in problems[0]
 
 
 @pytest.mark.parametrize(
@@ -235,11 +213,11 @@ def test_a_rank_is_pinned_and_its_memory_bound_and_the_kernel_says_so():
         "from unet3d.devices import topology\n"
         "from unet3d.planning import placement\n"
         "core = topology.cores()[-1]\n"
-        "told = placement.take(placement.Placement('one', 1, (core.cpu,), (core.node,)))\n"
+        "told = placement.bind(placement.Placement('one', 1, (core.cpu,), (core.node,)))\n"
         "import os, re\n"
         "memory = bytearray(50_000_000)\n"
         "maps = open('/proc/self/numa_maps').read()\n"
-        "print(sorted(os.sched_getaffinity(0)) == [core.cpu], told['memory_not_bound'], f'bind:{core.node}' in maps)"
+        "print(sorted(os.sched_getaffinity(0)) == [core.cpu], told.memory_not_bound, f'bind:{core.node}' in maps)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     if "set_mempolicy" in ended.stdout or "libnuma" in ended.stdout:
@@ -262,30 +240,25 @@ def test_the_window_of_many_ranks_is_that_of_the_slowest():
 
 
 def part(rank, latencies, clock="one", window_start=100.0, **changes):
-    return {
-        "place": {"name": f"core {rank}", "memory_not_bound": None},
+    values = {
+        "place": Bound(f"core {rank}", 1, str(rank), None, None, {}),
         "node": 0,
         "host": "here",
         "clock": clock,
         "window_start": window_start,
-        "effective": {name: "same" for name in pool.SAME} | {"device": "cpu"},
-        "weights": {"sha256": "x"},
-        "data": {},
-        "check": {"relative_error": 0.01},
-        "load_seconds": {"build": 1.0},
-        "warm_up": {"settled": rank != 1},
         "planned_calls": len(latencies),
-        "accuracy": None,
-        "tflop_per_volume": 1.0,
         "samples": [Sample(start=float(i), latency=seconds, rank=rank) for i, seconds in enumerate(latencies)],
-        "memory": {"peak_host_bytes": 10, "peak_device_bytes": 5 + rank},
-        "environment": {},
-        "ranks": [],
-        "extra": {},
-        "figures": [],
+        "weights": making.weights_facts(sha256="x"),
+        "data": VolumesFacts(kind="random"),
+        "tflop_per_volume": 1.0,
+        "effective": making.effective(),
+        "check": making.agreement(),
+        "warm_up": WarmUpFacts(1, "as set", rank != 1, []),
+        "load_seconds": {"build": 1.0},
+        "memory": PeakMemory(10, 5 + rank),
         "warnings": [],
-        **changes,
     }
+    return pool.Part(**{**values, **changes})
 
 
 def pooled(*parts):
@@ -302,17 +275,17 @@ def test_ranks_of_one_machine_are_put_on_one_clock():
     )
     starts = {rank: [sample.start for sample in record.samples if sample.rank == rank] for rank in range(3)}
     assert starts == {0: [0.25, 1.25], 1: [0.0, 1.0], 2: [0.0, 1.0]}
-    assert record.extra["pool"]["start_skew_s"] == 0.25
-    assert record.extra["pool"]["window_s"] == pytest.approx(1.75)
-    assert record.extra["pool"]["all_at_work"] == pytest.approx((1.5 - 0.25) / 1.75)
-    assert record.memory == {"peak_host_bytes": 30, "peak_device_bytes": 7}
-    assert record.warm_up["settled"] is False
+    assert record.pool["start_skew_s"] == 0.25
+    assert record.pool["window_s"] == pytest.approx(1.75)
+    assert record.pool["all_at_work"] == pytest.approx((1.5 - 0.25) / 1.75)
+    assert record.memory == PeakMemory(30, 7)
+    assert record.warm_up.settled is False
 
 
 def test_the_slowest_rank_is_named():
     record = pooled(part(0, [1.0, 1.0]), part(1, [1.5, 1.5]))
-    assert record.extra["pool"]["slowest_rank"] == 1
-    assert record.extra["pool"]["slowest_behind"] == pytest.approx(0.5)
+    assert record.pool["slowest_rank"] == 1
+    assert record.pool["slowest_behind"] == pytest.approx(0.5)
     assert [warning.name for warning in record.warnings] == ["uneven-ranks"]
     table = pool.table(record)
     assert len(table) == 4 and "rank 1, which took 50.0% longer" in table[-1]
@@ -320,8 +293,8 @@ def test_the_slowest_rank_is_named():
 
 
 def test_warnings_of_ranks_are_told_once():
-    common, own = Warning("x", "of all"), Warning("y", "of one")
-    load = Warning("other-load", "the other ranks")
+    common, own = RunWarning("x", "of all"), RunWarning("y", "of one")
+    load = RunWarning("other-load", "the other ranks")
     record = pooled(part(0, [1.0], warnings=[common, load]), part(1, [1.0], warnings=[common, own]))
     assert [(warning.name, warning.message) for warning in record.warnings] == [("x", "of all"), ("y", "rank 1: of one")]
 
@@ -330,14 +303,14 @@ def test_warnings_of_ranks_are_told_once():
     "change",
     [
         {"tflop_per_volume": 2.0},
-        {"weights": {"sha256": "y"}},
-        {"data": {"names_sha256": "z"}},
-        {"effective": {"precision": "fp32"}},
+        {"weights": making.weights_facts(sha256="y")},
+        {"data": VolumesFacts(kind="random", names_sha256="z")},
+        {"effective": making.effective(precision="bf16")},
     ],
 )
 def test_ranks_that_ran_different_things_give_no_number(change):
     with pytest.raises(MismatchError, match="rank 1 on here ran"):
-        pooled(part(0, [1.0]), part(1, [1.0]) | copy.deepcopy(change))
+        pooled(part(0, [1.0]), part(1, [1.0], **change))
 
 
 def test_what_a_killed_rank_has_written_can_be_read(tmp_path):

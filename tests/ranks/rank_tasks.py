@@ -1,4 +1,4 @@
-"""What ranks do in the tests of tests/test_launch.py, in place of the network's full run."""
+"""What ranks do in the tests of tests/ranks/test_launch.py, in place of the network's full run."""
 
 import os
 import signal
@@ -8,28 +8,24 @@ from pathlib import Path
 
 from unet3d.brats import folds, preprocessing, weights
 from unet3d.engines import registry
+from unet3d.engines.base import Effective
 from unet3d.errors import UserError
-from unet3d.measure import accuracy, run
+from unet3d.measure import accuracy
 from unet3d.network import reference
+from unet3d.results.facts import Agreement, PeakMemory, VolumesFacts, WarmUpFacts, WeightsFacts
 from unet3d.results.timing import Sample
 
 SHAPE = (64, 64, 64)
 CALLS = 4
 
 
-def measure(record, out, group, after=lambda index: None):
+def measure(plan, record, out, group, after=lambda index: None):
     """CALLS calls, each 20 ms long on even ranks and 30 ms on odd ones; `after` is called with each one's index."""
-    record.effective = {
-        "engine": "none",
-        "precision": record.settings.precision,
-        "jit": "none",
-        "layout": "none",
-        "network": "none",
-        "device": "cpu",
-    }
-    record.weights, record.check = {"kind": "random", "sha256": None}, {"relative_error": 0.01 * (group.rank + 1)}
-    record.load_seconds, record.warm_up = {"build": 1.0 + group.rank}, {"calls": 0, "settled": True}
-    record.memory = {"peak_host_bytes": 100, "peak_device_bytes": None}
+    record.effective = Effective("none", "cpu", record.settings.precision, "none", "none", "none")
+    record.weights, record.data = WeightsFacts("random", None, None, 8, 1), VolumesFacts(kind="random")
+    record.check = Agreement((1, 4, *SHAPE), 0.01 * (group.rank + 1), 1.0, 1.0, True)
+    record.load_seconds, record.warm_up = {"build": 1.0 + group.rank}, WarmUpFacts(0, "none", True, [])
+    record.memory = PeakMemory(100, None)
     record.planned_calls = CALLS
     group.working("measuring")
     group.barrier()
@@ -44,48 +40,50 @@ def measure(record, out, group, after=lambda index: None):
     out.info(f"PERF_STATUS of rank {group.rank}")
 
 
-def rank_1_is_killed(record, out, group):
-    measure(record, out, group, lambda index: group.rank == 1 and index == 1 and os.kill(os.getpid(), signal.SIGKILL))
+def rank_1_is_killed(plan, record, out, group):
+    measure(plan, record, out, group, lambda index: group.rank == 1 and index == 1 and os.kill(os.getpid(), signal.SIGKILL))
 
 
-def rank_1_hangs(record, out, group):
-    measure(record, out, group, lambda index: group.rank == 1 and index == 1 and os.kill(os.getpid(), signal.SIGSTOP))
+def rank_1_hangs(plan, record, out, group):
+    measure(plan, record, out, group, lambda index: group.rank == 1 and index == 1 and os.kill(os.getpid(), signal.SIGSTOP))
 
 
-def rank_1_refuses(record, out, group):
+def rank_1_refuses(plan, record, out, group):
     if group.rank == 1:
         raise UserError("something is wrong here; mend it")
     group.barrier()
 
 
-def rank_1_breaks(record, out, group):
+def rank_1_breaks(plan, record, out, group):
     if group.rank == 1:
         raise ZeroDivisionError("a defect")
     group.barrier()
 
 
-def predict_cases(record, out, group):
+def predict_cases(plan, record, out, group):
     """Accuracy mode's own steps with a narrow network on small volumes; says which cases this rank has scored."""
     settings = record.settings
     # Of so few cases a fold would be one case or none.
     folds.fold_names = lambda names, fold: sorted(names)
-    cases = accuracy.prepare(record, out, group)
+    cases, _ = accuracy.prepare(settings, out, group)
     cases = replace(cases, store=preprocessing.Store(settings.preprocessed_dir, SHAPE))
-    scored, score_case = [], accuracy.score_case
+    scored, add = [], accuracy.Predictions.add
 
-    def noting(case, *rest):
+    def noting(predictions, case, *rest):
         scored.append(case.name)
-        return score_case(case, *rest)
+        add(predictions, case, *rest)
 
-    accuracy.score_case, record.weights = noting, {"kind": "random"}
+    accuracy.Predictions.add = noting
     loaded = weights.random_weights(base_features=8, max_features=32)
-    engine = registry.create(replace(run.request(settings), shape=(1, 4, *SHAPE), threads=1, jit="none", network="reference"))
+    engine = registry.create(replace(plan.request, shape=(1, 4, *SHAPE), threads=1, jit="none", network="reference"))
     network = reference.build(loaded.plans, loaded.state_dict)
     engine.load(network)
     engine.compare(cases.store.load(cases.names[0]).array[None])
     try:
-        record.accuracy = accuracy.predict_and_score(engine, cases, record, out, group)
+        predictions = accuracy.predict(engine, cases, settings, group)
+        if group.rank == 0:
+            record.accuracy = accuracy.summarise(predictions.scores, cases.names, "random", out)
     finally:
-        accuracy.score_case = score_case
+        accuracy.Predictions.add = add
     Path(settings.output_dir, f"scored{group.rank}of{group.size}.txt").write_text("\n".join(scored), encoding="utf-8")
-    measure(record, out, group)
+    measure(plan, record, out, group)

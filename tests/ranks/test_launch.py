@@ -13,16 +13,16 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import making
 import psutil
 import pytest
 import rank_tasks
 
 from unet3d.brats import folds, sample_data, training, weights
-from unet3d.config import parse
 from unet3d.devices import topology
 from unet3d.errors import BenchmarkError
-from unet3d.planning import resolve
-from unet3d.ranks import Solo, launch
+from unet3d.planning.group import SingleProcess
+from unet3d.ranks import launch
 from unet3d.results.console import Console
 from unet3d.results.record import Record
 from unet3d.results.timing import summarise
@@ -43,24 +43,13 @@ def two_ranks(monkeypatch, count=2):
     monkeypatch.setattr(topology, "cores", lambda: (cores * count)[: max(count, len(cores))])
 
 
-def record_of(folder, **variables):
-    variables = {name.upper(): str(value) for name, value in variables.items()}
-    given, problems = parse.parse(
-        [],
-        {
-            "PLATFORM": "CPU",
-            "WEIGHTS": "random",
-            "PRECISION": "fp32",
-            "THREADS": "4",
-            "NETWORK": "reference",
-            "OUTPUT_DIR": str(folder),
-            **variables,
-        },
-    )
-    assert not problems + resolve.impossible(given)
+def started(folder, **variables):
+    """A plan and the record of its run in this folder."""
     folder.mkdir(exist_ok=True)
-    settings = resolve.complete(given)
-    return Record(settings)
+    values = {"precision": "fp32", "threads": 4, "network": "reference", "output_dir": folder}
+    plan = making.plan_of(**{**values, **variables})
+    plan.settings.output_dir.mkdir(exist_ok=True)
+    return plan, Record(plan.settings)
 
 
 def ranks_left(folder):
@@ -74,14 +63,14 @@ def ranks_left(folder):
     return found
 
 
-def start(record, task):
+def start(plan, record, task):
     """What `launch.run` raises or None, the lines that it and the ranks have printed, and its processes that are left."""
     log = record.settings.output_dir / "output_raw.log"
     out = Console(stream=SimpleNamespace(write=lambda text: None, flush=lambda: None))
     out.open_log(log)
     error = None
     try:
-        launch.run(record, out, f"rank_tasks:{task}")
+        launch.run(plan, record, out, f"rank_tasks:{task}")
         record.finish()
     except BenchmarkError as raised:
         error = raised
@@ -92,8 +81,8 @@ def start(record, task):
 
 def test_ranks_start_together_and_are_pooled(tmp_path, monkeypatch):
     two_ranks(monkeypatch)
-    record = record_of(tmp_path, instances=2)
-    error, lines, left = start(record, "measure")
+    plan, record = started(tmp_path, instances=2)
+    error, lines, left = start(plan, record, "measure")
     assert error is None and not left
     assert [row["rank"] for row in record.ranks] == [0, 1]
     assert sorted(sample.rank for sample in record.samples) == [0] * rank_tasks.CALLS + [1] * rank_tasks.CALLS
@@ -103,9 +92,9 @@ def test_ranks_start_together_and_are_pooled(tmp_path, monkeypatch):
     assert summarise(record.samples).throughput == pytest.approx(2 * rank_tasks.CALLS / slowest)
     # The two windows overlap, on one clock: the barrier holds until the second rank is there.
     assert min(sample.start for sample in own[1]) < max(sample.start + sample.latency for sample in own[0])
-    assert record.extra["pool"]["slowest_rank"] == 1
-    assert record.check["relative_error"] == 0.02 and record.load_seconds == {"build": 2.0}
-    assert record.memory["peak_host_bytes"] == 200
+    assert record.pool["slowest_rank"] == 1
+    assert record.check.relative_error == 0.02 and record.load_seconds == {"build": 2.0}
+    assert record.memory.peak_host_bytes == 200
     assert "uneven-ranks" in [warning.name for warning in record.warnings]
     assert {"INFO[1/2]: PERF_STATUS of rank 0", "INFO[2/2]: PERF_STATUS of rank 1"} <= set(lines)
     assert any(line.startswith("slowest: rank 1") for line in lines)
@@ -122,9 +111,9 @@ def test_ranks_start_together_and_are_pooled(tmp_path, monkeypatch):
 )
 def test_a_rank_that_fails_ends_the_run_with_its_name_and_reason(tmp_path, monkeypatch, task, part, code):
     two_ranks(monkeypatch)
-    record = record_of(tmp_path, instances=2, rank_timeout=3)
+    plan, record = started(tmp_path, instances=2, rank_timeout=3)
     began = time.monotonic()
-    error, _, left = start(record, task)
+    error, _, left = start(plan, record, task)
     assert error is not None and re.search(part, str(error)), error
     assert error.exit_code == code
     assert not left
@@ -147,10 +136,10 @@ def on_two_nodes(tmp_path, monkeypatch, task):
     port, found = free_port(), {}
 
     def node(number):
-        record = record_of(
+        plan, record = started(
             tmp_path, nnodes=2, node_rank=number, rdzv_endpoint=f"127.0.0.1:{port}", instances=1 + number, rank_timeout=60
         )
-        error, lines, _ = start(record, task)
+        error, lines, _ = start(plan, record, task)
         found[number] = (record, error, lines)
 
     threads = [threading.Thread(target=node, args=(number,)) for number in (0, 1)]
@@ -182,18 +171,19 @@ def test_cases_are_shared_out_each_once_and_dice_is_that_of_one_rank(tmp_path, m
     data = tmp_path / "data"
     sample_data.make(data, cases=3, size=(48, 48, 31), processes=1)
     common = {"dummy": "no", "dataset_dir": data, "fold": 0, "num_images": "all"}
-    alone = record_of(tmp_path / "one", **common, threads=1)
+    plan, alone = started(tmp_path / "one", **common, threads=1)
     monkeypatch.setattr("unet3d.brats.folds.fold_names", folds.fold_names)  # put back what the task replaces
-    rank_tasks.predict_cases(alone, Console(stream=SimpleNamespace(write=lambda t: None, flush=lambda: None)), Solo())
+    silent = Console(stream=SimpleNamespace(write=lambda t: None, flush=lambda: None))
+    rank_tasks.predict_cases(plan, alone, silent, SingleProcess())
     two_ranks(monkeypatch)
-    many = record_of(tmp_path / "two", **common, instances=2)
-    error, _, _ = start(many, "predict_cases")
+    plan, many = started(tmp_path / "two", **common, instances=2)
+    error, _, _ = start(plan, many, "predict_cases")
     assert error is None
     parts = [(tmp_path / "two" / f"scored{rank}of2.txt").read_text().split() for rank in range(2)]
     assert [len(part) for part in parts] == [2, 1]
-    assert sorted(name for part in parts for name in part) == sorted(alone.accuracy["cases"])
-    assert json.dumps(many.accuracy) == json.dumps(alone.accuracy)
-    assert many.accuracy["WT"] is not None
+    assert sorted(name for part in parts for name in part) == sorted(alone.accuracy.cases)
+    assert many.accuracy == alone.accuracy
+    assert many.accuracy.of("WT") is not None
 
 
 @pytest.mark.skipif(len(topology.cores()) < 2, reason="ranks of a real run need a core each")

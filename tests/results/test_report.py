@@ -237,10 +237,11 @@ def test_a_failed_drawing_costs_a_warning_only(run, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "unet3d.results.document.write", lambda record, folder: written.append(list(record.warnings)) or {"new": True}
     )
+    from unet3d.commands import run as run_verb
     from unet3d.results.record import Record
 
     record = Record(SimpleNamespace())
-    assert cli._report(record, {}, tmp_path) == {"new": True}
+    assert run_verb._report(record, {}, tmp_path) == {"new": True}
     assert [warning.name for warning in written[0]] == ["no-report"]
     assert "no ink" in written[0][0].message
 

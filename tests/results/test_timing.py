@@ -2,7 +2,7 @@
 
 import pytest
 
-from unet3d.results.timing import Sample, WarmUp, percentile, summarise, timed
+from unet3d.results.timing import Sample, WarmUp, percentile, summarise
 
 
 def test_one_call_in_flight_counts_inference_only():
@@ -53,9 +53,3 @@ def test_fixed_warm_up():
     assert WarmUp(0).done
     assert not WarmUp(2, latencies=[1.0]).done
     assert WarmUp(2, latencies=[1.0, 9.0]).done
-
-
-def test_timed_returns_result_and_its_own_time():
-    result, seconds = timed(lambda value: value + 1, 1)
-    assert result == 2
-    assert seconds >= 0

@@ -23,6 +23,7 @@ from unet3d.brats.dataset import MODALITIES, find_cases
 from unet3d.brats.preprocessing import Store
 from unet3d.brats.preprocessing.case import prepare
 from unet3d.brats.weights import unpack
+from unet3d.commands import run as run_verb
 from unet3d.errors import UserError
 from unet3d.results.console import Console
 
@@ -121,8 +122,8 @@ def in_process(monkeypatch):
         raise Ended(code)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    monkeypatch.setattr(cli.os, "_exit", end)
-    monkeypatch.setattr(cli, "_end_children", lambda: None)
+    monkeypatch.setattr(run_verb.os, "_exit", end)
+    monkeypatch.setattr(run_verb, "_end_children", lambda: None)
 
     def run(*words):
         try:
@@ -285,18 +286,15 @@ def test_kill_9_while_preprocessing_loses_no_finished_case(tmp_path):
 RESULTS = """
 import itertools
 from pathlib import Path
-from unet3d.config import parse
-from unet3d.planning.resolve import Settings
+from unet3d.planning.plan import plan
 from unet3d.results import document
 from unet3d.results.record import Record
 from unet3d.results.timing import Sample
-given, _ = parse.parse([], {{"WEIGHTS": "random", "PLATFORM": "CPU"}})
+settings = plan([], {{"WEIGHTS": "random", "PLATFORM": "CPU", "PRECISION": "fp32"}}).settings
 def work():
     folder = Path({folder!r}) / str(os.getpid())
     folder.mkdir()
-    settings = Settings({{name: item.value for name, item in given.items()}},
-                        {{name: item.source for name, item in given.items()}})
-    record = Record(settings, weights={{"kind": "random"}}, data={{"kind": "random"}}, tflop_per_volume=1.0)
+    record = Record(settings, tflop_per_volume=1.0)
     for number in itertools.count(1):
         record.samples.append(Sample(float(number), 0.5))
         document.write(record, folder)

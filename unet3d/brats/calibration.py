@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -22,25 +21,6 @@ CASES = 2
 NOISE_EXTENT = 96
 
 
-class Settings(Protocol):
-    """The settings that decide what calibrates a run; see `unet3d.config.settings`."""
-
-    @property
-    def volume_shape(self) -> tuple[int, int, int]: ...
-
-    @property
-    def dataset_dir(self) -> Path | None: ...
-
-    @property
-    def preprocessed_dir(self) -> Path | None: ...
-
-    @property
-    def fold(self) -> int: ...
-
-    @property
-    def seed(self) -> int: ...
-
-
 @dataclass(frozen=True)
 class Calibration:
     """`volumes()` yields float32 [4, z, y, x] one by one; `source` says what they are."""
@@ -49,27 +29,30 @@ class Calibration:
     source: str
 
 
-def choose(settings: Settings) -> Calibration:
-    """The volumes for these settings: cases outside the fold, of the data set, else of the sample data, else noise.
+def choose(
+    shape: tuple[int, int, int], fold: int, seed: int, dataset_dir: Path | None, preprocessed_dir: Path | None
+) -> Calibration:
+    """Volumes that calibrate a run: cases outside the fold, of the data set, else of the sample data, else noise.
+
+    shape: of the run's volumes (z, y, x).
 
     Raises:
         UserError: when a data set is named but cannot be read or has no case outside the fold.
     """
-    shape = tuple(settings.volume_shape)
-    if settings.preprocessed_dir is not None or settings.dataset_dir is not None:
-        return _from_cases(settings.dataset_dir, settings.preprocessed_dir, settings.fold, shape)
+    if preprocessed_dir is not None or dataset_dir is not None:
+        return _from_cases(dataset_dir, preprocessed_dir, fold, shape)
     from unet3d.brats import sample_data
 
     if sample_data.is_sample(places.SAMPLE_DATA):
-        return _from_cases(places.SAMPLE_DATA, None, settings.fold, shape)
+        return _from_cases(places.SAMPLE_DATA, None, fold, shape)
     extents = tuple(min(extent, NOISE_EXTENT) for extent in shape)
 
     def noise() -> Iterator[np.ndarray]:
-        generator = np.random.default_rng([settings.seed, 1])
+        generator = np.random.default_rng([seed, 1])
         for _ in range(CASES):
             yield generator.standard_normal((4, *extents), dtype=np.float32)
 
-    return Calibration(noise, f"{CASES} volumes of standard normal noise {extents}, seed {settings.seed}; there is no data set")
+    return Calibration(noise, f"{CASES} volumes of standard normal noise {extents}, seed {seed}; there is no data set")
 
 
 def _from_cases(dataset_dir: Path | None, store_dir: Path | None, fold: int, shape: tuple[int, ...]) -> Calibration:

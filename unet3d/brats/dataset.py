@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unet3d.errors import UserError
+from unet3d.workload import MODALITIES
 
 GRADES = ("HGG", "LGG")
-# The order of the network's input channels.
-MODALITIES = ("t1", "t1ce", "t2", "flair")
 
 
 @dataclass(frozen=True)

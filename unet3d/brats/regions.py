@@ -4,13 +4,12 @@ accuracy script for this model define them.
 Labels are nnU-Net's: 1 edema, 2 necrotic core and non-enhancing tumour, 3 enhancing tumour.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-# Whole tumour, tumour core, enhancing tumour.
-REGIONS = {"WT": (1, 2, 3), "TC": (2, 3), "ET": (3,)}
+from unet3d.workload import REGIONS
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def score(prediction: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
     return {region: dice(np.isin(prediction, labels), np.isin(truth, labels)) for region, labels in REGIONS.items()}
 
 
-def summarise(scores: Sequence[dict[str, float | None]]) -> Summary:
+def summarise(scores: Sequence[Mapping[str, float | None]]) -> Summary:
     """Means of `score`'s results. Undefined values are left out, as nnU-Net's nanmean does."""
     defined = {region: [value for case in scores if (value := case[region]) is not None] for region in REGIONS}
     means = {region: float(np.mean(values)) if values else None for region, values in defined.items()}

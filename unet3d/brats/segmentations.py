@@ -11,19 +11,17 @@ import numpy as np
 
 from unet3d import files
 from unet3d.errors import UserError
-
-TO_NNUNET = {0: 0, 1: 2, 2: 1, 4: 3}
-TO_BRATS = {nnunet: brats for brats, nnunet in TO_NNUNET.items()}
+from unet3d.workload import BRATS_TO_NNUNET, NNUNET_TO_BRATS
 
 
 def from_brats(labels: np.ndarray) -> np.ndarray:
     """BraTS' labels 0, 1, 2, 4 as nnU-Net's, uint8 of the same shape. Raises UserError for any other value."""
-    return _renumber(labels, TO_NNUNET)
+    return _renumber(labels, BRATS_TO_NNUNET)
 
 
 def to_brats(labels: np.ndarray) -> np.ndarray:
     """nnU-Net's labels 0 to 3 as BraTS', uint8 of the same shape. Raises UserError for any other value."""
-    return _renumber(labels, TO_BRATS)
+    return _renumber(labels, NNUNET_TO_BRATS)
 
 
 def _renumber(labels: np.ndarray, numbers: dict[int, int]) -> np.ndarray:

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+from unet3d.workload import input_shape
 
 if TYPE_CHECKING:
     from unet3d.brats.preprocessing import Store
 
-MODALITIES = 4
+
+class Volumes(Protocol):
+    """Batches of a run, by the number of the call."""
+
+    def batch(self, index: int) -> np.ndarray:
+        """Float32 [N, modality, z, y, x]."""
+        ...
+
+    def cases(self, index: int) -> tuple[str, ...]:
+        """Names of the batch's cases."""
+        ...
 
 
 class RandomVolumes:
     """Seeded standard normal noise, as z-scored modalities are; the same batch serves every call."""
 
-    def __init__(self, batch_size: int, shape: Sequence[int], seed: int):
+    def __init__(self, batch_size: int, shape: tuple[int, int, int], seed: int):
         generator = np.random.default_rng(seed)
-        self._batch = generator.standard_normal((batch_size, MODALITIES, *shape), dtype=np.float32)
+        self._batch = generator.standard_normal(input_shape(batch_size, shape), dtype=np.float32)
 
     def batch(self, index: int) -> np.ndarray:
         """Float32 [N, 4, z, y, x]."""

@@ -9,25 +9,23 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unet3d import places
-from unet3d.config import parse, table
+from unet3d.config import names, parse, table
+from unet3d.config.precisions import PRECISIONS
+from unet3d.config.values import Asked
 from unet3d.devices import host
 from unet3d.errors import UserErrors
-from unet3d.planning import resolve
+from unet3d.planning import memory, mlperf
+from unet3d.planning.refusals import weights_are_missing
 
 if TYPE_CHECKING:
     from unet3d.network.flops import Layer
 
-ENGINES = ("torch", "openvino", "onnxruntime")
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
-PLATFORM_NAMES = {"cpu": "CPU", "cuda": "CUDA", "xpu": "Flex or Max"}
 # After a convolution the normalisation reads its output for the statistics, then reads and writes it once more.
 NORMALISATION_PASSES = 3
 SETTINGS = (
@@ -43,6 +41,7 @@ SETTINGS = (
     "preprocessed_dir",
     "output_dir",
 )
+BASE_FEATURES = 32  # of MLPerf's network
 RESULTS_BYTES, PREPROCESSED_BYTES_A_CASE, CASES = 100e6, 55e6, 67
 
 
@@ -66,11 +65,11 @@ def main(argv: Sequence[str]) -> int:
     given, problems = parse.parse(argv, os.environ)
     if problems:
         raise UserErrors(problems)
-    value = {name: item.value for name, item in given.items()}
+    asked = Asked.of(given)
     if importlib.util.find_spec("torch") is None:
         print("Nothing can run: torch is not installed; ./setup.sh, or pip install -r requirements.txt")
         return 2
-    runnable, lacking = what_runs(value)
+    runnable, lacking = what_runs(asked)
     print("What this machine can run")
     for platform, engines in runnable.items():
         print(f"  {platform}: {_described(platform)}")
@@ -79,41 +78,40 @@ def main(argv: Sequence[str]) -> int:
     if not runnable:
         print("  nothing with these settings")
     else:
-        _print_speed(runnable, value)
-    lacking += missing(value)
+        _print_speed(runnable, asked)
+    lacking += missing(asked)
     print("\nWhat is missing" if lacking else "\nNothing is missing")
     for line in lacking:
         print(f"  {line}")
     return 0 if runnable else 2
 
 
-def what_runs(value: Mapping[str, Any]) -> tuple[dict[str, dict[str, list[str]]], list[str]]:
+def what_runs(asked: Asked) -> tuple[dict[str, dict[str, list[str]]], list[str]]:
     """Precisions by platform and engine, within the settings that are given; and why the others can't, a line each."""
-    from unet3d.devices.base import device_class, open_device
-    from unet3d.devices.platforms import KINDS, intel_platform
+    from unet3d.devices.registry import KINDS, PLATFORMS, device_class, open_device
+    from unet3d.engines import registry
     from unet3d.engines.base import Request
-    from unet3d.engines.registry import engine_class
 
     runnable: dict[str, dict[str, list[str]]] = {}
     lacking: list[str] = []
-    for kind in dict.fromkeys(KINDS.values()):
-        wanted = value["platform"]
-        if wanted is not None and KINDS[wanted] != kind:
+    for kind in dict.fromkeys(PLATFORMS[platform] for platform in names.PLATFORMS):
+        wanted = asked.platform
+        if wanted is not None and PLATFORMS[wanted] != kind:
             continue
         if not device_class(kind).is_available():
             reason = device_class(kind).why_unavailable()
             # The class answers for a platform that was asked for; here nobody did.
-            lacking.append(f"{PLATFORM_NAMES[kind]}: {reason.partition(', but ')[2] or reason}")
+            lacking.append(f"{' or '.join(KINDS[kind].platforms)}: {reason.partition(', but ')[2] or reason}")
             continue
         device = open_device(kind)
-        platform = intel_platform(device.properties().name) if kind == "xpu" else PLATFORM_NAMES[kind]
+        platform = device.platform()
         engines: dict[str, list[str]] = {}
-        for engine in ENGINES:
+        for engine in registry.names():
             reasons: list[str] = []
-            for precision in (value["precision"],) if value["precision"] else PRECISIONS:
+            for precision in (asked.precision,) if asked.precision else PRECISIONS:
                 # Calibration data is a matter of the run, not of the machine.
                 request = Request(engine, device, precision, calibration=lambda: iter(()))
-                refused = engine_class(engine).refuse(request)
+                refused = registry.engine_class(engine).refuse(request)
                 if refused:
                     reasons += refused
                 else:
@@ -126,10 +124,9 @@ def what_runs(value: Mapping[str, Any]) -> tuple[dict[str, dict[str, list[str]]]
 
 
 def _described(platform: str) -> str:
-    from unet3d.devices.base import open_device
-    from unet3d.devices.platforms import KINDS
+    from unet3d.devices.registry import PLATFORMS, open_device
 
-    properties = open_device(KINDS[platform]).properties()
+    properties = open_device(PLATFORMS[platform]).properties()
     instructions = host.bf16_instructions() or "no bf16 instructions, so bf16 is slow"
     units = f"{properties.compute_units} {properties.compute_unit_name}"
     return f"{properties.name}, {units}, {properties.memory_bytes / 2**30:.0f} GiB" + (
@@ -156,14 +153,14 @@ def bounds(layers: Iterable[Layer], tflops: float, gbs: float) -> Bounds:
     return Bounds(best, sum(arithmetic(layer) + moved(layer) for layer in layers) + passes)
 
 
-def _print_speed(runnable: Mapping[str, Mapping[str, Sequence[str]]], value: Mapping[str, Any]) -> None:
+def _print_speed(runnable: Mapping[str, Mapping[str, Sequence[str]]], asked: Asked) -> None:
     from unet3d.devices import ceilings
-    from unet3d.devices.platforms import KINDS
+    from unet3d.devices.registry import PLATFORMS
     from unet3d.network import flops
     from unet3d.network.plans import random_plans
 
-    plans, threads = random_plans(), value["threads"] or host.usable_cores()
-    shape = (4, *value["volume_shape"])
+    plans, threads = random_plans(), asked.threads or host.usable_cores()
+    shape = (4, *asked.volume_shape)
     tflop = flops.flops(plans, shape) / 1e12
     on_threads = f" on {threads} threads" if "CPU" in runnable else ""
     print(f"\nHow fast it should be: {tflop:.3g} TFLOP a volume of {list(shape)}, rates measured now{on_threads}")
@@ -174,12 +171,12 @@ def _print_speed(runnable: Mapping[str, Mapping[str, Sequence[str]]], value: Map
     for platform, engines in runnable.items():
         possible = {precision for precisions in engines.values() for precision in precisions}
         for precision in (precision for precision in PRECISIONS if precision in possible):
-            rates = ceilings.measure(KINDS[platform], precision, threads)
+            rates = ceilings.measure(PLATFORMS[platform], precision, threads)
             title = f"{platform} {precision}"
             if rates.matmul_tflops is None:
                 print(f"  {title:<18}{'not measured':>14}{rates.copy_gbs:>7.1f} GB/s")
                 continue
-            seconds = bounds(flops.layers(plans, shape, BYTES[precision]), rates.matmul_tflops, rates.copy_gbs)
+            seconds = bounds(flops.layers(plans, shape, PRECISIONS[precision].bytes), rates.matmul_tflops, rates.copy_gbs)
             print(
                 f"  {title:<18}{rates.matmul_tflops:>7.3g} TFLOP/s{rates.copy_gbs:>7.1f} GB/s   "
                 f"{seconds.best:>6.3g} s, {seconds.plain:.3g} s"
@@ -190,25 +187,22 @@ def _print_speed(runnable: Mapping[str, Mapping[str, Sequence[str]]], value: Map
     )
 
 
-def missing(value: Mapping[str, Any]) -> list[str]:
+def missing(asked: Asked) -> list[str]:
     """What a run would lack, a line each with how to get it."""
-    from unet3d.measure import run
-    from unet3d.planning import mlperf
-
     lacking = []
-    weights = value["weights"]
+    weights = asked.weights
     if weights is None and not places.FETCHED_WEIGHTS.exists():
         lacking.append(
             "trained weights: runs use random ones; ./setup.sh where zenodo.org can be reached, or "
             "WEIGHTS=/path/fold_1.zip, or WEIGHTS=sample to try"
         )
-    elif weights is not None and weights.casefold() not in resolve.NAMED_WEIGHTS and not Path(weights).expanduser().exists():
+    elif weights_are_missing(weights):
         lacking.append(f"weights: {weights!r} is not there; use a fold_1.zip, its unpacked folder, sample or random")
-    if value["dataset_dir"] is None:
+    if asked.dataset_dir is None:
         lacking.append("a data set: Dice needs BraTS 2019 in DATASET_DIR; ./setup.sh --sample-data makes one to try")
-    elif not value["dataset_dir"].is_dir():
+    elif not asked.dataset_dir.is_dir():
         lacking.append(
-            f"the data set: DATASET_DIR {str(value['dataset_dir'])!r} is not a folder; name the one that holds HGG and LGG"
+            f"the data set: DATASET_DIR {str(asked.dataset_dir)!r} is not a folder; name the one that holds HGG and LGG"
         )
     if not any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "c++", "clang++")):
         lacking.append("a C++ compiler: our CPU kernels and JIT=compile need one; apt-get install g++")
@@ -216,28 +210,27 @@ def missing(value: Mapping[str, Any]) -> list[str]:
         lacking.append("ninja: our CPU kernels are built with it; pip install ninja")
     if importlib.util.find_spec("mlperf_loadgen") is None:
         lacking.append(f"LoadGen: SCENARIO=SingleStream and Offline need it; {mlperf.INSTALL}")
-    lacking += _too_small(value, run.needed_memory)
+    lacking += _too_small(asked)
     return lacking
 
 
-def _too_small(value: Mapping[str, Any], needed_memory: Callable[..., int]) -> list[str]:
+def _too_small(asked: Asked) -> list[str]:
     lacking = []
-    precision = value["precision"] or ("bf16" if host.bf16_instructions() else "fp32")
-    asked = SimpleNamespace(
-        batch_size=value["batch_size"], streams=value["streams"], precision=precision, volume_shape=value["volume_shape"]
-    )
-    needed, free = needed_memory(asked, 32), host.available_memory()
+    precision = asked.precision or ("bf16" if host.bf16_instructions() else "fp32")
+    batch_size, streams = asked.batch_size, asked.streams
+    needed = memory.needed(precision, asked.volume_shape, batch_size, streams, BASE_FEATURES)
+    free = host.available_memory()
     if needed > free:
         lacking.append(
-            f"memory: BATCH_SIZE={asked.batch_size} with STREAMS={asked.streams} in {precision} needs about "
+            f"memory: BATCH_SIZE={batch_size} with STREAMS={streams} in {precision} needs about "
             f"{needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; lower them or stop other work"
         )
-    folders = [("OUTPUT_DIR", value["output_dir"], RESULTS_BYTES)]
-    if value["dataset_dir"] is not None:
+    folders: list[tuple[str, Path, float]] = [("OUTPUT_DIR", asked.output_dir, RESULTS_BYTES)]
+    if asked.dataset_dir is not None:
         folders.append(
             (
                 "PREPROCESSED_DIR",
-                value["preprocessed_dir"] or value["dataset_dir"] / "build" / "preprocessed_data",
+                asked.preprocessed_dir or asked.dataset_dir / "build" / "preprocessed_data",
                 CASES * PREPROCESSED_BYTES_A_CASE,
             )
         )

@@ -6,16 +6,17 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 from unet3d import places
 from unet3d.config.kinds import show
-from unet3d.config.parse import Given
 from unet3d.config.settings import BY_NAME
+from unet3d.config.values import Asked
 from unet3d.errors import Stopped, UserErrors
 from unet3d.files import move_aside, write_atomically
+from unet3d.planning import resolve
 from unet3d.results import report
 from unet3d.results.schema import Results, Statistics
 
@@ -66,49 +67,45 @@ def points(counts: Sequence[int], platform: str, threads: int) -> list[Point]:
     return [*(Point(count, count * each, "core") for count in counts), Point(1, counts[-1] * each, "core")]
 
 
-def run(given: Mapping[str, Given], argv: Sequence[str]) -> int:
+def run(asked: Asked, argv: Sequence[str]) -> int:
     """Carry out the runs, print the table, write OUTPUT_DIR/scaling.json; returns the first exit code that is not 0.
 
     Raises:
         UserErrors: where the machine has not as many devices or cores.
     """
-    from unet3d.planning import resolve
-
-    value: dict[str, Any] = {name: item.value for name, item in given.items()}
     problems = [
         f"{BY_NAME[name].variable} with SCALING is not possible; SCALING chooses it, leave it out"
         for name in ("devices", "instances")
-        if value[name] is not None
+        if asked.value(name) is not None
     ]
-    if value["nnodes"] > 1:
+    if asked.nnodes > 1:
         problems.append("NNODES with SCALING is not possible; start one run for each number of nodes")
     if problems:
         raise UserErrors(problems)
-    most = value["scaling"][-1]
-    asked = {**given, "multi_tile": Given(False, "default"), "scaling": Given(None, "default")}
-    alone = resolve.complete(asked)
+    counts = asked.scaling or (1,)
+    most = counts[-1]
+    single = replace(asked, multi_tile=False, scaling=None)
+    alone = resolve.complete(single).settings
     if alone.platform != "CPU":
         # Refuses more devices than there are before the first run has taken its time.
-        resolve.complete({**asked, "devices": Given(most, "flag")})
+        resolve.complete(replace(single, devices=most))
     elif most > alone.threads:
-        raise UserErrors(
-            [f"SCALING={show(value['scaling'])} needs {most} cores, there are {alone.threads}; lower it or raise THREADS"]
-        )
-    folder = value["output_dir"]
+        raise UserErrors([f"SCALING={show(counts)} needs {most} cores, there are {alone.threads}; lower it or raise THREADS"])
+    folder = asked.output_dir
     move_aside(folder / "scaling.json")
     return _carry_out(
-        points(value["scaling"], alone.platform, alone.threads),
+        points(counts, alone.platform, alone.threads),
         folder,
         ["predict.py", *argv],
-        lambda point, target: _command(given, point, target),
+        lambda point, target: _command(asked, point, target),
     )
 
 
-def _command(given: Mapping[str, Given], point: Point, target: Path) -> list[str]:
+def _command(asked: Asked, point: Point, target: Path) -> list[str]:
     words = [
-        f"{BY_NAME[name].flag}={show(item.value)}"
-        for name, item in given.items()
-        if item.source == "flag" and name not in CHOSEN
+        f"{BY_NAME[name].flag}={show(value)}"
+        for name, value in asked.values().items()
+        if asked.sources[name] == "flag" and name not in CHOSEN
     ]
     words += (
         [f"--instances={point.ranks}", f"--threads={point.units}"] if point.unit == "core" else [f"--devices={point.ranks}"]

@@ -30,7 +30,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str, Gi
     flags = _read_flags(argv, problems)
     given: dict[str, Given] = {}
     for setting in SETTINGS:
-        text, source, label = None, "default", ""
+        text: str | None = None
+        source, label = "default", ""
         if setting.name in flags:
             text, source, label = flags[setting.name], "flag", setting.flag
         elif environ.get(setting.variable, "").strip():
@@ -61,10 +62,9 @@ def _read_flags(argv: Sequence[str], problems: list[str]) -> dict[str, str]:
             while words and not words[0].startswith("--"):
                 words.pop(0)
             continue
-        if not equals:
-            text = _take_value(setting, words, problems)
-        if text is not None:
-            found[setting.name] = text
+        value = text if equals else _take_value(setting, words, problems)
+        if value is not None:
+            found[setting.name] = value
     return found
 
 

@@ -10,7 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from unet3d import workload
 from unet3d.config import kinds
+from unet3d.config.names import ENGINES, PLATFORMS
+from unet3d.config.precisions import PRECISIONS
 
 PERFORMANCE, DATA, OUTPUT = "What runs", "Volumes", "Output"
 
@@ -45,24 +48,24 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "platform",
         PERFORMANCE,
-        kinds.choice("Flex", "Max", "CUDA", "CPU"),
-        "Flex, Max, CUDA, CPU",
+        kinds.choice(*PLATFORMS),
+        ", ".join(PLATFORMS),
         "Hardware to run on",
         default_text="detected",
     ),
     Setting(
         "precision",
         PERFORMANCE,
-        kinds.choice("fp32", "fp16", "bf16", "int8"),
-        "fp32, fp16, bf16, int8",
+        kinds.choice(*PRECISIONS),
+        ", ".join(PRECISIONS),
         "Data type of the convolutions; int8 needs the openvino engine",
         default_text="fp16 on Flex, Max and CUDA; bf16 on a CPU with AMX or AVX512-BF16, else fp32",
     ),
     Setting(
         "engine",
         PERFORMANCE,
-        kinds.choice("torch", "openvino", "onnxruntime"),
-        "torch, openvino, onnxruntime",
+        kinds.choice(*ENGINES),
+        ", ".join(ENGINES),
         "Software that runs the network",
         default="torch",
     ),
@@ -269,7 +272,7 @@ SETTINGS: tuple[Setting, ...] = (
         kinds.shape,
         "D,H,W",
         "Voxels of a random volume, multiples of 32; other than the default is not this benchmark and is labelled so",
-        default=(224, 224, 160),
+        default=workload.SHAPE,
     ),
     Setting(
         "output_dir",

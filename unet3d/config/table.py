@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from unet3d.config.settings import SETTINGS
 
@@ -20,8 +20,8 @@ def markdown() -> str:
     return "\n".join(lines)
 
 
-def help_text(program: str, names: Collection[str] | None = None) -> str:
-    """What `--help` prints, of all settings or of those named."""
+def help_text(program: str, names: Collection[str] | None = None, verbs: Mapping[str, str] | None = None) -> str:
+    """What `--help` prints, of all settings or of those named. verbs: what each does, by name."""
     settings = [setting for setting in SETTINGS if names is None or setting.name in names]
     lines = [
         f"usage: {program} [--flag value …]   or   VARIABLE=value … {program}",
@@ -29,6 +29,9 @@ def help_text(program: str, names: Collection[str] | None = None) -> str:
         "3D U-Net inference benchmark: nnU-Net's BraTS 2019 network on volumes of [4, 224, 224, 160].",
         "A flag wins over its environment variable. Values are not case-sensitive.",
     ]
+    if verbs:
+        lines += ["", "Other verbs, as the first argument:"]
+        lines += [f"  {name:<12}{summary}" for name, summary in (*verbs.items(), ("--version", "print it"))]
     for group in dict.fromkeys(setting.group for setting in settings):
         lines += ["", f"{group}:"]
         for setting in (one for one in settings if one.group == group):

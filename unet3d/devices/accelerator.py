@@ -1,38 +1,71 @@
 """What CUDA and Intel XPU devices have in common, which is nearly everything: torch.cuda and torch.xpu by one name.
 
-A subclass names its kind and adds what only its hardware has: driver, architecture, tiles, power.
+A subclass names its kind and adds what only its hardware has: driver, architecture, tiles, power, names.
 """
 
 from __future__ import annotations
 
 import functools
+import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 
 from unet3d.devices import known_issues
-from unet3d.devices.base import PowerSource, Properties
+from unet3d.devices.base import DeviceStream, Graph, PowerSource, Properties, Result
 
 if TYPE_CHECKING:
     import torch
 
 
-class AcceleratorDevice:
+class DriverProperties(Protocol):
+    """What every accelerator's get_device_properties tells; each kind has more, read by name."""
+
+    name: str
+    total_memory: int
+
+
+class Runtime(Protocol):
+    """What torch.cuda and torch.xpu both offer."""
+
+    def is_available(self) -> bool: ...
+    def device_count(self) -> int: ...
+    def get_device_properties(self, index: int | None) -> DriverProperties: ...
+    def set_device(self, index: int) -> None: ...
+    def synchronize(self, index: int) -> None: ...
+    def Stream(self) -> DeviceStream: ...
+    def stream(self, stream: DeviceStream) -> AbstractContextManager[object]: ...
+    def graph(self, graph: Graph, **options: str) -> AbstractContextManager[object]: ...
+    def max_memory_reserved(self, index: int) -> int: ...
+    def reset_peak_memory_stats(self, index: int) -> None: ...
+    def empty_cache(self) -> None: ...
+
+
+class AcceleratorDevice(ABC):
     """See `unet3d.devices.base.Device`."""
 
     kind: str
-    compute_unit_name: str
-    capture_options: ClassVar[dict[str, Any]] = {}
+    compute_unit_name: ClassVar[str]
+    capture_options: ClassVar[dict[str, str]] = {}
+
+    is_host: ClassVar[bool] = False
+    runs_triton: ClassVar[bool] = True
+    visibility_variable: ClassVar[str | None]
+    single_tile_platforms: ClassVar[frozenset[str]] = frozenset()
+    telemetry_sources: ClassVar[tuple[str, ...]]
+    copy_bytes: ClassVar[int] = 2**30
 
     def __init__(self, index: int = 0):
         self.index = index
         self.select()
 
     @classmethod
-    def runtime(cls) -> Any:
+    def runtime(cls) -> Runtime:
         """torch.cuda or torch.xpu."""
         import torch
 
-        return getattr(torch, cls.kind)
+        return cast("Runtime", getattr(torch, cls.kind))
 
     @classmethod
     def is_available(cls) -> bool:
@@ -43,8 +76,37 @@ class AcceleratorDevice:
         return cls.runtime().device_count()
 
     @classmethod
-    def why_unavailable(cls) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def why_unavailable(cls) -> str: ...
+
+    @classmethod
+    def visible_names(cls) -> list[str]:
+        return cls._chosen_names()
+
+    @classmethod
+    def _chosen_names(cls) -> list[str]:
+        """What the visibility variable has chosen already, else the numbers from 0."""
+        chosen = os.environ.get(cls.visibility_variable, "") if cls.visibility_variable else ""
+        names = [name.strip() for name in chosen.split(",") if name.strip()]
+        count = cls.count()
+        return (names or [str(index) for index in range(count)])[:count]
+
+    @classmethod
+    def variables_for(cls, name: str) -> dict[str, str]:
+        return {cls.visibility_variable: name} if cls.visibility_variable else {}
+
+    @classmethod
+    @abstractmethod
+    def place_name(cls, name: str) -> str: ...
+
+    @classmethod
+    def graph_class(cls) -> Callable[[], Graph] | None:
+        """torch.cuda.CUDAGraph, or XPUGraph in the versions of PyTorch that have it, else None."""
+        return cast("Callable[[], Graph] | None", getattr(cls.runtime(), f"{cls.kind.upper()}Graph", None))
+
+    @classmethod
+    @abstractmethod
+    def triton_programs(cls, index: int | None) -> int: ...
 
     @property
     def torch_device(self) -> torch.device:
@@ -56,41 +118,43 @@ class AcceleratorDevice:
     def supports_graphs(self) -> bool:
         return self.graph_class() is not None
 
-    @classmethod
-    def graph_class(cls) -> Any:
-        """torch.cuda.CUDAGraph, or XPUGraph in the versions of PyTorch that have it, else None."""
-        return getattr(cls.runtime(), f"{cls.kind.upper()}Graph", None)
+    @abstractmethod
+    def platform(self) -> str: ...
 
-    @classmethod
-    def capture(cls, call: Callable[[], Any]) -> tuple[Any, Any]:
-        """Record the kernels that `call` launches: (graph with replay(), what the call returned, its memory reused)."""
-        graph = cls.graph_class()()
-        with cls.runtime().graph(graph, **cls.capture_options):
-            result = call()
-        return graph, result
+    def _told(self) -> DriverProperties:
+        """The driver's properties of this device."""
+        return self.runtime().get_device_properties(self.index)
 
     def properties(self) -> Properties:
-        found = self.runtime().get_device_properties(self.index)
+        told = self._told()
         return Properties(
-            name=found.name,
-            memory_bytes=found.total_memory,
+            name=told.name,
+            memory_bytes=told.total_memory,
             driver=self.driver(),
-            compute_units=self.compute_units(found),
+            compute_units=self.compute_units(),
             compute_unit_name=self.compute_unit_name,
-            architecture=self.architecture(found),
+            architecture=self.architecture(),
         )
 
+    @abstractmethod
     def driver(self) -> str | None:
-        raise NotImplementedError
+        """Version of the device's driver."""
 
-    def compute_units(self, found: Any) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def compute_units(self) -> int: ...
 
-    def architecture(self, found: Any) -> str | None:
-        raise NotImplementedError
+    @abstractmethod
+    def architecture(self) -> str | None: ...
 
     def tiles(self) -> list[str]:
         return [str(self.index)]
+
+    def pci_address(self) -> str | None:
+        told = self._told()
+        bus, number = getattr(told, "pci_bus_id", None), getattr(told, "pci_device_id", None)
+        if bus is None or number is None:
+            return None
+        return f"{getattr(told, 'pci_domain_id', 0):04x}:{bus:02x}:{number:02x}.0"
 
     def select(self) -> None:
         self.runtime().set_device(self.index)
@@ -98,14 +162,26 @@ class AcceleratorDevice:
     def synchronize(self) -> None:
         self.runtime().synchronize(self.index)
 
+    def new_stream(self) -> DeviceStream | None:
+        return self.runtime().Stream()
+
+    def on_stream(self, stream: DeviceStream) -> AbstractContextManager[object]:
+        return self.runtime().stream(stream)
+
+    def capture(self, call: Callable[[], Result]) -> tuple[Graph, Result]:
+        make = self.graph_class()
+        if make is None:
+            raise RuntimeError(f"this PyTorch records no launches on {self.kind}")
+        graph = make()
+        with self.runtime().graph(graph, **self.capture_options):
+            result = call()
+        return graph, result
+
     def pin(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.pin_memory()
 
     def upload(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self.torch_device, non_blocking=True)
-
-    def download(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.cpu()
 
     def peak_memory(self) -> int:
         return self.runtime().max_memory_reserved(self.index)
@@ -128,8 +204,8 @@ class AcceleratorDevice:
     def power_source(self) -> PowerSource | None:
         return self._power
 
-    def _open_power_source(self) -> PowerSource | None:
-        raise NotImplementedError
+    @abstractmethod
+    def _open_power_source(self) -> PowerSource | None: ...
 
     def warnings(self, precision: str) -> list[tuple[str, str]]:
         import torch

@@ -1,7 +1,7 @@
 """The verbs of every device. What runs a benchmark knows these and no other word about hardware.
 
-A device is made by `open_device(kind, index)`; its class says what exists, the instance acts on one device (a whole
-GPU, one tile of it, or the CPU)::
+A device is made by `registry.open_device(kind, index)`; its class says what exists, the instance acts on one device (a
+whole GPU, one tile of it, or the CPU)::
 
     device = open_device("cuda")
     staged = device.pin(host_tensor)       # outside the timed region
@@ -12,21 +12,15 @@ GPU, one tile of it, or the CPU)::
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
-
-from unet3d.errors import UserError
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
 
-CLASSES = {
-    "cpu": ("unet3d.devices.cpu", "CpuDevice"),
-    "cuda": ("unet3d.devices.cuda", "CudaDevice"),
-    "xpu": ("unet3d.devices.xpu", "XpuDevice"),
-}
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -40,7 +34,7 @@ class Properties:
     compute_units: int
     compute_unit_name: str
     architecture: str | None  # "sm_90", "12.60.7", "x86_64"
-    details: dict[str, Any] = field(default_factory=dict)
+    details: Mapping[str, object] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -60,12 +54,36 @@ class PowerSource(Protocol):
     def close(self) -> None: ...
 
 
+class Graph(Protocol):
+    """Kernel launches that were recorded once, of a whole forward pass."""
+
+    def replay(self) -> None: ...
+
+
+class DeviceStream(Protocol):
+    """A queue of work on a device, beside its others."""
+
+    def synchronize(self) -> None: ...
+
+
 @runtime_checkable
 class Device(Protocol):
     """One device; `kind` is torch's device type and `index` its number among those visible to the process."""
 
     kind: str
     index: int
+
+    # What is true of every device of the kind.
+
+    is_host: ClassVar[bool]  # the CPU that runs this process: its memory is the host's, its calls are finished on return
+    runs_triton: ClassVar[bool]
+    # Environment variable that chooses which devices or tiles the process sees; None where there is no such thing.
+    visibility_variable: ClassVar[str | None]
+    # Platforms of this kind whose cards have a single tile each, so that there is nothing to take several of.
+    single_tile_platforms: ClassVar[frozenset[str]]
+    # Names of the sources in unet3d.measure.telemetry beside those of the host.
+    telemetry_sources: ClassVar[tuple[str, ...]]
+    copy_bytes: ClassVar[int]  # of a tensor so large that copying it measures memory and not caches
 
     @classmethod
     def is_available(cls) -> bool:
@@ -82,6 +100,37 @@ class Device(Protocol):
         """One line: what is missing and the remedy; empty when the device can be used."""
         ...
 
+    @classmethod
+    def visible_names(cls) -> list[str]:
+        """Each visible device or tile as `visibility_variable` names it; empty where there is no such variable.
+
+        Raises:
+            UserError: where the environment leaves open which device is which.
+        """
+        ...
+
+    @classmethod
+    def variables_for(cls, name: str) -> dict[str, str]:
+        """Environment variables that show a process the device or tile of this name (of `visible_names`) alone."""
+        ...
+
+    @classmethod
+    def place_name(cls, name: str) -> str:
+        """The device or tile of this name as users know it, such as "GPU 1" or "tile 0.1"."""
+        ...
+
+    @classmethod
+    def graph_class(cls) -> Callable[[], Graph] | None:
+        """PyTorch's class that records launches on this kind; None where this PyTorch has none."""
+        ...
+
+    @classmethod
+    def triton_programs(cls, index: int | None) -> int:
+        """How many programs of a Triton kernel keep the device of this number (None: the current one) busy."""
+        ...
+
+    # What one device does.
+
     @property
     def torch_device(self) -> torch.device: ...
 
@@ -90,10 +139,18 @@ class Device(Protocol):
         """Whether a sequence of kernel launches can be captured once and replayed."""
         ...
 
+    def platform(self) -> str:
+        """The platform as users name it: Flex, Max, CUDA, CPU."""
+        ...
+
     def properties(self) -> Properties: ...
 
     def tiles(self) -> list[str]:
         """Names of the tiles that stand behind this device, such as ["0.0", "0.1"]; one entry if it has no tiles."""
+        ...
+
+    def pci_address(self) -> str | None:
+        """Where it is attached, such as "0000:3b:00.0"; None for the host, and where PyTorch does not know."""
         ...
 
     def select(self) -> None:
@@ -104,16 +161,27 @@ class Device(Protocol):
         """Return when all work given to the device is finished."""
         ...
 
+    def new_stream(self) -> DeviceStream | None:
+        """A queue of its own for one of several calls in flight; None where calls are finished when they return."""
+        ...
+
+    def on_stream(self, stream: DeviceStream) -> AbstractContextManager[object]:
+        """Work that the calling thread starts inside goes to this queue."""
+        ...
+
+    def capture(self, call: Callable[[], Result]) -> tuple[Graph, Result]:
+        """Record the kernels that `call` launches: (graph, what the call returned, whose memory a replay fills anew).
+
+        Only where `supports_graphs`.
+        """
+        ...
+
     def pin(self, tensor: torch.Tensor) -> torch.Tensor:
         """A host tensor in memory that the device can read without a further copy."""
         ...
 
     def upload(self, tensor: torch.Tensor) -> torch.Tensor:
         """Copy to the device without waiting; work started later in this thread sees the finished copy."""
-        ...
-
-    def download(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Copy to the host, finished on return."""
         ...
 
     def peak_memory(self) -> int:
@@ -137,33 +205,3 @@ class Device(Protocol):
     def warnings(self, precision: str) -> list[tuple[str, str]]:
         """Known defects of the software in use, as (name, what happens and the remedy)."""
         ...
-
-
-def device_class(kind: str) -> type[Device]:
-    """The class for "cpu", "cuda" or "xpu".
-
-    Raises:
-        UserError: for another kind.
-    """
-    if kind not in CLASSES:
-        raise UserError(f"device is {kind!r}; allowed are {', '.join(CLASSES)}; choose one of them.")
-    module, name = CLASSES[kind]
-    return getattr(importlib.import_module(module), name)
-
-
-def open_device(kind: str, index: int = 0) -> Device:
-    """The device with this number.
-
-    Raises:
-        UserError: when the machine or this PyTorch has no such device; says what is missing.
-    """
-    cls = device_class(kind)
-    if not cls.is_available():
-        raise UserError(cls.why_unavailable())
-    if not 0 <= index < cls.count():
-        raise UserError(
-            f"device {kind}:{index} does not exist; this process sees {cls.count()}, numbered from 0; "
-            "choose one of them or set the variable that hides the others."
-        )
-    make: Callable[[int], Device] = cls
-    return make(index)

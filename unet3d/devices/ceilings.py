@@ -12,12 +12,17 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from unet3d.config.precisions import PRECISIONS
+from unet3d.devices.registry import device_class
+
 if TYPE_CHECKING:
     import torch
 
 # Seconds of repeating per figure, and the size of a call from which it is long against its overhead.
 BUDGET, LONG_ENOUGH = 0.5, 0.02
-COPY_BYTES = {"cpu": 2**28, "cuda": 2**30, "xpu": 2**30}
+
+# Makes, from a size, the FLOP of one call and the call.
+Product = Callable[[int], tuple[float, Callable[[], object]]]
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Ceilings:
 def measure(device: str, precision: str, threads: int | None = None) -> Ceilings:
     """Measure both ceilings in about three seconds and less than 2 GiB; a process does so once for the same arguments.
 
-    device: "cpu", "cuda" or "xpu" (also with an index). precision: "fp32", "fp16", "bf16" or "int8" (int8 to int32).
+    device: "cpu", "cuda" or "xpu" (also with an index). precision: of PRECISIONS; int8 is multiplied to int32.
     threads: CPU threads, by default those that PyTorch uses in the calling thread.
 
     The matrix product's rate is the better of two forms that compute layers of this network: a square product, by the
@@ -57,18 +62,18 @@ def measure(device: str, precision: str, threads: int | None = None) -> Ceilings
         used = torch.get_num_threads() if kind == "cpu" else None
     finally:
         torch.set_num_threads(before)
-    found = {name: rate for name, rate in rates.items() if rate is not None}
-    fastest = max(found, key=found.__getitem__) if found else "none"
+    measured = {name: rate for name, rate in rates.items() if rate is not None}
+    how = max(measured, key=measured.__getitem__) if measured else "none"
     return Ceilings(
-        device=device, precision=precision, threads=used, matmul_tflops=found.get(fastest), copy_gbs=copy, matmul_how=fastest
+        device=device, precision=precision, threads=used, matmul_tflops=measured.get(how), copy_gbs=copy, matmul_how=how
     )
 
 
-def _products(device: str, precision: str) -> dict[str, Callable[[int], tuple[float, Callable[[], object]]]]:
-    """Forms of a product: each makes, from a size, the FLOP of one call and the call."""
+def _products(device: str, precision: str) -> dict[str, Product]:
+    """The forms of a product that a device has for the precision, by name."""
     import torch
 
-    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}[precision]
+    dtype = PRECISIONS[precision].dtype()
 
     def random(*shape: int) -> torch.Tensor:
         if dtype == torch.int8:
@@ -102,12 +107,15 @@ def _products(device: str, precision: str) -> dict[str, Callable[[int], tuple[fl
         x = x.contiguous(memory_format=torch.channels_last_3d)
         return 2.0 * 27 * 256 * 256 * edge**3, lambda: torch.ops.quantized.conv3d(x, packed, 1.0, 0)
 
+    products: dict[str, Product] = {"matrix product": square}
     if dtype != torch.int8:
-        return {"matrix product": square, "3x3x3 convolution": convolution}
-    return {"matrix product": square} | ({"3x3x3 convolution": int8_convolution} if device.startswith("cpu") else {})
+        products["3x3x3 convolution"] = convolution
+    elif device.startswith("cpu"):
+        products["3x3x3 convolution"] = int8_convolution
+    return products
 
 
-def _rate(work: Callable[[int], tuple[float, Callable[[], object]]], device: torch.device) -> float | None:
+def _rate(work: Product, device: torch.device) -> float | None:
     """TFLOP/s of the fastest call at the smallest size whose calls are long enough to be timed."""
     best = None
     for size in (256, 1024, 2048, 4096, 8192):
@@ -125,7 +133,7 @@ def _rate(work: Callable[[int], tuple[float, Callable[[], object]]], device: tor
 def _copy(device: torch.device) -> float:
     import torch
 
-    source = torch.ones(COPY_BYTES[device.type], dtype=torch.uint8, device=device)
+    source = torch.ones(device_class(device.type).copy_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * source.numel() / fastest(lambda: target.copy_(source), device) / 1e9
 
@@ -137,8 +145,10 @@ def fastest(call: Callable[[], object], device: torch.device) -> float:
     """
     import torch
 
+    on_host = device_class(device.type).is_host
+
     def wait() -> None:
-        if device.type != "cpu":
+        if not on_host:
             getattr(torch, device.type).synchronize(device)
 
     def once() -> float:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, ClassVar
 
-from unet3d.devices import host
-from unet3d.devices.base import PowerSource, Properties
+from unet3d.devices import host, known_issues
+from unet3d.devices.base import DeviceStream, Graph, PowerSource, Properties, Result
 
 if TYPE_CHECKING:
     import torch
@@ -16,7 +18,12 @@ class CpuDevice:
     """See `unet3d.devices.base.Device`."""
 
     kind = "cpu"
-    supports_graphs = False
+    is_host: ClassVar[bool] = True
+    runs_triton: ClassVar[bool] = False
+    visibility_variable: ClassVar[str | None] = None
+    single_tile_platforms: ClassVar[frozenset[str]] = frozenset()
+    telemetry_sources: ClassVar[tuple[str, ...]] = ()
+    copy_bytes: ClassVar[int] = 2**28
 
     def __init__(self, index: int = 0):
         self.index = index
@@ -33,11 +40,38 @@ class CpuDevice:
     def why_unavailable(cls) -> str:
         return ""
 
+    @classmethod
+    def visible_names(cls) -> list[str]:
+        return []
+
+    @classmethod
+    def variables_for(cls, name: str) -> dict[str, str]:
+        return {}
+
+    @classmethod
+    def place_name(cls, name: str) -> str:
+        return f"CPU {name}"
+
+    @classmethod
+    def graph_class(cls) -> Callable[[], Graph] | None:
+        return None
+
+    @classmethod
+    def triton_programs(cls, index: int | None) -> int:
+        return 4  # of Triton's interpreter
+
     @property
     def torch_device(self) -> torch.device:
         import torch
 
         return torch.device("cpu")
+
+    @property
+    def supports_graphs(self) -> bool:
+        return False
+
+    def platform(self) -> str:
+        return "CPU"
 
     def properties(self) -> Properties:
         hardware = host.hardware()
@@ -54,19 +88,28 @@ class CpuDevice:
     def tiles(self) -> list[str]:
         return ["0"]
 
+    def pci_address(self) -> str | None:
+        return None
+
     def select(self) -> None:
         """The CPU is always current."""
 
     def synchronize(self) -> None:
         """Calls on the CPU have finished when they return."""
 
+    def new_stream(self) -> DeviceStream | None:
+        return None
+
+    def on_stream(self, stream: DeviceStream) -> AbstractContextManager[object]:
+        raise NotImplementedError("a CPU has no streams")
+
+    def capture(self, call: Callable[[], Result]) -> tuple[Graph, Result]:
+        raise NotImplementedError("a CPU has no graphs")
+
     def pin(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor
 
     def upload(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor
-
-    def download(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor
 
     def peak_memory(self) -> int:
@@ -87,6 +130,10 @@ class CpuDevice:
     def warnings(self, precision: str) -> list[tuple[str, str]]:
         import torch
 
-        from unet3d.devices import known_issues
+        return known_issues.find(self.kind, precision, torch.__version__)
 
-        return known_issues.find("cpu", precision, torch.__version__)
+
+if TYPE_CHECKING:
+    from unet3d.devices.base import Device
+
+    _conforms: Callable[[int], Device] = CpuDevice

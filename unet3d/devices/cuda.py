@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
-from unet3d.devices.accelerator import AcceleratorDevice
+from unet3d.devices import nvml
+from unet3d.devices.accelerator import AcceleratorDevice, DriverProperties
 from unet3d.devices.base import PowerSource
 
 
@@ -15,8 +15,10 @@ class CudaDevice(AcceleratorDevice):
 
     kind = "cuda"
     compute_unit_name = "streaming multiprocessors"
+    visibility_variable: ClassVar[str | None] = "CUDA_VISIBLE_DEVICES"
+    telemetry_sources: ClassVar[tuple[str, ...]] = ("counter", "nvml")
     # Other threads may use the GPU while this one records.
-    capture_options: ClassVar[dict[str, Any]] = {"capture_error_mode": "thread_local"}
+    capture_options: ClassVar[dict[str, str]] = {"capture_error_mode": "thread_local"}
 
     def __init__(self, index: int = 0):
         super().__init__(index)
@@ -49,67 +51,59 @@ class CudaDevice(AcceleratorDevice):
             f"shows with CUDA {torch.version.cuda}, or use PLATFORM=CPU"
         )
 
+    @classmethod
+    def place_name(cls, name: str) -> str:
+        return f"GPU {name}"
+
+    @classmethod
+    def triton_programs(cls, index: int | None) -> int:
+        return 4 * _told_of_gpu(cls.runtime().get_device_properties(index)).multi_processor_count
+
+    def platform(self) -> str:
+        return "CUDA"
+
     def driver(self) -> str | None:
-        with contextlib.suppress(Exception):
-            import pynvml
+        return nvml.driver_version()
 
-            pynvml.nvmlInit()
-            try:
-                return pynvml.nvmlSystemGetDriverVersion()
-            finally:
-                pynvml.nvmlShutdown()
-        return None
+    def compute_units(self) -> int:
+        return _told_of_gpu(self._told()).multi_processor_count
 
-    def compute_units(self, found: Any) -> int:
-        return found.multi_processor_count
+    def architecture(self) -> str | None:
+        told = _told_of_gpu(self._told())
+        return f"sm_{told.major}{told.minor}"
 
-    def architecture(self, found: Any) -> str | None:
-        return f"sm_{found.major}{found.minor}"
+    def uuid(self) -> object:
+        """What NVML, too, knows the GPU by."""
+        return _told_of_gpu(self._told()).uuid
 
     @classmethod
     def cudnn_version(cls) -> int | None:
         import torch
 
-        return torch.backends.cudnn.version()
+        cudnn: Any = torch.backends.cudnn  # PyTorch gives its functions no types
+        version: int | None = cudnn.version()
+        return version
 
     def _open_power_source(self) -> PowerSource | None:
-        return Nvml.open(self.runtime().get_device_properties(self.index))
+        return nvml.open_counter(self.uuid())
 
 
-class Nvml:
-    """Energy and clocks of one GPU from NVIDIA's management library (package nvidia-ml-py)."""
+class GpuProperties(DriverProperties, Protocol):
+    """What torch.cuda tells beside."""
 
-    name = "NVML"
+    multi_processor_count: int
+    major: int
+    minor: int
+    uuid: object
 
-    def __init__(self, library: Any, handle: Any):
-        self._library, self._handle = library, handle
 
-    @classmethod
-    def open(cls, found: Any) -> Nvml | None:
-        """The source of the GPU with these properties; None where the package, driver or counter is missing.
+def _told_of_gpu(told: DriverProperties) -> GpuProperties:
+    return cast("GpuProperties", told)
 
-        By UUID, because NVML's numbers do not follow CUDA_VISIBLE_DEVICES.
-        """
-        try:
-            import pynvml
 
-            pynvml.nvmlInit()
-            source = cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{found.uuid}"))
-            source.joules()
-        except Exception:  # noqa: BLE001 - any failure means that this machine offers no reading
-            return None
-        return source
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-    def joules(self) -> float:
-        return self._library.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1e3
+    from unet3d.devices.base import Device
 
-    def clocks_mhz(self) -> dict[str, int]:
-        library = self._library
-        clocks = {}
-        for domain, number in (("core", library.NVML_CLOCK_SM), ("memory", library.NVML_CLOCK_MEM)):
-            with contextlib.suppress(library.NVMLError):
-                clocks[domain] = library.nvmlDeviceGetClockInfo(self._handle, number)
-        return clocks
-
-    def close(self) -> None:
-        self._library.nvmlShutdown()
+    _conforms: Callable[[int], Device] = CudaDevice

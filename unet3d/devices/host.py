@@ -11,6 +11,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from unet3d.devices import topology
+from unet3d.places import CHECKOUT
+
 PACKAGES = (
     "torch",
     "nnunet",
@@ -82,16 +85,8 @@ def cpu_model() -> str:
 
 def usable_cores() -> int:
     """Physical cores that this process may run on: its affinity and its container's CPU quota, hyper-threads once."""
-    allowed = os.sched_getaffinity(0)
-    cores = set()
-    for cpu in allowed:
-        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        try:
-            cores.add(siblings.read_text(encoding="utf-8").strip())
-        except OSError:
-            cores.add(str(cpu))
-    quota = _cpu_quota()
-    return max(1, min(len(cores), int(quota)) if quota else len(cores))
+    count, quota = len(topology.cores()), _cpu_quota()
+    return max(1, min(count, int(quota)) if quota else count)
 
 
 def _cpu_quota() -> float | None:
@@ -133,19 +128,20 @@ def reset_peak_memory() -> None:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the installed packages that take part."""
-    found = {"python": platform.python_version()}
+    software = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
+            software[package] = importlib.metadata.version(package)
     import torch
 
     onednn = re.search(r"(?:oneDNN|MKL-DNN) v([\d.]+)", torch.__config__.show())
     if onednn:
-        found["oneDNN"] = onednn[1]
-    if torch.backends.cudnn.is_available():
-        found["cuDNN"] = str(torch.backends.cudnn.version())
-        found["CUDA"] = str(torch.version.cuda)
-    return found
+        software["oneDNN"] = onednn[1]
+    cudnn: Any = torch.backends.cudnn  # PyTorch gives its functions no types
+    if cudnn.is_available():
+        software["cuDNN"] = str(cudnn.version())
+        software["CUDA"] = str(torch.version.cuda)
+    return software
 
 
 def git_state(folder: Path) -> tuple[str | None, bool]:
@@ -159,10 +155,19 @@ def git_state(folder: Path) -> tuple[str | None, bool]:
             ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=20
         ).stdout.strip()
 
+    if not CHECKOUT:  # an installed package may lie in a folder of somebody else's checkout
+        return os.environ.get("GIT_COMMIT") or None, False
     try:
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.SubprocessError):
         return os.environ.get("GIT_COMMIT") or None, False
+
+
+def frequency_governor() -> str | None:
+    """The kernel's policy for the CPU's clock; None where it has none, as in many virtual machines."""
+    with contextlib.suppress(OSError):
+        return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text(encoding="utf-8").strip()
+    return None
 
 
 def hardware() -> dict[str, Any]:
@@ -170,9 +175,6 @@ def hardware() -> dict[str, Any]:
     import psutil
 
     flags = cpu_flags()
-    governor = None
-    with contextlib.suppress(OSError):
-        governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text(encoding="utf-8").strip()
     nodes = [path.name for path in Path("/sys/devices/system/node").glob("node[0-9]*")]
     return {
         "cpu": cpu_model(),
@@ -181,7 +183,7 @@ def hardware() -> dict[str, Any]:
         "usable_cores": usable_cores(),
         "numa_nodes": len(nodes) or 1,
         "instructions": sorted(flag for flag in flags if flag.startswith(("avx2", "avx512", "amx", "avx_vnni"))),
-        "frequency_governor": governor,
+        "frequency_governor": frequency_governor(),
         "memory_bytes": psutil.virtual_memory().total,
         "kernel": platform.release(),
         "system": _system_name(),

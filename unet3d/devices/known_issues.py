@@ -78,7 +78,7 @@ def parse_version(text: str) -> tuple[int, ...]:
 def find(kind: str, precision: str, torch_version: str, cudnn: int | None = None) -> list[tuple[str, str]]:
     """(name, text) of every known defect of this software; `cudnn` as torch.backends.cudnn.version() gives it."""
     version = parse_version(torch_version)
-    found = []
+    defects = []
     for issue in KNOWN:
         if issue.kind != kind or precision not in issue.precisions or version < issue.first:
             continue
@@ -88,5 +88,5 @@ def find(kind: str, precision: str, torch_version: str, cudnn: int | None = None
             continue
         if issue.cudnn_fixed is not None and cudnn is not None and cudnn >= issue.cudnn_fixed:
             continue
-        found.append((issue.name, f"torch {torch_version}: {issue.text}"))
-    return found
+        defects.append((issue.name, f"torch {torch_version}: {issue.text}"))
+    return defects

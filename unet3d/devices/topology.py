@@ -40,32 +40,32 @@ def cores(allowed: Iterable[int] | None = None, system: Path = SYSTEM) -> list[C
     return sorted((Core(node_of.get(cpu, 0), cpu) for cpu in first.values()), key=lambda core: (core.node, core.cpu))
 
 
-def by_node(found: Sequence[Core]) -> dict[int, list[Core]]:
+def by_node(members: Sequence[Core]) -> dict[int, list[Core]]:
     """The cores of each node that has any."""
     nodes: dict[int, list[Core]] = {}
-    for core in found:
+    for core in members:
         nodes.setdefault(core.node, []).append(core)
     return nodes
 
 
-def split(found: Sequence[Core], groups: int) -> list[list[Core]]:
+def split(members: Sequence[Core], groups: int) -> list[list[Core]]:
     """Groups of nearly equal size, none astride two nodes where their number allows it.
 
     Raises:
         ValueError: for more groups than cores.
     """
-    if groups > len(found):
-        raise ValueError(f"{groups} groups of {len(found)} cores")
-    nodes = list(by_node(found).values())
+    if groups > len(members):
+        raise ValueError(f"{groups} groups of {len(members)} cores")
+    nodes = list(by_node(members).values())
     each = groups // len(nodes)
     if groups % len(nodes) == 0 and all(len(node) >= each for node in nodes):
         return [part for node in nodes for part in _parts(node, each)]
-    return _parts(list(found), groups)
+    return _parts(list(members), groups)
 
 
-def _parts(found: list[Core], count: int) -> list[list[Core]]:
-    ends = [round(len(found) * i / count) for i in range(count + 1)]
-    return [found[start:end] for start, end in itertools.pairwise(ends)]
+def _parts(members: list[Core], count: int) -> list[list[Core]]:
+    ends = [round(len(members) * i / count) for i in range(count + 1)]
+    return [members[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def free_memory(node: int, system: Path = SYSTEM) -> int:
@@ -84,12 +84,12 @@ def node_of_pci(address: str, folder: Path = PCI) -> int | None:
 
 def numbers(text: str) -> list[int]:
     """[0, 1, 2, 8] from the kernel's 0-2,8."""
-    found: list[int] = []
+    values: list[int] = []
     for part in text.strip().split(","):
         first, _, last = part.partition("-")
         if first:
-            found += range(int(first), int(last or first) + 1)
-    return found
+            values += range(int(first), int(last or first) + 1)
+    return values
 
 
 def ranges(values: Iterable[int]) -> str:

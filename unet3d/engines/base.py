@@ -2,9 +2,10 @@
 
 The runner calls them in this order::
 
-    engine = registry.create(request)       # refuses what cannot run, before anything heavy is imported
+    registry.refuse_settings(asked)        # what no machine can run, before a device is looked at
+    engine = registry.create(request)      # refuses what this machine cannot run, before anything heavy is imported
     engine.load(reference)                 # builds, exports or quantises the network; engine.load_seconds
-    engine.compare(volume)                 # float32 logits of a small volume, for the check against fp32
+    engine.compare(volume)                 # float32 logits of a small volume, for the comparison with fp32
     engine.compile(staged)                 # all work that belongs to the real shape, with a first inference
     output = engine.infer(staged)          # the timed region: input transfer, network, synchronisation
     labels = engine.labels(output)         # argmax on the host, outside the timed region
@@ -14,16 +15,40 @@ The runner calls them in this order::
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+
+from unet3d.files import cache_folder
+from unet3d.workload import input_shape
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from unet3d.devices.base import Device
+
+# Layouts as `Effective` calls them; an engine with a blocked layout uses its own name.
+CHANNELS_LAST, CONTIGUOUS = "channels_last_3d", "contiguous"
+# Intel Extension for PyTorch has no other.
+IPEX_PLATFORMS = ("Flex", "Max", "CPU")
+
+# What an engine hands from `stage` to `infer`, and from there to `logits` and `labels`.
+Staged = TypeVar("Staged")
+Output = TypeVar("Output")
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What the user has asked of an engine, before any machine is looked at; None where it was left open."""
+
+    engine: str
+    precision: str | None = None
+    jit: str | None = None
+    ipex: bool | None = None
+    platform: str | None = None
 
 
 @dataclass(frozen=True)
@@ -32,20 +57,24 @@ class Request:
 
     engine: str
     device: Device
-    precision: str  # fp32, fp16, bf16 or int8
+    precision: str  # of unet3d.config.precisions
     jit: str = "none"  # none, trace or compile; engines other than torch run with none
     amp: bool = True
     ipex: bool = False
     network: str = "fast"  # fast or reference
-    shape: tuple[int, int, int, int, int] = (1, 4, 224, 224, 160)  # N, modality, z, y, x
+    shape: tuple[int, ...] = input_shape()  # N, modality, z, y, x
     streams: int = 1
     threads: int = 1
     input_on_device: bool = False
-    cache_dir: Path = field(default_factory=lambda: Path.home() / ".cache" / "unet3d")
+    cache_dir: Path = field(default_factory=cache_folder)
     # Preprocessed volumes float32 [4, z, y, x] from outside the validated fold, yielded one by one; int8 only.
-    calibration: Callable[[], Any] | None = None
+    calibration: Callable[[], Iterable[NDArray[np.float32]]] | None = None
     calibration_source: str = "none"
     profile: bool = False  # `operators` will be asked for
+
+    def asked(self) -> EngineSettings:
+        """The part of it that needs no machine."""
+        return EngineSettings(self.engine, self.precision, self.jit, self.ipex, self.device.platform())
 
 
 @dataclass(frozen=True)
@@ -68,17 +97,20 @@ class Effective:
     device: str
     precision: str  # data type of the convolutions' inputs
     jit: str
-    layout: str  # channels_last_3d, contiguous, or the engine's own name for its blocked layout
+    layout: str  # CHANNELS_LAST, CONTIGUOUS, or the engine's own name for its blocked layout
     network: str
     amp: bool | None = None
     ipex: bool = False
-    details: dict[str, Any] = field(default_factory=dict)
+    details: Mapping[str, object] = field(default_factory=dict)
 
 
-class Engine(ABC):
+class Engine(ABC, Generic[Staged, Output]):
     """One way of running the network; a file an engine, heavy imports inside `load`."""
 
-    name: str
+    name: ClassVar[str]
+    precisions: ClassVar[tuple[str, ...]]  # that it runs on some machine
+    jits: ClassVar[tuple[str, ...]] = ("none",)
+    has_ipex: ClassVar[bool] = False
 
     def __init__(self, request: Request):
         self.request = request
@@ -86,43 +118,71 @@ class Engine(ABC):
         self.warnings: list[tuple[str, str]] = []  # (name, what happened and the remedy)
 
     @classmethod
+    def refuse_settings(cls, asked: EngineSettings) -> list[str]:
+        """One line for each reason why no machine can run these settings, each with its remedy; imports nothing heavy."""
+        reasons = []
+        if asked.precision is not None and asked.precision not in cls.precisions:
+            reasons += cls._refuse_precision(asked.precision)
+        if asked.jit is not None and asked.jit not in cls.jits:
+            reasons.append(
+                f"JIT={asked.jit} with ENGINE={cls.name} is not possible; JIT is PyTorch's, use JIT=none or ENGINE=torch"
+            )
+        if asked.ipex and not cls.has_ipex:
+            reasons.append(f"IPEX=yes with ENGINE={cls.name} is not possible; use IPEX=no or ENGINE=torch")
+        if asked.ipex and asked.platform is not None and asked.platform not in IPEX_PLATFORMS:
+            reasons.append(f"IPEX=yes with PLATFORM={asked.platform} is not possible; it is for Flex, Max and CPU, use IPEX=no")
+        return reasons
+
+    @classmethod
     @abstractmethod
+    def _refuse_precision(cls, precision: str) -> list[str]:
+        """Why it does not run a precision that is not among its own, and what to use instead."""
+
+    @classmethod
     def refuse(cls, request: Request) -> list[str]:
-        """One line for each reason why this request cannot run, each with its remedy; imports nothing heavy."""
+        """One line for each reason why this machine cannot run this request, each with its remedy; those of
+        `refuse_settings` come first. Imports nothing heavy."""
+        return [*cls.refuse_settings(request.asked()), *cls._refuse_on_machine(request)]
+
+    @classmethod
+    @abstractmethod
+    def _refuse_on_machine(cls, request: Request) -> list[str]:
+        """What `refuse_settings` cannot say: packages, the device, the CPU's instructions, the request's other fields."""
 
     @abstractmethod
     def load(self, reference: torch.nn.Module) -> None:
         """Build the network to run from nnU-Net's own fp32 module on the CPU."""
 
     @abstractmethod
-    def stage(self, volumes: np.ndarray) -> Any:
+    def stage(self, volumes: NDArray[np.float32]) -> Staged:
         """Host work before the timed region: float32 [N, 4, z, y, x] made ready for `infer`."""
 
     @abstractmethod
-    def compile(self, staged: Any) -> None:
+    def compile(self, staged: Staged) -> None:
         """Everything that belongs to the staged shape, ending with one finished inference."""
 
     @abstractmethod
-    def infer(self, staged: Any) -> Any:
+    def infer(self, staged: Staged) -> Output:
         """Input transfer, network and synchronisation: when it returns the logits are complete.
 
         May be called from as many threads at a time as the request has streams.
         """
 
     @abstractmethod
-    def logits(self, output: Any) -> np.ndarray:
+    def logits(self, output: Output) -> NDArray[np.float32]:
         """Float32 logits [N, 4, z, y, x] on the host."""
 
-    def labels(self, output: Any) -> np.ndarray:
+    def labels(self, output: Output) -> NDArray[np.uint8]:
         """Most likely class of each voxel: uint8 [N, z, y, x] on the host, in nnU-Net's labels."""
-        return self.logits(output).argmax(axis=1).astype("uint8")
+        labels: NDArray[np.uint8] = self.logits(output).argmax(axis=1).astype("uint8")
+        return labels
 
-    def compare(self, volumes: np.ndarray) -> np.ndarray:
+    def compare(self, volumes: NDArray[np.float32]) -> NDArray[np.float32]:
         """Float32 logits of volumes of another shape than the request's, by the same code path."""
         return self.logits(self.infer(self.stage(volumes)))
 
     @abstractmethod
-    def operators(self, staged: Any) -> tuple[list[Operator], float]:
+    def operators(self, staged: Staged) -> tuple[list[Operator], float]:
         """One more inference of the object that was timed: its operators in order of execution, and milliseconds of the
         whole. The last call of all, and only for a request with `profile`."""
 

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from unet3d.files import whole_folder
@@ -24,10 +25,11 @@ def parameters_hash(network: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def sources_hash(*modules: object) -> str:
+def sources_hash(*modules: ModuleType) -> str:
     """SHA-256 over the source of the modules that make an export: a change of ours makes a new one."""
     digest = hashlib.sha256()
     for module in modules:
+        assert module.__file__ is not None
         digest.update(Path(module.__file__).read_bytes())
     return digest.hexdigest()
 
@@ -37,7 +39,7 @@ def versions(packages: Iterable[str]) -> list[str]:
     return [f"{package}=={importlib.metadata.version(package)}" for package in packages]
 
 
-def kept(folder: Path, ingredients: Iterable[str], make: Callable[[Path], None]) -> tuple[Path, bool]:
+def get_or_make(folder: Path, ingredients: Iterable[str], make: Callable[[Path], None]) -> tuple[Path, bool]:
     """The folder of an export made from `ingredients`, and whether it was there already.
 
     `make` gets an empty folder to fill; it gets its final name only when it is complete, so that an interrupted

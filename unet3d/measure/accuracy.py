@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from unet3d.brats import dataset, folds, preprocessing, regions, sample_data, segmentations
+from unet3d.config.values import Settings
+from unet3d.engines.base import Engine
 from unet3d.errors import UserError
 from unet3d.files import prepare_folder
+from unet3d.measure.loop import timed_call
+from unet3d.planning.group import Group
+from unet3d.results.console import Console, fraction
+from unet3d.results.facts import Dice, RunWarning, Scores, VolumesFacts
 from unet3d.results.report import slices
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from unet3d.engines.base import Engine
-    from unet3d.planning.resolve import Settings
-    from unet3d.ranks import Solo
-    from unet3d.results.console import Console
-    from unet3d.results.record import Record
+from unet3d.workload import REGIONS
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,34 @@ class Cases:
     store: preprocessing.Store
 
 
-def prepare(record: Record, out: Console, group: Solo) -> Cases:
+@dataclass
+class Predictions:
+    """Scores of the cases predicted so far, by name, and of each the slice that the report may show."""
+
+    scores: dict[str, Scores] = field(default_factory=dict)
+    slices: dict[str, slices.Labels] = field(default_factory=dict)
+
+    def add(self, case: dataset.Case, properties: dict[str, Any], labels: np.ndarray, folder: Path | None) -> None:
+        """Score a case in its original space; its segmentation is saved where a folder is named.
+
+        labels: nnU-Net's [z, y, x] of the padded volume. properties: the preprocessed case's.
+        """
+        restored, truth = preprocessing.restore(labels, properties), segmentations.read(case.truth)
+        if folder is not None:
+            segmentations.save(folder / f"{case.name}.nii.gz", restored, properties)
+        self.scores[case.name] = regions.score(restored, truth)
+        self.slices[case.name] = slices.of_most_tumour(restored, truth)
+
+
+def prepare(settings: Settings, out: Console, group: Group) -> tuple[Cases, VolumesFacts]:
     """Choose the fold's cases and preprocess those that are not yet.
 
     Raises:
         UserError: when the data set cannot be read, a case is bad or has no truth, or volumes cannot be stored.
     """
-    settings = record.settings
-    by_name = {case.name: case for case in dataset.find_cases(settings.dataset_dir)}
+    source, store = settings.dataset_dir, settings.preprocessed_dir
+    assert source is not None and store is not None  # refused by the planning otherwise
+    by_name = {case.name: case for case in dataset.find_cases(source)}
     fold = folds.fold_names(by_name, settings.fold)
     names = fold if settings.num_images == "all" else fold[: settings.num_images]
     without = [name for name in names if not by_name[name].truth.is_file()]
@@ -51,33 +71,30 @@ def prepare(record: Record, out: Console, group: Solo) -> Cases:
             "needs the training data with its labels"
         )
     if group.rank == 0:
-        out.info(
-            f"fold {settings.fold}: {len(names)} of {len(by_name)} cases; preprocessed volumes in {settings.preprocessed_dir}"
-        )
-        _preprocess(settings, names, group)
+        out.info(f"fold {settings.fold}: {len(names)} of {len(by_name)} cases; preprocessed volumes in {store}")
+        _preprocess(source, store, names, group)
     group.barrier()
     # Machines may share the folder; where they don't, the first rank of each fills its own.
     if group.rank and group.local_rank == 0:
-        _preprocess(settings, names, group)
+        _preprocess(source, store, names, group)
     group.barrier()
-    standard = set(names) <= set(folds.brats2019(settings.fold))
-    record.data = {
-        "kind": "BraTS 2019" if standard else "other data set",
-        "path": settings.dataset_dir,
-        "fold": settings.fold,
-        "cases": list(names),
-        "standard_names": standard and len(names) == len(folds.brats2019(settings.fold)),
-        "preprocessed_dir": settings.preprocessed_dir,
-        "names_sha256": sha256("\n".join(names).encode()).hexdigest(),
-    }
-    if sample_data.is_sample(settings.dataset_dir):
-        record.data["kind"] = "synthetic sample data"
-    return Cases(names, by_name, preprocessing.Store(settings.preprocessed_dir))
+    published = folds.brats2019(settings.fold)
+    standard = set(names) <= set(published)
+    facts = VolumesFacts(
+        kind="synthetic sample data" if sample_data.is_sample(source) else "BraTS 2019" if standard else "other data set",
+        path=source,
+        fold=settings.fold,
+        cases=list(names),
+        standard_names=standard and len(names) == len(published),
+        preprocessed_dir=store,
+        names_sha256=sha256("\n".join(names).encode()).hexdigest(),
+    )
+    return Cases(names, by_name, preprocessing.Store(store)), facts
 
 
-def _preprocess(settings: Settings, names: Sequence[str], group: Solo) -> None:
+def _preprocess(source: Path, store: Path, names: Sequence[str], group: Group) -> None:
     group.working("preprocessing", limited=False)
-    report = preprocessing.preprocess(settings.dataset_dir, settings.preprocessed_dir, names)
+    report = preprocessing.preprocess(source, store, names)
     if report.failed:
         name, reason = next(iter(report.failed.items()))
         raise UserError(
@@ -86,21 +103,29 @@ def _preprocess(settings: Settings, names: Sequence[str], group: Solo) -> None:
         )
 
 
-def predict_and_score(engine: Engine, cases: Cases, record: Record, out: Console, group: Solo) -> dict[str, Any]:
-    """Predict each case once, this rank every `size`-th of them, and score it in its original space.
+def segmentation_folder(settings: Settings) -> Path | None:
+    """Where segmentations are saved; None where they are not.
 
-    Returns the regions' mean Dice, their mean `total`, the number of undefined values of each region, and each case's.
+    Raises:
+        UserError: when the folder cannot be written to.
+    """
+    if not settings.save_segmentations:
+        return None
+    folder = settings.output_dir / "segmentations"
+    prepare_folder(folder, "OUTPUT_DIR")
+    return folder
+
+
+def predict(engine: Engine, cases: Cases, settings: Settings, group: Group) -> Predictions:
+    """Predict each case once, this rank every `size`-th of them; rank 0 gets those of all ranks, the others their own.
+
+    Raises:
+        UserError: when volumes cannot be read or segmentations not be written.
     """
     from tqdm import tqdm
 
-    settings = record.settings
-    mine = list(cases.names)[group.rank :: group.size]
-    folder = settings.output_dir / "segmentations"
-    if settings.save_segmentations:
-        prepare_folder(folder, "OUTPUT_DIR")
-    found: dict[str, dict[str, float | None]] = {}
-    kept: dict[str, slices.Labels] = {}
-    batch = settings.batch_size
+    mine, batch, folder = list(cases.names)[group.rank :: group.size], settings.batch_size, segmentation_folder(settings)
+    predictions = Predictions()
     with tqdm(
         total=len(mine), unit="case", desc="predicting", leave=False, disable=not sys.stderr.isatty() or group.rank > 0
     ) as bar:
@@ -108,69 +133,42 @@ def predict_and_score(engine: Engine, cases: Cases, record: Record, out: Console
             names = mine[first : first + batch]
             group.working(f"predicting {names[0]}")
             volumes = [cases.store.load(name) for name in names]
-            # The last batch is filled up, so that the engine meets the one shape it was compiled for.
-            filled = volumes + [volumes[-1]] * (batch - len(volumes))
-            labels = engine.labels(engine.infer(engine.stage(np.stack([volume.array for volume in filled]))))
+            arrays = fill_batch([volume.array for volume in volumes], batch)
+            _, labels = timed_call(engine, partial(engine.stage, arrays), engine.labels)
             for name, volume, predicted in zip(names, volumes, labels, strict=False):
-                found[name] = score_case(
-                    cases.by_name[name], volume.properties, predicted, folder if settings.save_segmentations else None, kept
-                )
+                predictions.add(cases.by_name[name], volume.properties, predicted, folder)
                 bar.update()
-    everything: dict[str, dict[str, float | None]] = {}
-    for part, slices_kept in group.gather((found, kept)):
-        everything.update(part)
-        kept.update(slices_kept)
-    if group.rank:
-        return {}
-    keep_slices(record, cases, everything, kept)
-    return summarise({name: everything[name] for name in cases.names}, record, out)
+    everything = Predictions()
+    for part in group.gather(predictions):
+        everything.scores.update(part.scores)
+        everything.slices.update(part.slices)
+    return everything if group.rank == 0 else predictions
 
 
-def keep_slices(
-    record: Record, cases: Cases, scores: dict[str, dict[str, float | None]], kept: dict[str, slices.Labels]
-) -> None:
+def fill_batch(volumes: Sequence[np.ndarray], batch: int) -> np.ndarray:
+    """[N, 4, z, y, x] of up to N volumes; a last batch is filled up, so that the engine meets the shape it is compiled for."""
+    return np.stack([*volumes, *[volumes[-1]] * (batch - len(volumes))])
+
+
+def keep_slices(folder: Path, cases: Cases, predictions: Predictions) -> list[RunWarning]:
     """Write the slices that the report shows; a failure costs these pictures and a warning, nothing else."""
     try:
-        slices.save(record.settings.output_dir, scores, kept, cases.by_name)
-    except (OSError, RuntimeError) as error:
-        record.warn(
-            "no-slices",
-            f"the report has no pictures of cases: {str(error).partition(chr(10))[0]}.",
-            "Free some space in OUTPUT_DIR and see that DATASET_DIR can be read.",
-        )
+        slices.save(folder, predictions.scores, predictions.slices, cases.by_name)
+    except (OSError, RuntimeError, UserError) as error:
+        return [
+            RunWarning(
+                "no-slices",
+                f"the report has no pictures of cases: {str(error).partition(chr(10))[0]}.",
+                "Free some space in OUTPUT_DIR and see that DATASET_DIR can be read.",
+            )
+        ]
+    return []
 
 
-def summarise(scores: dict[str, dict[str, float | None]], record: Record, out: Console) -> dict[str, Any]:
-    """Means over the cases' scores, as `predict_and_score` returns them; told to the console."""
-    summary = regions.summarise(list(scores.values()))
-    accuracy = {**summary.means, "total": summary.total, "undefined": summary.undefined, "cases": scores}
-    out.info(
-        f"Dice of {len(scores)} cases (weights: {record.weights['kind']}): "
-        + ", ".join(f"{region} {_shown(accuracy[region])}" for region in ("WT", "TC", "ET", "total"))
-    )
-    return accuracy
-
-
-def _shown(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}"
-
-
-def score_case(
-    case: dataset.Case,
-    properties: dict,
-    predicted: np.ndarray,
-    folder: Path | None = None,
-    kept: dict[str, slices.Labels] | None = None,
-) -> dict[str, float | None]:
-    """Dice of a case's regions in its original space; the segmentation is saved where a folder is named.
-
-    predicted: nnU-Net's labels [z, y, x] of the padded volume. properties: the preprocessed case's. kept: takes in the
-    slice that the report may show.
-    """
-    restored, truth = preprocessing.restore(predicted, properties), segmentations.read(case.truth)
-    if folder is not None:
-        segmentations.save(folder / f"{case.name}.nii.gz", restored, properties)
-    score = regions.score(restored, truth)
-    if kept is not None:
-        kept[case.name] = slices.of_most_tumour(restored, truth)
-    return score
+def summarise(scores: dict[str, Scores], names: Sequence[str], weights: str, out: Console) -> Dice:
+    """Means over the scores of the named cases, told to the console."""
+    summary = regions.summarise([scores[name] for name in names])
+    dice = Dice(summary.means, summary.total, summary.undefined, {name: scores[name] for name in names})
+    shown = ", ".join(f"{region} {fraction(dice.of(region))}" for region in (*REGIONS, "total"))
+    out.info(f"Dice of {len(names)} cases (weights: {weights}): {shown}")
+    return dice

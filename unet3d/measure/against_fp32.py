@@ -6,12 +6,13 @@ before without a word (for example pytorch issue 163539). A run whose logits are
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unet3d.config.precisions import PRECISIONS
 from unet3d.errors import MismatchError
+from unet3d.results.facts import Agreement
 
 if TYPE_CHECKING:
     import torch
@@ -19,23 +20,6 @@ if TYPE_CHECKING:
     from unet3d.engines.base import Engine
 
 SHAPE = (1, 4, 64, 64, 64)
-# Largest relative error, as norm of the difference over norm of the reference. A correct implementation stays far
-# below (fp32 1e-5, fp16 2e-3, bf16 2e-2, int8 0.1 with random weights); a wrong one lands near 1.
-LIMITS = {"fp32": 1e-3, "fp16": 0.03, "bf16": 0.15, "int8": 0.4}
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far the logits are from fp32, and the share of voxels with the same label."""
-
-    shape: tuple[int, ...]
-    relative_error: float
-    label_agreement: float
-    limit: float
-    finite: bool
-
-    def as_dict(self) -> dict:
-        return asdict(self)
 
 
 def compare(logits: np.ndarray, reference: np.ndarray, precision: str) -> Agreement:
@@ -43,10 +27,10 @@ def compare(logits: np.ndarray, reference: np.ndarray, precision: str) -> Agreem
     finite = bool(np.isfinite(logits).all())
     error = float(np.linalg.norm(logits - reference) / np.linalg.norm(reference)) if finite else float("inf")
     same = float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean()) if finite else 0.0
-    return Agreement(logits.shape, error, same, LIMITS[precision], finite)
+    return Agreement(logits.shape, error, same, PRECISIONS[precision].error_limit, finite)
 
 
-def against_fp32(engine: Engine, reference: torch.nn.Module, seed: int) -> Agreement:
+def check(engine: Engine, reference: torch.nn.Module, seed: int) -> Agreement:
     """Run the engine and nnU-Net's fp32 form on the same small random volume.
 
     Raises:

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from unet3d.devices import ceilings
-from unet3d.engines.base import Operator
+from unet3d.engines.base import Engine, Operator
 from unet3d.files import write_atomically
-
-if TYPE_CHECKING:
-    from unet3d.engines.base import Engine
-    from unet3d.results.console import Console
-    from unet3d.results.record import Record
+from unet3d.results.console import Console
+from unet3d.results.record import Section
 
 REST = "outside operators"
 
@@ -74,9 +72,14 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.0%}"
 
 
-def report(engine: Engine, staged: Any, record: Record, out: Console) -> None:
-    """Profile one inference after the timed ones: print the table, write profile.json, note it in the record."""
+def report(engine: Engine, staged: Any, folder: Path, out: Console) -> list[Section]:
+    """Profile one inference after the timed ones: print the table, write profile.json; returns its rows.
+
+    Raises:
+        UserError: when the file cannot be written.
+    """
     layers = measure(engine, staged)
     out.line("\n".join(table(layers)))
-    record.extra["profile"] = [asdict(layer) for layer in layers]
-    write_atomically(record.settings.output_dir / "profile.json", json.dumps(record.extra["profile"], indent=1) + "\n")
+    rows = [asdict(layer) for layer in layers]
+    write_atomically(folder / "profile.json", json.dumps(rows, indent=1) + "\n")
+    return rows

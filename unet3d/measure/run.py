@@ -1,82 +1,46 @@
-"""One run: weights, volumes, engine, check, warm-up, the measured calls, Dice; everything goes into the record."""
+"""A run, step by step. Each step returns what it found; this is where it is put into the record."""
 
 from __future__ import annotations
 
-import sys
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from time import perf_counter
 from typing import Any
 
 from unet3d import places
-from unet3d.brats.calibration import choose as choose_calibration
-from unet3d.brats.volumes import CaseVolumes, RandomVolumes
 from unet3d.devices import host
-from unet3d.engines import registry
-from unet3d.engines.base import Engine, Request
-from unet3d.errors import MismatchError, OutOfMemory
-from unet3d.measure import against_fp32
+from unet3d.engines.base import Engine
+from unet3d.errors import OutOfMemory
+from unet3d.measure import accuracy, int8_loss, loop, prepare, profile, rates
+from unet3d.measure.collector import Collector
+from unet3d.measure.prepare import Input, Network, Prepared
 from unet3d.measure.telemetry import watch
-from unet3d.planning.resolve import Settings
-from unet3d.ranks import Solo
-from unet3d.results import advice, console, document
+from unet3d.planning import mlperf
+from unet3d.planning.group import Group, SingleProcess
+from unet3d.planning.mlperf import LoadGenRun
+from unet3d.planning.plan import Plan
+from unet3d.results import advice
 from unet3d.results.console import Console
-from unet3d.results.record import Record
-from unet3d.results.timing import Sample, WarmUp, summarise, timed
+from unet3d.results.facts import Dice, PeakMemory
+from unet3d.results.record import Record, Section
 
 
-def run(record: Record, out: Console, group: Solo) -> None:
-    """Carry out the run that the record's settings describe.
+def run(plan: Plan, record: Record, out: Console, group: Group | None = None) -> None:
+    """Carry out a plan in this process, alone or as one rank of a group, and fill in the record.
 
     Raises:
         BenchmarkError: UserError for what the user can mend, MismatchError when something else ran than was asked
             for, OutOfMemory.
     """
-    settings = record.settings
-    record.environment.update(_environment())
+    group = group or SingleProcess()
+    record.environment.update(environment())
     try:
-        group.working("loading the weights")
-        reference = _load_weights(record, out)
-        if group.local_rank == 0:
-            _need_memory(record, group.local_size)
-        group.barrier()
-        source, scored = _volumes(record, out, group)
-        engine = _prepare(record, out, reference, source, group)
-        try:
-            if settings.scenario != "Default":
-                from unet3d.measure.loadgen import run as loadgen
-
-                loadgen.run(record, out, engine, source, scored)
-            else:
-                if scored is not None:
-                    from unet3d.measure import accuracy
-
-                    record.accuracy = accuracy.predict_and_score(engine, scored, record, out, group)
-                with watch.watching(record, out, group):
-                    _measure(record, out, group, engine, source)
-            if settings.profile and group.rank == 0:
-                from unet3d.measure import profile
-
-                profile.report(engine, engine.stage(source.batch(0)), record, out)
-        finally:
-            engine.close()
-        if settings.precision == "int8" and record.accuracy:
-            from unet3d.measure import int8_loss
-
-            int8_loss.compare(record, out, reference, scored, engine.request.cache_dir)
-        advice.after(record)
-        if group.size == 1:
-            from unet3d.measure import rates
-
-            rates.note(record)
+        _steps(plan, record, out, group)
     except Exception as error:
-        if settings.device.is_out_of_memory(error):
-            raise OutOfMemory(_memory_advice(record)) from error
+        if plan.device.is_out_of_memory(error):
+            raise OutOfMemory(prepare.memory_advice(plan, record.weights)) from error
         raise
 
 
-def _environment() -> dict[str, Any]:
+def environment() -> Section:
+    """Commit, hardware, versions and variables that a result is of."""
     commit, dirty = host.git_state(places.ROOT)
     return {
         "git_commit": commit,
@@ -87,239 +51,119 @@ def _environment() -> dict[str, Any]:
     }
 
 
-def _load_weights(record: Record, out: Console) -> Any:
-    """nnU-Net's own network in fp32 on the CPU with the weights that were asked for."""
-    from unet3d.brats import weights
-    from unet3d.network import flops, reference
-
-    settings = record.settings
-    loaded = weights.load(settings.weights, fold=settings.fold)
-    network = reference.build(loaded.plans, loaded.state_dict)
-    record.weights = {
-        "kind": loaded.kind,
-        "sha256": loaded.sha256,
-        "path": loaded.path,
-        "base_features": loaded.plans["base_num_features"],
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-    }
-    record.tflop_per_volume = flops.flops(network, (4, *settings.volume_shape)) / 1e12
-    out.info(
-        f"weights: {loaded.kind}, {record.weights['parameters']:,} parameters, {record.tflop_per_volume:.3g} TFLOP a volume"
-    )
-    if loaded.kind == "random" and not settings.dummy:
-        record.warn(
-            "random-weights",
-            "the weights are random: Dice says nothing about the trained network.",
-            "Run ./setup.sh where Zenodo can be reached, or use WEIGHTS=sample.",
-        )
-    return network
-
-
-def _volumes(record: Record, out: Console, group: Solo) -> tuple[Any, Any]:
-    """Volumes to time, and in accuracy mode the cases of this rank to score."""
-    settings = record.settings
-    if settings.dummy:
-        record.data = {"kind": "random", "seed": settings.seed, "distribution": "standard normal"}
-        return RandomVolumes(settings.batch_size, settings.volume_shape, settings.seed + group.rank), None
-    from unet3d.measure import accuracy
-
-    cases = accuracy.prepare(record, out, group)
-    return CaseVolumes(cases.store, cases.names, settings.batch_size), cases
-
-
-def request(settings: Settings) -> Request:
-    """What the settings ask of an engine. Raises UserError when int8 has nothing to be calibrated with."""
-    chosen = {}
-    if settings.precision == "int8":
-        calibration = choose_calibration(settings)
-        chosen = {"calibration": calibration.volumes, "calibration_source": calibration.source}
-    return Request(
-        engine=settings.engine,
-        device=settings.device,
-        precision=settings.precision,
-        jit=settings.jit,
-        amp=settings.amp,
-        ipex=settings.ipex,
-        network=settings.network,
-        shape=(settings.batch_size, 4, *settings.volume_shape),
-        streams=settings.streams,
-        threads=settings.threads,
-        input_on_device=settings.input_on_device,
-        profile=settings.profile,
-        **chosen,
-    )
-
-
-def _prepare(record: Record, out: Console, reference: Any, source: Any, group: Solo) -> Engine:
-    """An engine that is loaded, checked, compiled and warmed up: the very object that is timed."""
-    settings = record.settings
-    for name, text in settings.device.warnings(settings.precision):
-        record.warn(name, text)
-    advice.before(record)
-    engine = registry.create(request(settings))
-    out.info("loading the network")
-    group.working("loading the network")
-    engine.load(reference)
-    group.working("checking the output")
-    record.check = against_fp32.against_fp32(engine, reference, settings.seed).as_dict()
-    out.info(
-        f"check against fp32: relative error {record.check['relative_error']:.2g}, labels agree in "
-        f"{record.check['label_agreement']:.2%} of voxels"
-    )
-    record.effective = vars(engine.effective()).copy()
-    must_match(settings, record.effective)
-    settings.device.reset_peak_memory()
-    staged = engine.stage(source.batch(0))
-    out.info("compiling for the volume's shape, then warming up")
-    group.working("compiling")
-    engine.compile(staged)
-    record.load_seconds = dict(engine.load_seconds)
-    warm_up = WarmUp(settings.warm_up)
-    while not warm_up.done:
-        group.working("warming up")
-        warm_up.latencies.append(timed(engine.infer, staged)[1])
-    record.warm_up = {
-        "calls": len(warm_up.latencies),
-        "rule": warm_up.rule,
-        "settled": warm_up.settled,
-        "latency_ms": [1e3 * seconds for seconds in warm_up.latencies],
-    }
-    out.info(f"warm-up: {warm_up.rule}")
-    for name, text in engine.warnings:
-        record.warn(name, text)
-    return engine
-
-
-def must_match(settings: Settings, effective: dict[str, Any]) -> None:
-    """What ran must be what was asked for.
-
-    Raises:
-        MismatchError: naming every difference.
-    """
-    wrong = [
-        f"{name.upper()}={getattr(settings, name)} was asked for, {effective[name]} ran"
-        for name in ("precision", "jit")
-        if effective[name] != getattr(settings, name)
-    ]
-    if settings.network == "fast" and settings.engine == "torch" and effective["layout"] != "channels_last_3d":
-        wrong.append(f"the layout should be channels_last_3d, {effective['layout']} ran")
-    if settings.device.kind not in str(effective["device"]).casefold():
-        wrong.append(f"PLATFORM={settings.platform} was asked for, it ran on {effective['device']}")
-    if wrong:
-        raise MismatchError("; ".join(wrong) + ": no number is reported. Please report this with your settings")
-
-
-def _measure(record: Record, out: Console, group: Solo, engine: Engine, source: Any) -> None:
-    """The measured window: every rank starts together, `num_iterations` calls each."""
-    from tqdm import tqdm
-
-    settings = record.settings
-    record.planned_calls = settings.num_iterations
-    prints = _print_after(settings.num_iterations, settings.status_prints)
-    bar = tqdm(
-        total=settings.num_iterations,
-        unit="call",
-        desc="timing",
-        leave=False,
-        disable=not sys.stderr.isatty() or group.rank > 0,
-    )
-    lock = threading.Lock()
-    streams = threading.local()
-    taken = iter(range(settings.streams))
-    group.working("measuring")
+def _steps(plan: Plan, record: Record, out: Console, group: Group) -> None:
+    group.working("loading the weights")
+    network = prepare.load_network(plan, out)
+    record.weights, record.tflop_per_volume = network.facts, network.tflop_per_volume
+    record.warn(*network.warnings)
+    if group.local_rank == 0:
+        prepare.need_memory(plan, network.facts.base_features, group.local_size)
     group.barrier()
-    window = record.window_start = perf_counter()
 
-    def call(index: int) -> None:
-        if not hasattr(streams, "number"):
-            with lock:
-                streams.number = next(taken)
-        sample = one_call(engine, source, index, window)
-        sample.stream, sample.rank = streams.number, group.rank
-        with lock:
-            record.samples.append(sample)
-            group.keep(sample)
-            bar.update()
-            if len(record.samples) in prints:
-                stats = summarise(record.samples, settings.streams)
-                bar.clear()
-                out.info(console.status(len(record.samples), settings.num_iterations, stats, record.accuracy))
-                if settings.streams == 1 and group.size == 1:
-                    document.write(record, settings.output_dir)
-
-    _spread(call, settings.num_iterations, settings.streams)
-    bar.close()
-    record.samples.sort(key=lambda sample: sample.start)
-    record.memory = {
-        "peak_host_bytes": host.peak_memory(),
-        "peak_device_bytes": None if settings.platform == "CPU" else settings.device.peak_memory(),
-    }
-
-
-def one_call(engine: Engine, source: Any, index: int, window: float) -> Sample:
-    """Stage, infer, take the labels: three times of a monotonic clock, of which the middle one is the latency."""
-    begin = perf_counter()
-    volumes = source.batch(index)
-    staged = engine.stage(volumes)
-    start = perf_counter()
-    output = engine.infer(staged)
-    end = perf_counter()
-    engine.labels(output)
-    return Sample(
-        start=start - window,
-        latency=end - start,
-        stage=start - begin,
-        post=perf_counter() - end,
-        volumes=len(volumes),
-        cases=source.cases(index),
-    )
+    given = prepare.choose_input(plan, out, group)
+    record.data = given.facts
+    prepared = prepare.prepare(plan, network, given.volumes, out, group)
+    record.check, record.effective = prepared.agreement, prepared.effective
+    record.load_seconds, record.warm_up = prepared.load_seconds, prepared.warm_up
+    record.warn(*prepared.warnings)
+    engine = prepared.engine
+    try:
+        if plan.settings.scenario == mlperf.DEFAULT:
+            _default_loop(plan, record, given, engine, out, group)
+        else:
+            _loadgen(plan, record, given, prepared, out)
+        record.memory = _peak_memory(plan)
+        if plan.settings.profile and group.rank == 0:
+            staged = engine.stage(given.volumes.batch(0))
+            record.profile = profile.report(engine, staged, plan.settings.output_dir, out)
+    finally:
+        engine.close()
+    if plan.settings.precision == "int8" and record.accuracy and given.cases:
+        record.accuracy = _int8_loss(plan, record, network, given.cases, record.accuracy, out)
+    record.warn(*advice.after(record.samples, plan.settings.streams, prepared.warm_up.settled))
+    if group.size == 1:
+        record.ceilings, warnings = rates.beside_run(plan)
+        record.warn(*warnings)
 
 
-def _spread(call: Callable[[int], None], count: int, streams: int) -> None:
-    """Make `count` calls, as many at a time as there are streams; the first error ends them all."""
-    if streams == 1:
-        for index in range(count):
-            call(index)
-        return
-    with ThreadPoolExecutor(streams, thread_name_prefix="stream") as pool:
-        for future in [pool.submit(call, index) for index in range(count)]:
-            future.result()
+def _default_loop(plan: Plan, record: Record, given: Input, engine: Engine, out: Console, group: Group) -> None:
+    settings = plan.settings
+    if given.cases is not None:
+        predictions = accuracy.predict(engine, given.cases, settings, group)
+        if group.rank == 0:
+            record.accuracy = _score(record, given.cases, predictions, out)
+    record.planned_calls = settings.num_iterations
+    keep = Collector(record, out, group).keep
+
+    def measure() -> None:
+        record.window_start = loop.measure(plan, engine, given.volumes, group, keep)
+
+    _watched(plan, record, measure, out, group)
 
 
-def _print_after(calls: int, prints: int) -> set[int]:
-    """Numbers of finished calls after which a PERF_STATUS line is printed: evenly spread, the last one always."""
-    return {max(1, round(calls * (i + 1) / prints)) for i in range(prints)}
+def _loadgen(plan: Plan, record: Record, given: Input, prepared: Prepared, out: Console) -> None:
+    from unet3d.measure.loadgen import accuracy as loadgen_accuracy
+    from unet3d.measure.loadgen import performance
+
+    settings, engine = plan.settings, prepared.engine
+    record.scenario = settings.scenario
+    asked = _loadgen_run(plan, record, given)
+    section: Section = {}
+    if given.cases is not None:
+        predictions, theirs = loadgen_accuracy.predict(asked, settings, engine, given.cases, out)
+        record.accuracy = _score(record, given.cases, predictions, out)
+        compared = loadgen_accuracy.compare(record.accuracy, theirs, out)
+        section |= compared.section
+        record.figures += compared.told.figures
+        record.warn(*compared.told.warnings)
+    record.planned_calls = asked.calls(settings.batch_size)
+    latencies = prepared.warm_up.latency_ms
+    expected_s = latencies[-1] / 1e3 if latencies else 1.0
+    keep = Collector(record, out, SingleProcess()).keep
+    folders: list[Any] = []
+
+    def measure() -> None:
+        folders.append(performance.measure(asked, settings, engine, given, expected_s, keep, out))
+
+    _watched(plan, record, measure, out, SingleProcess())
+    record.planned_calls = len(record.samples)
+    measured = performance.read_log(asked, folders[0], record.samples, out)
+    record.loadgen = section | measured.section
+    record.figures += measured.told.figures
+    record.warn(*measured.told.warnings)
 
 
-def needed_memory(settings: Settings, base_features: int) -> int:
-    """Bytes that the largest layers need at least: the widest full-resolution tensors and the weights."""
-    voxels = settings.batch_size
-    for extent in settings.volume_shape:
-        voxels *= extent
-    size = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}[settings.precision]
-    # Input and logits, the concatenation (twice the base features) and the convolution's output, all alive at once.
-    return voxels * settings.streams * (size * (4 + 4 + 3 * base_features) + 4 * 4)
+def _loadgen_run(plan: Plan, record: Record, given: Input) -> LoadGenRun:
+    samples = len(given.cases.names) if given.cases else 1
+    weights = record.weights.kind if record.weights else None
+    return mlperf.loadgen_run(plan.settings, samples, weights, bool(given.facts.standard_names))
 
 
-def _need_memory(record: Record, ranks: int) -> None:
-    settings = record.settings
-    if settings.platform != "CPU":
-        return
-    needed, free = ranks * needed_memory(settings, record.weights["base_features"]), host.available_memory()
-    if needed > free:
-        for_ranks, lower = ("", "") if ranks == 1 else (f" for {ranks} ranks", "INSTANCES, ")
-        raise OutOfMemory(
-            f"about {needed / 2**30:.1f} GiB of memory are needed{for_ranks}, {free / 2**30:.1f} GiB are "
-            f"free; lower {lower}BATCH_SIZE or STREAMS, or use PRECISION=bf16"
-        )
+def _watched(plan: Plan, record: Record, measure: Any, out: Console, group: Group) -> None:
+    """Measure beside the telemetry; what was read and the samples so far are in the record however that ends."""
+    watched = watch.Watched()
+    try:
+        with watch.watching(plan.device, out, plan.settings.telemetry and group.rank == 0) as watched:
+            measure()
+    finally:
+        record.samples.sort(key=lambda sample: sample.start)
+        volumes = sum(sample.volumes for sample in record.samples)
+        record.telemetry, figures = watch.section(watched, volumes, group.size)
+        record.figures += figures
 
 
-def _memory_advice(record: Record) -> str:
-    settings = record.settings
-    needed = needed_memory(settings, record.weights.get("base_features", 32))
-    properties = settings.device.properties()
-    return (
-        f"out of memory on {properties.name} ({properties.memory_bytes / 2**30:.1f} GiB): BATCH_SIZE="
-        f"{settings.batch_size} in {settings.precision} needs at least {needed / 2**30:.1f} GiB; "
-        "lower BATCH_SIZE or STREAMS, or use PRECISION=bf16 or fp16"
-    )
+def _score(record: Record, cases: accuracy.Cases, predictions: accuracy.Predictions, out: Console) -> Dice:
+    record.warn(*accuracy.keep_slices(record.settings.output_dir, cases, predictions))
+    kind = record.weights.kind if record.weights else "unknown"
+    return accuracy.summarise(predictions.scores, cases.names, kind, out)
+
+
+def _int8_loss(plan: Plan, record: Record, network: Network, cases: accuracy.Cases, dice: Dice, out: Console) -> Dice:
+    loss = int8_loss.compare(dice, network.reference, cases, plan.request.cache_dir, out)
+    record.figures += loss.told.figures
+    record.warn(*loss.told.warnings)
+    return loss.dice
+
+
+def _peak_memory(plan: Plan) -> PeakMemory:
+    return PeakMemory(host.peak_memory(), None if plan.settings.platform == "CPU" else plan.device.peak_memory())

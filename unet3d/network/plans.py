@@ -3,10 +3,9 @@
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from unet3d import workload
 from unet3d.errors import UserError
 
-MODALITIES = ("T1", "T1ce", "T2", "FLAIR")
-INPUT_SHAPE = (224, 224, 160)
 MAX_FEATURES = 320
 
 
@@ -77,7 +76,7 @@ def random_plans(base_features: int = 32, max_features: int = MAX_FEATURES, pool
     stage = {
         "batch_size": 2,
         "num_pool_per_axis": [poolings] * 3,
-        "patch_size": list(INPUT_SHAPE),
+        "patch_size": list(workload.SHAPE),
         "median_patient_size_in_voxels": [138, 169, 138],
         "current_spacing": [1.0, 1.0, 1.0],
         "original_spacing": [1.0, 1.0, 1.0],
@@ -85,19 +84,20 @@ def random_plans(base_features: int = 32, max_features: int = MAX_FEATURES, pool
         "pool_op_kernel_sizes": [[2, 2, 2]] * poolings,
         "conv_kernel_sizes": [[3, 3, 3]] * (poolings + 1),
     }
-    modalities = dict(enumerate(MODALITIES))
+    modalities = dict(enumerate(workload.MODALITY_TITLES))
+    foreground = list(workload.CLASSES[1:])
     plans = {
         "num_stages": 1,
-        "num_modalities": len(MODALITIES),
+        "num_modalities": len(workload.MODALITIES),
         "modalities": modalities,
         "normalization_schemes": OrderedDict((i, "nonCT") for i in modalities),
-        "dataset_properties": {"all_classes": [1, 2, 3], "modalities": modalities, "intensityproperties": None},
+        "dataset_properties": {"all_classes": foreground, "modalities": modalities, "intensityproperties": None},
         "list_of_npz_files": [],
         "original_spacings": [],
         "original_sizes": [],
         "preprocessed_data_folder": "",
-        "num_classes": 3,
-        "all_classes": [1, 2, 3],
+        "num_classes": len(foreground),
+        "all_classes": foreground,
         "base_num_features": base_features,
         "use_mask_for_norm": OrderedDict((i, True) for i in modalities),
         "keep_only_largest_region": None,

@@ -7,9 +7,10 @@ replaced by another data set, so that no result is accepted any more; "valid for
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from unet3d.config.values import Asked, Settings
+from unet3d.workload import SHAPE
 
 INSTALL = "pip install -r requirements-loadgen.txt"
 DEFAULT, SINGLE_STREAM, OFFLINE = "Default", "SingleStream", "Offline"
@@ -28,7 +29,7 @@ LEAST_FOR_VERDICT = 64
 
 
 @dataclass(frozen=True)
-class Plan:
+class LoadGenRun:
     """One performance run: `queries` is the least number of volumes asked for, `duration_s` the least duration."""
 
     scenario: str
@@ -42,47 +43,51 @@ class Plan:
         """Whether the run ends after exactly `queries` volumes, whatever they take."""
         return self.duration_s == 0
 
+    def calls(self, batch_size: int) -> int:
+        """Calls that the run has at least."""
+        return -(-self.queries // batch_size)
 
-def refuse(value: Mapping[str, Any], min_duration_set: bool = False) -> list[str]:
+
+def refuse_settings(asked: Asked) -> list[str]:
     """One line for each reason why these settings cannot run under LoadGen; none for the default loop."""
-    scenario = value["scenario"]
-    if scenario == DEFAULT:
-        return (
-            [
-                "MIN_DURATION with SCENARIO=Default is not possible; it is LoadGen's, use SCENARIO=SingleStream or "
-                "Offline, or set NUM_ITERATIONS"
-            ]
-            if min_duration_set
-            else []
-        )
+    if asked.scenario == DEFAULT:
+        if asked.min_duration is None:
+            return []
+        return [
+            "MIN_DURATION with SCENARIO=Default is not possible; it is LoadGen's, use SCENARIO=SingleStream or "
+            "Offline, or set NUM_ITERATIONS"
+        ]
     problems = []
     if importlib.util.find_spec("mlperf_loadgen") is None:
-        problems.append(f"SCENARIO={scenario}, but mlcommons-loadgen is not installed; {INSTALL}, or use SCENARIO=Default")
+        problems.append(
+            f"SCENARIO={asked.scenario}, but mlcommons-loadgen is not installed; {INSTALL}, or use SCENARIO=Default"
+        )
     several = [
         name.upper()
         for name in ("multi_tile", "devices", "instances", "nnodes", "scaling")
-        if value.get(name) is True or value.get(name) not in (None, False, 1)
+        if asked.value(name) is True or asked.value(name) not in (None, False, 1)
     ]
     if several:
         problems.append(
-            f"{', '.join(several)} with SCENARIO={scenario} is not possible, LoadGen drives one process; "
+            f"{', '.join(several)} with SCENARIO={asked.scenario} is not possible, LoadGen drives one process; "
             f"leave {'it' if len(several) == 1 else 'them'} out, or use SCENARIO=Default"
         )
-    if scenario == SINGLE_STREAM:
+    if asked.scenario == SINGLE_STREAM:
         problems += [
-            f"{name.upper()}={value[name]} with SCENARIO=SingleStream is not possible, it sends one volume at a "
+            f"{name.upper()}={asked.value(name)} with SCENARIO=SingleStream is not possible, it sends one volume at a "
             f"time; use {name.upper()}=1 or SCENARIO=Offline"
             for name in ("batch_size", "streams")
-            if value[name] != 1
+            if asked.value(name) != 1
         ]
     return problems
 
 
-def plan(settings: Any, samples: int, weights: str | None, data: Mapping[str, Any]) -> Plan:
+def loadgen_run(settings: Settings, samples: int, weights: str | None, standard_cases: bool) -> LoadGenRun:
     """What to run for the settings, with `samples` different volumes at hand.
 
     NUM_ITERATIONS counts calls: SingleStream's queries, and in Offline batches of the one query. Where the user sets it,
-    the run has just that many unless MIN_DURATION asks for more.
+    the run has just that many unless MIN_DURATION asks for more. standard_cases: whether the volumes are all of a fold of
+    BraTS 2019.
     """
     scenario = settings.scenario
     chosen = settings.sources["num_iterations"] != "default"
@@ -101,10 +106,10 @@ def plan(settings: Any, samples: int, weights: str | None, data: Mapping[str, An
         departures.append(f"{held} different volumes instead of {PERFORMANCE_SAMPLES}")
     if settings.dummy:
         departures.append("random volumes")
-    elif not data.get("standard_names"):
+    elif not standard_cases:
         departures.append("not all cases of a fold of BraTS 2019")
-    if tuple(settings.volume_shape) != (224, 224, 160):
+    if tuple(settings.volume_shape) != SHAPE:
         departures.append(f"volumes of {settings.volume_shape}")
     if weights != "mlperf":
         departures.append(f"weights: {weights}")
-    return Plan(scenario, queries, duration, held, tuple(departures))
+    return LoadGenRun(scenario, queries, duration, held, tuple(departures))

@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol, TypeVar
 
+from unet3d.config.values import Asked, Settings
 from unet3d.devices import binding, topology
-from unet3d.devices.base import device_class
-from unet3d.devices.platforms import KINDS
-from unet3d.errors import UserError
-from unet3d.files import prepare_folder
+from unet3d.devices.base import Device
+from unet3d.devices.registry import class_of_platform
+from unet3d.results.facts import Bound
 
-HIERARCHY, MASK = "ZE_FLAT_DEVICE_HIERARCHY", "ZE_AFFINITY_MASK"
+Value = TypeVar("Value")
+
+
+class Fill(Protocol):
+    """Takes what was asked for, else a value of the machine's with its reason; see `unet3d.planning.resolve`."""
+
+    def __call__(self, name: str, asked: Value | None, value: Value, reason: str) -> Value: ...
 
 
 @dataclass(frozen=True)
@@ -27,103 +33,106 @@ class Placement:
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
-def ranks_here(settings: Any) -> int:
+@dataclass(frozen=True)
+class Counts:
+    """Processes on this machine: by device or tile, by group of a CPU's cores."""
+
+    devices: int
+    instances: int
+
+
+def ranks_here(settings: Settings) -> int:
     """Ranks on this machine."""
     return settings.instances * settings.devices
 
 
-def many(settings: Any) -> bool:
+def needs_ranks(settings: Settings) -> bool:
     """Whether the run needs more than one rank, and so torchrun."""
     return ranks_here(settings) > 1 or settings.nnodes > 1
 
 
-def decide(settings: Any) -> list[str]:
-    """Fill in INSTANCES and DEVICES, and where nodes other than 0 keep their logs; what is wrong, a line each.
+def counts(asked: Asked, platform: str, threads: int, fill: Fill) -> tuple[Counts, list[str]]:
+    """DEVICES and INSTANCES, and what is wrong with them, a line each.
 
     Raises:
-        UserError: when that folder cannot be written to, or as `device_names`.
+        UserError: as the device's `visible_names`.
     """
-    if settings.node_rank:
-        settings.decide("output_dir", settings.output_dir / f"node{settings.node_rank}", "node 0 writes the results")
-        prepare_folder(settings.output_dir, "OUTPUT_DIR")
-    problems = _on_cpu(settings) if settings.platform == "CPU" else _on_devices(settings)
-    if not problems and many(settings) and settings.scenario != "Default":
+    found, problems = (_on_cpu if class_of_platform(platform).is_host else _on_devices)(asked, platform, threads, fill)
+    ranks = found.devices * found.instances * asked.nnodes
+    if not problems and ranks > 1 and asked.scenario != "Default":
         problems.append(
-            f"SCENARIO={settings.scenario} on {ranks_here(settings) * settings.nnodes} ranks is not possible; "
+            f"SCENARIO={asked.scenario} on {ranks} ranks is not possible; "
             "LoadGen paces one process, use SCENARIO=Default or one rank"
         )
-    return problems
+    return found, problems
 
 
-def _on_cpu(settings: Any) -> list[str]:
+def _on_cpu(asked: Asked, platform: str, threads: int, fill: Fill) -> tuple[Counts, list[str]]:
     problems = []
-    if settings.devices not in (None, 1):
-        problems.append(f"DEVICES={settings.devices} with PLATFORM=CPU is not possible; use INSTANCES for groups of cores")
-    settings.decide("devices", 1, "PLATFORM=CPU")
-    if settings.instances is None:
-        nodes = len(topology.by_node(topology.cores())) if settings.multi_tile else 1
-        settings.decide(
-            "instances",
-            nodes,
-            "MULTI_TILE=True: NUMA nodes with cores for this process" if settings.multi_tile else "one process",
-        )
-    most = min(settings.threads, len(topology.cores()))
-    if settings.instances > most:
+    if asked.devices not in (None, 1):
+        problems.append(f"DEVICES={asked.devices} with PLATFORM=CPU is not possible; use INSTANCES for groups of cores")
+    devices = fill("devices", None, 1, "PLATFORM=CPU")
+    cores = topology.cores()
+    nodes = len(topology.by_node(cores)) if asked.multi_tile else 1
+    reason = "MULTI_TILE=True: NUMA nodes with cores for this process" if asked.multi_tile else "one process"
+    instances = fill("instances", asked.instances, nodes, reason)
+    most = min(threads, len(cores))
+    if instances > most:
         problems.append(
-            f"INSTANCES={settings.instances} is more than the {most} CPU threads and cores; lower INSTANCES or raise THREADS"
+            f"INSTANCES={instances} is more than the {most} CPU threads and cores; lower INSTANCES or raise THREADS"
         )
-    elif settings.instances > 1 and settings.streams > settings.threads // settings.instances:
+    elif instances > 1 and asked.streams > threads // instances:
         problems.append(
-            f"STREAMS={settings.streams} is more than the {settings.threads // settings.instances} CPU threads "
+            f"STREAMS={asked.streams} is more than the {threads // instances} CPU threads "
             "of an instance; lower STREAMS or INSTANCES"
         )
-    return problems
+    return Counts(devices, instances), problems
 
 
-def _on_devices(settings: Any) -> list[str]:
+def _on_devices(asked: Asked, platform: str, threads: int, fill: Fill) -> tuple[Counts, list[str]]:
     problems = []
-    if settings.instances not in (None, 1):
-        problems.append(f"INSTANCES={settings.instances} with PLATFORM={settings.platform} is not possible; use DEVICES")
-    settings.decide("instances", 1, f"PLATFORM={settings.platform}")
-    if settings.platform == "Flex" and settings.multi_tile:
+    if asked.instances not in (None, 1):
+        problems.append(f"INSTANCES={asked.instances} with PLATFORM={platform} is not possible; use DEVICES")
+    instances = fill("instances", None, 1, f"PLATFORM={platform}")
+    if asked.multi_tile:
+        problems += _refuse_tiles(platform)
+    if asked.devices is None and not asked.multi_tile:
+        return Counts(fill("devices", None, 1, "one device"), instances), problems
+    cls = class_of_platform(platform)
+    visible = len(cls.visible_names())
+    if asked.devices in (None, "all"):
+        return Counts(fill("devices", None, visible, "every tile or device that is visible"), instances), problems
+    devices = int(asked.devices)
+    if devices > visible:
         problems.append(
-            "MULTI_TILE=True with PLATFORM=Flex is not possible; a Flex card has one tile, use "
-            "MULTI_TILE=False, with DEVICES for several cards"
+            f"DEVICES={devices} is more than the {visible} that PyTorch sees; lower DEVICES, or show "
+            f"it more ({cls.visibility_variable})"
         )
-    if settings.devices is None and not settings.multi_tile:
-        settings.decide("devices", 1, "one device")
-        return problems
-    visible = len(device_names(settings.platform))
-    if settings.devices in (None, "all"):
-        settings.decide("devices", visible, "every tile or device that is visible")
-    elif settings.devices > visible:
-        problems.append(
-            f"DEVICES={settings.devices} is more than the {visible} that PyTorch sees; lower DEVICES, or show "
-            f"it more ({'CUDA_VISIBLE_DEVICES' if settings.platform == 'CUDA' else MASK})"
-        )
-    return problems
+    return Counts(devices, instances), problems
 
 
-def plan(settings: Any) -> list[Placement]:
+def _refuse_tiles(platform: str) -> list[str]:
+    """Why MULTI_TILE=True cannot be, on a platform whose cards have one tile."""
+    if platform not in class_of_platform(platform).single_tile_platforms:
+        return []
+    return [
+        f"MULTI_TILE=True with PLATFORM={platform} is not possible; a {platform} card has one tile, use "
+        "MULTI_TILE=False, with DEVICES for several cards"
+    ]
+
+
+def places_of_ranks(settings: Settings) -> list[Placement]:
     """A place for each rank of this machine, by local rank.
 
     Raises:
         UserError: where the environment leaves open which device is which.
     """
     count = ranks_here(settings)
-    if settings.platform == "CPU":
+    if class_of_platform(settings.platform).is_host:
         return core_groups(topology.cores(), count, settings.threads)
     threads = max(1, settings.threads // count)
-    if KINDS[settings.platform] == "cuda":
-        return [
-            Placement(f"GPU {name}", threads, variables={"CUDA_VISIBLE_DEVICES": name})
-            for name in device_names(settings.platform)[:count]
-        ]
-    hierarchy = os.environ.get(HIERARCHY, "FLAT").upper()
-    return [
-        Placement(f"tile {name}", threads, variables={MASK: name, HIERARCHY: hierarchy})
-        for name in device_names(settings.platform)[:count]
-    ]
+    cls = class_of_platform(settings.platform)
+    return [Placement(cls.place_name(name), threads, variables=cls.variables_for(name)) for name in cls.visible_names()[:count]]
 
 
 def core_groups(cores: Sequence[topology.Core], count: int, threads: int) -> list[Placement]:
@@ -140,40 +149,7 @@ def core_groups(cores: Sequence[topology.Core], count: int, threads: int) -> lis
     return places
 
 
-def device_names(platform: str) -> list[str]:
-    """Tiles or devices as their driver's variable names them: what to write there to be shown that one alone.
-
-    CUDA_VISIBLE_DEVICES and ZE_AFFINITY_MASK may have chosen some already. With ZE_FLAT_DEVICE_HIERARCHY=FLAT, the
-    driver's default, a tile is a device; with COMPOSITE a card is one, and its tiles are card.tile
-    (https://oneapi-src.github.io/level-zero-spec/level-zero/latest/core/PROG.html#affinity-mask).
-
-    Raises:
-        UserError: with ONEAPI_DEVICE_SELECTOR, which numbers devices in another way.
-    """
-    cls = device_class(KINDS[platform])
-    if KINDS[platform] == "cuda":
-        return _chosen("CUDA_VISIBLE_DEVICES", cls.count())
-    if os.environ.get("ONEAPI_DEVICE_SELECTOR"):
-        raise UserError(
-            "ONEAPI_DEVICE_SELECTOR is set, so tiles cannot be told apart by ZE_AFFINITY_MASK; unset it, or "
-            "choose tiles with ZE_AFFINITY_MASK"
-        )
-    names = _chosen(MASK, cls.count())
-    if os.environ.get(HIERARCHY, "FLAT").upper() != "COMPOSITE":
-        return names
-    found: list[str] = []
-    for index, name in enumerate(names):
-        tiles = [tile.partition(".")[2] for tile in cls(index).tiles()]
-        found += [name] if "." in name else [f"{name}.{tile}" for tile in tiles]
-    return found
-
-
-def _chosen(variable: str, count: int) -> list[str]:
-    given = [name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()]
-    return (given or [str(index) for index in range(count)])[:count]
-
-
-def alone(settings: Any) -> Placement | None:
+def place_of_single(settings: Settings, device: Device) -> Placement | None:
     """Where a single rank should run on a machine with several NUMA nodes; None where it may run anywhere.
 
     On a GPU: on the cores of the node that the GPU is attached to. On a CPU, where fewer threads are wanted than a node
@@ -182,8 +158,8 @@ def alone(settings: Any) -> Placement | None:
     cores = topology.cores()
     nodes = topology.by_node(cores)
     asked = settings.sources["instances"] != "default"
-    if settings.platform != "CPU":
-        return near(settings.device, cores) if len(nodes) > 1 else None
+    if not device.is_host:
+        return beside_device(device, cores) if len(nodes) > 1 else None
     if len(nodes) < 2 and not asked:
         return None
     fitting = [node for node, own in nodes.items() if settings.threads <= len(own)]
@@ -192,26 +168,18 @@ def alone(settings: Any) -> Placement | None:
     return core_groups(cores, 1, settings.threads)[0] if asked else None
 
 
-def near(device: Any, cores: Sequence[topology.Core]) -> Placement | None:
+def beside_device(device: Device, cores: Sequence[topology.Core]) -> Placement | None:
     """The cores beside a GPU, without the choice of the GPU; None where its node is not known or has none."""
-    address = pci_address(device)
+    address = device.pci_address()
     node = topology.node_of_pci(address) if address else None
     own = tuple(core.cpu for core in cores if core.node == node)
-    if not own:
+    if node is None or not own:
         return None
     return Placement(f"cores {topology.ranges(own)} of NUMA node {node}", len(own), own, (node,))
 
 
-def pci_address(device: Any) -> str | None:
-    """A GPU's PCI address, such as 0000:3b:00.0, where PyTorch knows it."""
-    found = device.runtime().get_device_properties(device.index)
-    if not hasattr(found, "pci_bus_id"):
-        return None
-    return f"{getattr(found, 'pci_domain_id', 0):04x}:{found.pci_bus_id:02x}:{found.pci_device_id:02x}.0"
-
-
-def take(place: Placement) -> dict[str, Any]:
-    """Bind the calling process to a place; what results tell of it.
+def bind(place: Placement) -> Bound:
+    """Bind the calling process to a place.
 
     Has to come before PyTorch starts threads: those that run already stay where they are.
     """
@@ -219,36 +187,32 @@ def take(place: Placement) -> dict[str, Any]:
     if place.cpus:
         binding.pin(place.cpus)
     unbound = binding.bind_memory(place.memory_nodes) if place.memory_nodes else None
-    return {
-        "name": place.name,
-        "threads": place.threads,
-        "cpus": topology.ranges(place.cpus) or None,
-        "memory_nodes": topology.ranges(place.memory_nodes) if place.memory_nodes and not unbound else None,
-        "memory_not_bound": unbound,
-        "variables": dict(place.variables),
-    }
+    return Bound(
+        name=place.name,
+        threads=place.threads,
+        cpus=topology.ranges(place.cpus) or None,
+        memory_nodes=topology.ranges(place.memory_nodes) if place.memory_nodes and not unbound else None,
+        memory_not_bound=unbound,
+        variables=dict(place.variables),
+    )
 
 
-def refuse_unclear(given: Mapping[str, Any]) -> list[str]:
-    """What can be said of the settings of this package without looking at the machine; a line each."""
-    value = {name: item.value for name, item in given.items()}
+def refuse_settings(asked: Asked) -> list[str]:
+    """What can be said of the settings of placement and nodes without looking at the machine; a line each."""
     problems = []
-    if value["multi_tile"] and value["platform"] == "Flex":
-        problems.append(
-            "MULTI_TILE=True with PLATFORM=Flex is not possible; a Flex card has one tile, use "
-            "MULTI_TILE=False, with DEVICES for several cards"
-        )
-    if value["multi_tile"] and (value["devices"] is not None or value["instances"] is not None):
+    if asked.multi_tile and asked.platform is not None:
+        problems += _refuse_tiles(asked.platform)
+    if asked.multi_tile and (asked.devices is not None or asked.instances is not None):
         problems.append("MULTI_TILE=True takes every tile, device or NUMA node; leave DEVICES and INSTANCES out, or MULTI_TILE")
-    if value["nnodes"] > 1 and value["rdzv_endpoint"] is None:
+    if asked.nnodes > 1 and asked.rdzv_endpoint is None:
         problems.append(
-            f"NNODES={value['nnodes']} needs RDZV_ENDPOINT=host:port, the same on every node: an address of "
+            f"NNODES={asked.nnodes} needs RDZV_ENDPOINT=host:port, the same on every node: an address of "
             "node 0 and a free port there"
         )
-    if value["nnodes"] > 1 and value["node_rank"] is None:
-        problems.append(f"NNODES={value['nnodes']} needs NODE_RANK, 0 to {value['nnodes'] - 1}, another on every node")
-    if value["node_rank"] is not None and value["node_rank"] >= value["nnodes"]:
-        problems.append(f"NODE_RANK={value['node_rank']} does not fit NNODES={value['nnodes']}; use 0 to {value['nnodes'] - 1}")
+    if asked.nnodes > 1 and asked.node_rank is None:
+        problems.append(f"NNODES={asked.nnodes} needs NODE_RANK, 0 to {asked.nnodes - 1}, another on every node")
+    if asked.node_rank is not None and asked.node_rank >= asked.nnodes:
+        problems.append(f"NODE_RANK={asked.node_rank} does not fit NNODES={asked.nnodes}; use 0 to {asked.nnodes - 1}")
     if os.environ.get("TORCHELASTIC_RUN_ID"):
         problems.append(
             "this process was started by torchrun; start ./run_model.sh itself, it starts torchrun where "

@@ -2,7 +2,3 @@
 
 `launch` starts the ranks and watches them, `rank` is what each of them does, `pool` makes one record of theirs.
 """
-
-from unet3d.ranks.group import Solo
-
-__all__ = ["Solo"]

@@ -1,4 +1,4 @@
-"""The group of processes that measure together; one process alone is a group of one."""
+"""The ranks that torchrun has started, as a group (see `unet3d.planning.group`)."""
 
 from __future__ import annotations
 
@@ -20,32 +20,7 @@ class PeerLost(Exception):
     """Another rank went away while this one waited for it."""
 
 
-class Solo:
-    """A group of one rank: nothing to wait for, nothing to gather, nobody to report to."""
-
-    rank = 0
-    size = 1
-    local_rank = 0
-    local_size = 1
-
-    def barrier(self) -> None:
-        """Wait until every rank is here."""
-
-    def gather(self, thing: Thing) -> list[Thing]:
-        """Every rank's thing, by rank, on rank 0; an empty list on the others."""
-        return [thing]
-
-    def working(self, step: str, limited: bool = True) -> None:
-        """Say what this rank does next, which also says that it gets on.
-
-        limited: whether RANK_TIMEOUT holds for this step; waiting for others and preprocessing take what they take.
-        """
-
-    def keep(self, sample: Sample) -> None:
-        """Keep a sample where it outlives this process."""
-
-
-class Ranks(Solo):
+class TorchrunGroup:
     """The ranks that torchrun has started, joined by gloo. No tensor of the network crosses ranks."""
 
     def __init__(self, spool: Writer):

@@ -11,17 +11,18 @@ import signal
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from unet3d import places
-from unet3d.devices import topology
+from unet3d.config.values import Settings
 from unet3d.errors import BenchmarkError, UserError
 from unet3d.files import write_atomically
-from unet3d.planning import placement
+from unet3d.places import command
+from unet3d.planning.placement import Placement
+from unet3d.planning.plan import Plan
 from unet3d.ranks import nodes, pool, spool
-from unet3d.ranks.group import Solo
 from unet3d.ranks.rank import Job
 from unet3d.results import advice
 from unet3d.results.console import Console
@@ -42,51 +43,24 @@ class RankFailed(BenchmarkError):
         self.exit_code, self.trace = exit_code, trace
 
 
-def work(record: Record, out: Console) -> Callable[[], None]:
-    """What this process has to do: the run itself, bound to where it runs best, or to start ranks that do it."""
-    settings = record.settings
-    if placement.many(settings):
-        return lambda: run(record, out)
-    from unet3d.measure import run as one_run
-
-    if place := placement.alone(settings):
-        record.extra["placement"] = placement.take(place)
-        out.line(f"Bound to {place.name}")
-        if unbound := record.extra["placement"]["memory_not_bound"]:
-            record.warn(
-                "memory-not-bound",
-                f"the process is pinned, but its memory is not bound: {unbound}.",
-                "Install what is missing, or start the container with the right to do it.",
-            )
-    elif settings.platform == "CPU" and (nodes_used := len(topology.by_node(topology.cores()))) > 1:
-        record.warn(
-            "several-numa-nodes",
-            f"one process uses the cores of {nodes_used} NUMA nodes.",
-            "MULTI_TILE=True runs one process on each, with its own memory.",
-        )
-    return lambda: one_run.run(record, out, Solo())
-
-
-def run(record: Record, out: Console, task: str = "unet3d.measure.run:run") -> None:
+def run(plan: Plan, record: Record, out: Console, task: str) -> None:
     """Have a task done by every rank, and fill in the record: on node 0 from all ranks, elsewhere nothing.
 
-    task: `module:function`, called in each rank with its record, its console and its group.
+    task: `module:function`, called in each rank with its plan, its record, its console and its group.
 
     Raises:
         RankFailed: with the rank's name, reason and exit code; the samples so far are in the record.
         UserError: when the nodes don't meet.
     """
-    settings = record.settings
-    places = placement.plan(settings)
+    settings, places = plan.settings, plan.places
     folder = Path(tempfile.mkdtemp(prefix="unet3d-ranks-"))
     record.at_end.append(lambda: shutil.rmtree(folder, ignore_errors=True))
     job = folder / "job.pkl"
-    job.write_bytes(pickle.dumps(_job(record, places, task)))
+    job.write_bytes(pickle.dumps(_job(plan, record, task)))
     readers = [spool.Reader(spool.path_of(folder, local_rank)) for local_rank in range(len(places))]
     record.at_end.append(lambda: _collect(record, readers))
-    bulletin = None
-    if settings.nnodes > 1:
-        bulletin = _bulletin(settings)
+    bulletin = _bulletin(settings) if settings.nnodes > 1 else None
+    if bulletin:
         record.at_end.append(
             lambda: bulletin.tell(f"node {settings.node_rank}: {record.incomplete_reason}") if not record.complete else None
         )
@@ -95,7 +69,7 @@ def run(record: Record, out: Console, task: str = "unet3d.measure.run:run") -> N
         f"{len(places)} rank{'s' if len(places) > 1 else ''} on this machine: {where}"
         + (f"; node {settings.node_rank} of {settings.nnodes}, meeting at {settings.rdzv_endpoint}" if bulletin else "")
     )
-    advice.other_load(record)
+    record.warn(*advice.other_load())
     load = list(record.warnings)
     _build_operators(settings)
     kills = _oom_kills()
@@ -117,15 +91,14 @@ def run(record: Record, out: Console, task: str = "unet3d.measure.run:run") -> N
         raise failure
     if settings.node_rank in (None, 0):
         # Written by rank 0, a process of this user, into a folder that nobody else can write to.
-        for name, value in pickle.loads((folder / "pooled.pkl").read_bytes()).items():
-            setattr(record, name, value)
+        pool.take_over(record, pickle.loads((folder / "pooled.pkl").read_bytes()))
         record.warnings[:0] = load
         out.size = len(record.ranks)
         for line in pool.table(record):
             out.line(line)
 
 
-def _build_operators(settings: Any) -> None:
+def _build_operators(settings: Settings) -> None:
     """Have the CPU's C++ operators built once, rather than by every rank at the same time."""
     if settings.platform == "CPU" and settings.engine == "torch" and settings.network == "fast":
         from unet3d.network.cpu_ops import library
@@ -133,18 +106,16 @@ def _build_operators(settings: Any) -> None:
         library.status()
 
 
-def _job(record: Record, places: list[placement.Placement], task: str) -> Job:
-    settings = record.settings
+def _job(plan: Plan, record: Record, task: str) -> Job:
+    settings = plan.settings
     # Segmentations of all nodes belong into one folder; only logs and partial results are kept apart.
     whole = settings.output_dir.parent if settings.node_rank else settings.output_dir
     return Job(
-        values={**settings.values, "output_dir": whole},
-        sources=settings.sources,
-        reasons=settings.reasons,
-        warnings=settings.warnings,
+        settings=replace(settings, output_dir=whole),
+        warnings=plan.warnings,
         command=record.command,
         log=settings.output_dir / "output_raw.log",
-        places=places,
+        places=plan.places,
         task=task,
     )
 
@@ -159,10 +130,10 @@ def _collect(record: Record, readers: list[spool.Reader]) -> None:
         record.planned_calls = record.settings.num_iterations * len(readers)
 
 
-def _bulletin(settings: Any) -> nodes.Bulletin:
+def _bulletin(settings: Settings) -> nodes.Bulletin:
     host, port = endpoint(settings.rdzv_endpoint)
     try:
-        return nodes.Bulletin(host, port, settings.node_rank, settings.nnodes)
+        return nodes.Bulletin(host, port, settings.node_rank or 0, settings.nnodes)
     except RuntimeError as error:
         raise UserError(
             f"RDZV_ENDPOINT: node 0 cannot listen at {settings.rdzv_endpoint} "
@@ -170,16 +141,16 @@ def _bulletin(settings: Any) -> nodes.Bulletin:
         ) from None
 
 
-def endpoint(text: str) -> tuple[str, int]:
+def endpoint(text: str | None) -> tuple[str, int]:
     """Host and port of host:port."""
-    host, _, port = text.rpartition(":")
+    host, _, port = (text or "").rpartition(":")
     return host.strip("[]"), int(port)
 
 
 class Agent:
     """torchrun's agent for this node, in a thread: the main thread has to answer signals."""
 
-    def __init__(self, settings: Any, ranks: int, job: Path):
+    def __init__(self, settings: Settings, ranks: int, job: Path):
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, args=(settings, ranks, job), name="torchrun", daemon=True)
         self._thread.start()
@@ -189,7 +160,7 @@ class Agent:
         self._thread.join(wait_s)
         return self._thread.is_alive()
 
-    def _run(self, settings: Any, ranks: int, job: Path) -> None:
+    def _run(self, settings: Settings, ranks: int, job: Path) -> None:
         try:
             # A store's client that tries again while the other side starts is no news.
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -200,6 +171,10 @@ class Agent:
             for name in list(logging.root.manager.loggerDict):
                 if name.startswith("torch.distributed"):
                     logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+            # Torch 2.13 asks how long ranks have to end by themselves; older ones know no other than their own.
+            patience: dict[str, Any] = (
+                {"shutdown_timeout": 5} if "shutdown_timeout" in {f.name for f in fields(LaunchConfig)} else {}
+            )
             config = LaunchConfig(
                 min_nodes=settings.nnodes,
                 max_nodes=settings.nnodes,
@@ -207,16 +182,16 @@ class Agent:
                 logs_specs=DefaultLogsSpecs(log_dir=str(job.parent / "torchrun")),
                 max_restarts=0,
                 monitor_interval=0.1,
-                shutdown_timeout=5,
+                **patience,
                 **_rendezvous(settings),
             )
-            start, *words = places.command()
+            start, *words = command()
             elastic_launch(config, start)(*words, "rank", str(job))
         except BaseException as error:  # noqa: BLE001 - looked at by the thread that waits for this one
             self.error = error
 
 
-def _rendezvous(settings: Any) -> dict[str, Any]:
+def _rendezvous(settings: Settings) -> dict[str, Any]:
     if settings.nnodes > 1:
         if endpoint(settings.rdzv_endpoint)[0] in ("localhost", "127.0.0.1", "::1"):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
@@ -246,10 +221,10 @@ def _oom_kills() -> int:
 
 
 def _failure(
-    settings: Any,
+    settings: Settings,
     agent: Agent,
     readers: list[spool.Reader],
-    places: list[placement.Placement],
+    places: Sequence[Placement],
     hung: dict[int, str],
     out_of_memory: bool,
 ) -> BenchmarkError:

@@ -21,7 +21,7 @@ TIMEOUT = timedelta(seconds=10)
 
 def connect(host: str, port: int, serve: bool = False) -> Any:
     """A connection of its own, since a waiting call blocks one; `serve` keeps the server of this process alive."""
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     return TCPStore(host, port, None, serve, timeout=TIMEOUT, wait_for_workers=False, multi_tenant=True)
 

@@ -13,15 +13,19 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from unet3d.config.values import Settings
 from unet3d.devices import topology
 from unet3d.errors import BenchmarkError, UserError
 from unet3d.planning import placement
+from unet3d.planning.placement import Placement
+from unet3d.planning.plan import of_rank
 from unet3d.ranks import pool, spool
-from unet3d.ranks.group import PeerLost, Ranks
+from unet3d.ranks.group import PeerLost, TorchrunGroup
+from unet3d.results.console import Console
+from unet3d.results.record import Record
 
 # From Linux' <sys/prctl.h>.
 PR_SET_PDEATHSIG = 1
@@ -34,14 +38,12 @@ WAIT_FOR_THE_REASON_S = 60
 class Job:
     """What every rank of a node is given."""
 
-    values: dict[str, Any]
-    sources: dict[str, str]
-    reasons: dict[str, str]
-    warnings: list[tuple[str, str]]
+    settings: Settings
+    warnings: Sequence[tuple[str, str]]
     command: list[str]
     log: Path
-    places: list[placement.Placement]
-    # `module:function`, called with the record, the console and the group.
+    places: Sequence[Placement]
+    # `module:function`, called with the plan, the record, the console and the group.
     task: str
 
 
@@ -74,29 +76,25 @@ def main(argv: Sequence[str]) -> int:
         return UNEXPECTED
 
 
-def _work(job: Job, place: placement.Placement, writer: spool.Writer, folder: Path) -> int:
-    facts = placement.take(place)
-    from unet3d.devices.base import open_device
-    from unet3d.devices.platforms import KINDS
-    from unet3d.planning.resolve import Settings
-    from unet3d.results.console import Console
-    from unet3d.results.record import Record
+def _work(job: Job, place: Placement, writer: spool.Writer, folder: Path) -> int:
+    bound = placement.bind(place)
+    from unet3d.devices.registry import PLATFORMS, open_device
 
-    settings = Settings(dict(job.values), job.sources, job.reasons, job.warnings)
-    settings.values["threads"] = place.threads
     # Its variables show it one device.
-    settings.device = open_device(KINDS[settings.platform])
-    if settings.platform != "CPU" and len(topology.by_node(cores := topology.cores())) > 1:
-        if beside := placement.near(settings.device, cores):
-            facts = {**placement.take(beside), "name": place.name, "threads": place.threads, "variables": facts["variables"]}
-    group = Ranks(writer)
-    with _other_nodes(writer, group, settings.rank_timeout) if settings.nnodes > 1 else contextlib.nullcontext():
-        record = Record(settings, command=job.command)
+    device = open_device(PLATFORMS[job.settings.platform])
+    if not device.is_host and len(topology.by_node(cores := topology.cores())) > 1:
+        if beside := placement.beside_device(device, cores):
+            bound = replace(placement.bind(beside), name=place.name, threads=place.threads, variables=dict(place.variables))
+    plan = of_rank(job.settings, device, place, job.warnings)
+    group = TorchrunGroup(writer)
+    timeout = job.settings.rank_timeout
+    with _other_nodes(writer, group, timeout) if job.settings.nnodes > 1 else contextlib.nullcontext():
+        record = Record(plan.settings, command=job.command)
         out = Console(group.rank, group.size, only_status=group.rank > 0)
         out.open_log(job.log, append=True)
         module, _, function = job.task.partition(":")
-        getattr(importlib.import_module(module), function)(record, out, group)
-        parts = group.gather(pool.part(record, facts))
+        getattr(importlib.import_module(module), function)(plan, record, out, group)
+        parts = group.gather(pool.part(record, bound))
         if group.rank == 0:
             pool.pool(record, parts)
             (folder / "pooled.pkl").write_bytes(pickle.dumps(pool.hand_over(record)))
@@ -115,7 +113,7 @@ def _die_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def _other_nodes(writer: spool.Writer, group: Ranks, limit_s: int):
+def _other_nodes(writer: spool.Writer, group: TorchrunGroup, limit_s: int):
     """While the body runs, end this rank when another node has failed or has not been heard of for `limit_s` seconds."""
     from unet3d.ranks.nodes import Watch
 

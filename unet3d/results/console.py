@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from unet3d.config import kinds
 from unet3d.config.settings import SETTINGS
+from unet3d.config.values import Settings
 from unet3d.errors import UserError
-from unet3d.results.record import Record, Warning
+from unet3d.results.facts import Dice, RunWarning
+from unet3d.results.record import Record
 from unet3d.results.timing import Statistics
+from unet3d.workload import REGIONS
 
 
 class Console:
@@ -64,30 +67,29 @@ class Console:
             return
         self.line(f"INFO[{self.rank + 1}/{self.size}]: {text}")
 
-    def warning(self, warning: Warning) -> None:
+    def warning(self, warning: RunWarning) -> None:
         """Print a warning with its name and remedy."""
         remedy = f" {warning.remedy}" if warning.remedy else ""
         self.line(f"WARNING[{warning.name}]: {warning.message}{remedy}")
 
 
-def banner(settings: Any) -> str:
+def banner(settings: Settings) -> str:
     """Every setting with its value and, where the machine or the user decided, why."""
     width = max(len(setting.variable) for setting in SETTINGS)
     lines = ["Settings"]
     for setting in SETTINGS:
-        value = settings.values[setting.name]
-        source = settings.sources[setting.name]
+        value, source = settings.value(setting.name), settings.sources[setting.name]
         reason = settings.reasons.get(setting.name) or {"flag": "flag", "variable": "variable"}.get(source, "")
         shown = kinds.show(value) if value is not None else setting.shown_default
         lines.append(f"  {setting.variable:<{width}}  {shown}" + (f"  ({reason})" if reason else ""))
     return "\n".join(lines)
 
 
-def status(done: int, planned: int, stats: Statistics, accuracy: dict[str, Any] | None) -> str:
+def status(done: int, planned: int, stats: Statistics, accuracy: Dice | None) -> str:
     """The PERF_STATUS part of a line, in the form that the archived sample's users parse."""
 
     def percent(region: str) -> str:
-        value = (accuracy or {}).get(region)
+        value = accuracy.of(region) if accuracy else None
         return "n/a" if value is None else f"{100 * value:.4f}%"
 
     return (
@@ -101,21 +103,28 @@ def status(done: int, planned: int, stats: Statistics, accuracy: dict[str, Any] 
 
 def summary(record: Record, stats: Statistics) -> list[str]:
     """The closing lines: what was measured, of what, how steady."""
-    effective = record.effective
-    gib = (record.memory.get("peak_host_bytes") or 0) / 2**30
-    lines = [
-        f"{effective['engine']}, {effective['precision']}, JIT {effective['jit']}, {effective['network']}, "
-        f"{effective['layout']} on {record.settings.platform}, batch {record.settings.batch_size}; "
-        f"weights: {record.weights['kind']}",
+    ran, settings = record.effective, record.settings
+    weights = record.weights.kind if record.weights else "unknown"
+    gib = (record.memory.peak_host_bytes if record.memory else 0) / 2**30
+    lines = []
+    if ran:
+        lines.append(
+            f"{ran.engine}, {ran.precision}, JIT {ran.jit}, {ran.network}, "
+            f"{ran.layout} on {settings.platform}, batch {settings.batch_size}; "
+            f"weights: {weights}"
+        )
+    lines += [
         f"latency {stats.mean:.2f} ms ± {stats.stdev:.2f} (p50 {stats.p50:.2f}, p90 {stats.p90:.2f}, "
         f"p99 {stats.p99:.2f}, min {stats.min:.2f}, max {stats.max:.2f}) over {stats.calls} calls",
         f"throughput {stats.throughput:.4g} img/s, {stats.throughput * record.tflop_per_volume:.3g} TFLOP/s, "
         f"peak memory {gib:.2f} GiB",
     ]
     if record.accuracy:
-        dice = ", ".join(
-            f"{region} {record.accuracy[region]:.4f}" if record.accuracy[region] is not None else f"{region} undefined"
-            for region in ("WT", "TC", "ET", "total")
-        )
-        lines.append(f"Dice of weights: {record.weights['kind']} on {len(record.accuracy['cases'])} cases: {dice}")
+        shown = ", ".join(f"{region} {fraction(record.accuracy.of(region))}" for region in (*REGIONS, "total"))
+        lines.append(f"Dice of weights: {weights} on {len(record.accuracy.cases)} cases: {shown}")
     return lines
+
+
+def fraction(value: float | None) -> str:
+    """A Dice as people write it."""
+    return "undefined" if value is None else f"{value:.4f}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -16,8 +16,10 @@ from unet3d import __version__
 from unet3d.config import kinds
 from unet3d.files import write_atomically
 from unet3d.results.record import Record
-from unet3d.results.timing import Statistics, summarise
+from unet3d.results.timing import Sample, Statistics, summarise
+from unet3d.workload import MODALITIES, SHAPE
 
+Document = dict[str, Any]  # results.json, or a part of it
 SCHEMA_VERSION = 1
 FILES = ("results.yaml", "results.json", "output_raw.log", "report.html", "slices.npz", "profile.json")
 REGION_KEYS = (("WT", "accuracy_whole_tumor"), ("TC", "accuracy_tumor_core"), ("ET", "accuracy_enhancing_tumor"))
@@ -30,11 +32,10 @@ def statistics(record: Record) -> Statistics | None:
     return summarise(record.samples, record.settings.streams) if record.samples else None
 
 
-def document(record: Record) -> dict[str, Any]:
+def document(record: Record) -> Document:
     """Everything about the run, as `results.json` holds it (schema_version 1)."""
     settings, stats = record.settings, statistics(record)
-    samples = record.samples
-    return _plain(
+    doc: Document = plain(
         {
             "schema_version": SCHEMA_VERSION,
             "complete": record.complete,
@@ -47,62 +48,91 @@ def document(record: Record) -> dict[str, Any]:
                 "git_dirty": record.environment.get("git_dirty"),
             },
             "mode": "performance" if settings.dummy else "accuracy",
-            "scenario": record.extra.get("scenario", "loop"),
+            "scenario": record.scenario,
             "started": record.started.isoformat(),
             "finished": record.finished and record.finished.isoformat(),
             "settings": {
-                "requested": {name: kinds.show(value) for name, value in settings.values.items()},
+                "requested": {name: kinds.show(value) for name, value in settings.values().items()},
                 "source": settings.sources,
                 "reasons": settings.reasons,
             },
-            "effective": record.effective,
+            "effective": _fields(record.effective),
             "volume": {
-                "shape": [4, *settings.volume_shape],
-                "standard": tuple(settings.volume_shape) == (224, 224, 160),
+                "shape": [len(MODALITIES), *settings.volume_shape],
+                "standard": settings.volume_shape == SHAPE,
                 "tflop": record.tflop_per_volume,
             },
-            "weights": record.weights,
-            "data": record.data,
-            "check": record.check,
+            "weights": _fields(record.weights),
+            "data": {name: value for name, value in _fields(record.data).items() if value is not None},
+            "check": _fields(record.check) or None,
             "load_seconds": record.load_seconds,
-            "warm_up": record.warm_up,
+            "warm_up": _fields(record.warm_up),
             "planned_calls": record.planned_calls,
-            "samples": {
-                "start_s": [sample.start for sample in samples],
-                "latency_ms": [1e3 * sample.latency for sample in samples],
-                "stage_ms": [1e3 * sample.stage for sample in samples],
-                "post_ms": [1e3 * sample.post for sample in samples],
-                "volumes": [sample.volumes for sample in samples],
-                "stream": [sample.stream for sample in samples],
-                "rank": [sample.rank for sample in samples],
-                "cases": [list(sample.cases) for sample in samples],
-            },
+            "samples": _samples(record.samples),
             "statistics": stats and {**asdict(stats), "tflops": stats.throughput * record.tflop_per_volume},
             "accuracy": _accuracy(record),
-            "memory": record.memory,
+            "memory": _fields(record.memory),
             "environment": record.environment,
             "ranks": record.ranks,
             "figures": [{"key": key, "value": value, "unit": unit} for key, value, unit in record.figures],
-            **{name: value for name, value in record.extra.items() if name != "scenario"},
+            **_sections(record),
             "warnings": [asdict(warning) for warning in record.warnings],
         }
     )
+    return doc
 
 
-def _accuracy(record: Record) -> dict[str, Any] | None:
-    if record.accuracy is None:
+def _fields(facts: object | None) -> Document:
+    """A dataclass's fields, or nothing where the run has not come to it."""
+    return {} if facts is None else {field.name: getattr(facts, field.name) for field in fields(cast(Any, facts))}
+
+
+def _samples(samples: Sequence[Sample]) -> Document:
+    return {
+        "start_s": [sample.start for sample in samples],
+        "latency_ms": [1e3 * sample.latency for sample in samples],
+        "stage_ms": [1e3 * sample.stage for sample in samples],
+        "post_ms": [1e3 * sample.post for sample in samples],
+        "volumes": [sample.volumes for sample in samples],
+        "stream": [sample.stream for sample in samples],
+        "rank": [sample.rank for sample in samples],
+        "cases": [list(sample.cases) for sample in samples],
+    }
+
+
+def _sections(record: Record) -> Document:
+    """Parts that only some runs have."""
+    parts: Document = {
+        "placement": record.placement and asdict(record.placement),
+        "pool": record.pool,
+        "loadgen": record.loadgen,
+        "telemetry": record.telemetry,
+        "profile": record.profile,
+        "ceilings": record.ceilings and asdict(record.ceilings),
+    }
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def _accuracy(record: Record) -> Document | None:
+    dice = record.accuracy
+    if dice is None:
         return None
-    found = dict(record.accuracy)
-    found["weights"] = record.weights.get("kind")
-    if found["weights"] == "mlperf" and record.data.get("fold") == 1 and record.data.get("standard_names"):
-        found["mlperf_reference"] = MLPERF_FOLD1
-        found["difference_from_mlperf"] = {
-            region: None if found.get(region) is None else found[region] - value for region, value in MLPERF_FOLD1.items()
+    kind = record.weights.kind if record.weights else None
+    told: Document = {**dice.means, "total": dice.total, "undefined": dice.undefined, "cases": dice.cases}
+    if dice.fp32:
+        told["fp32"] = {**dice.fp32.means, "total": dice.fp32.total, "cases": dice.fp32.cases}
+        told["relative_loss_from_fp32"] = dice.fp32.relative_loss
+    told["weights"] = kind
+    if kind == "mlperf" and record.data and record.data.fold == 1 and record.data.standard_names:
+        told["mlperf_reference"] = MLPERF_FOLD1
+        told["difference_from_mlperf"] = {
+            region: None if (ours := dice.of(region)) is None else ours - reference
+            for region, reference in MLPERF_FOLD1.items()
         }
-    return found
+    return told
 
 
-def entries(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
+def entries(doc: Mapping[str, Any]) -> list[Document]:
     """The list of `results.yaml`: first the three entries of the archived sample, then the others in their form."""
     stats, accuracy, memory = doc["statistics"] or {}, doc["accuracy"] or {}, doc["memory"]
 
@@ -135,7 +165,7 @@ def _mebibytes(count: int | None) -> float | None:
     return None if count is None else count / 2**20
 
 
-def labels(doc: Mapping[str, Any]) -> dict[str, Any]:
+def labels(doc: Mapping[str, Any]) -> Document:
     """What the numbers of `results.yaml` are of."""
     effective, requested = doc["effective"], doc["settings"]["requested"]
     return {
@@ -163,7 +193,7 @@ def to_yaml(doc: Mapping[str, Any]) -> str:
     return results + yaml.safe_dump({"run": labels(doc)}, sort_keys=False, allow_unicode=True)
 
 
-def write(record: Record, folder: Path) -> dict[str, Any]:
+def write(record: Record, folder: Path) -> Document:
     """Write both files and return the document.
 
     Raises:
@@ -177,16 +207,16 @@ def write(record: Record, folder: Path) -> dict[str, Any]:
     return doc
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Only what JSON and YAML have: no numpy scalars, tuples, paths, NaN or infinity (those become null)."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if hasattr(value, "item"):
-        return _plain(value.item())
+        return plain(value.item())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return str(value)

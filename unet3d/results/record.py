@@ -1,59 +1,70 @@
-"""What is known of a run while it goes on: the one thing that results, report and console are made from."""
+"""What is known of a run while it goes on: the one thing that results, report and console are made from.
+
+Steps return values; who carries the run out (`unet3d.measure.run`, `unet3d.ranks.pool`) puts them here.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from unet3d.config.values import Settings
+from unet3d.devices.ceilings import Ceilings
+from unet3d.engines.base import Effective
+from unet3d.results.facts import Agreement, Bound, Dice, Figure, PeakMemory, RunWarning, VolumesFacts, WarmUpFacts, WeightsFacts
 from unet3d.results.timing import Sample
 
-
-@dataclass(frozen=True)
-class Warning:
-    """Something that makes a number less trustworthy, and what to do about it."""
-
-    name: str
-    message: str
-    remedy: str = ""
+Section = dict[str, Any]  # a part of results.json as it is written
 
 
 @dataclass
 class Record:
     """Filled in step by step; may be written at any moment, then `complete` is False."""
 
-    settings: Any
+    settings: Settings
     command: list[str] = field(default_factory=list)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     finished: datetime | None = None
     complete: bool = False
     incomplete_reason: str | None = "still running"
-    effective: dict[str, Any] = field(default_factory=dict)
-    weights: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
-    check: dict[str, Any] | None = None
+    environment: Section = field(default_factory=dict)
+    weights: WeightsFacts | None = None
+    tflop_per_volume: float = 0.0
+    data: VolumesFacts | None = None
+    check: Agreement | None = None
+    effective: Effective | None = None
     load_seconds: dict[str, float] = field(default_factory=dict)
-    warm_up: dict[str, Any] = field(default_factory=dict)
+    warm_up: WarmUpFacts | None = None
     planned_calls: int = 0
     window_start: float = 0.0  # of the measured window, on this machine's monotonic clock in seconds
     samples: list[Sample] = field(default_factory=list)
-    accuracy: dict[str, Any] | None = None
-    tflop_per_volume: float = 0.0
-    memory: dict[str, int | None] = field(default_factory=dict)
-    environment: dict[str, Any] = field(default_factory=dict)
-    ranks: list[dict[str, Any]] = field(default_factory=list)
-    extra: dict[str, Any] = field(default_factory=dict)
-    figures: list[tuple[str, Any, str]] = field(default_factory=list)  # (key, value, unit): further rows of results.yaml
-    warnings: list[Warning] = field(default_factory=list)
+    accuracy: Dice | None = None
+    memory: PeakMemory | None = None
+    ranks: list[Section] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    warnings: list[RunWarning] = field(default_factory=list)
+    scenario: str = "loop"
+    placement: Bound | None = None
+    pool: Section | None = None
+    loadgen: Section | None = None
+    telemetry: Section | None = None
+    ceilings: Ceilings | None = None
+    profile: list[Section] | None = None
     # What has to be done before the record is written for the last time, however the run ends.
     at_end: list[Callable[[], object]] = field(default_factory=list)
 
-    def warn(self, name: str, message: str, remedy: str = "") -> None:
-        """Note a warning once."""
-        if all(warning.name != name or warning.message != message for warning in self.warnings):
-            self.warnings.append(Warning(name, message, remedy))
+    def warn(self, *warnings: RunWarning) -> None:
+        """Note each warning once."""
+        for warning in warnings:
+            if all((known.name, known.message) != (warning.name, warning.message) for known in self.warnings):
+                self.warnings.append(warning)
+
+    def warn_all(self, told: Iterable[tuple[str, str]]) -> None:
+        """Note warnings of layers that know no remedy of their own, (name, text) each."""
+        self.warn(*(RunWarning(name, text) for name, text in told))
 
     def finish(self, reason: str | None = None) -> None:
         """Close the record: complete, or incomplete for a reason."""

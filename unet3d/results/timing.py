@@ -9,9 +9,8 @@ MLPerf's Offline scenario.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from time import perf_counter
 
 import numpy as np
 
@@ -108,13 +107,6 @@ def summarise(samples: Sequence[Sample], streams: int = 1) -> Statistics:
         throughput_with_overhead=volumes / busy_with_overhead,
         latency_with_overhead=1e3 * float(np.mean(total)),
     )
-
-
-def timed(call: Callable[..., object], *arguments: object) -> tuple[object, float]:
-    """The call's result and its seconds."""
-    start = perf_counter()
-    result = call(*arguments)
-    return result, perf_counter() - start
 
 
 @dataclass

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from unet3d.brats import segmentations
-from unet3d.brats.dataset import MODALITIES, Case
+from unet3d.brats.dataset import Case
 from unet3d.brats.preprocessing import nnunet
 from unet3d.brats.preprocessing.volume import PADDED_SHAPE, Volume, plain_properties
 from unet3d.errors import UserError
+from unet3d.workload import MODALITIES
 
 # Allows for headers rewritten in single precision.
 GEOMETRY_TOLERANCE = 1e-3

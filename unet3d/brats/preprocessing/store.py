@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from unet3d import files
-from unet3d.brats.dataset import MODALITIES, Case
+from unet3d.brats.dataset import Case
 from unet3d.brats.preprocessing.volume import PADDED_SHAPE, Volume, pad, plain_properties
 from unet3d.errors import UserError
+from unet3d.workload import MODALITIES
 
 # Raised whenever a change alters what preprocessing gives for the same files.
 VERSION = 1

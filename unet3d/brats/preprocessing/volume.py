@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# nnU-Net's patch size of the model: the whole volume in one pass.
-PADDED_SHAPE = (224, 224, 160)
+from unet3d import workload
+
+PADDED_SHAPE = workload.SHAPE
 
 # What nnU-Net records about a case that is needed to put a segmentation back; same names and meaning as there.
 PROPERTIES = (

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from unet3d import files
-from unet3d.brats.dataset import GRADES, MODALITIES
+from unet3d.brats.dataset import GRADES
 from unet3d.errors import UserError
+from unet3d.workload import MODALITIES
 
 FULL_SIZE = (240, 240, 155)
 DATASET_FILE = "dataset.json"

@@ -42,6 +42,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"compare: {len(given.runs)} runs are named; name two or more: ./run_model.sh compare A B")
 
     from unet3d.commands.compare import measure, runs, tables
+    from unet3d.results import bootstrap
 
     base, *others = (runs.read(argument) for argument in given.runs)
     problems = {other.name: runs.not_comparable(base, other) for other in others}
@@ -55,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
         for side in (base, *others):
             if not side.enough:
                 raise UserError(
-                    f"{side.name}: --fail-if-slower needs at least {measure.FEWEST} calls in each run, there are "
+                    f"{side.name}: --fail-if-slower needs at least {bootstrap.FEWEST} calls in each run, there are "
                     f"{side.calls}; raise NUM_ITERATIONS"
                 )
     ratios = [measure.ratios(base, other) for other in others]

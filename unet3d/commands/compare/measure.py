@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from unet3d.brats.regions import REGIONS
 from unet3d.commands.compare.runs import METRICS, Side
 from unet3d.results import bootstrap
 from unet3d.results.bootstrap import DRAWS, FEWEST, Ratio
 from unet3d.results.schema import Results
 from unet3d.results.timing import percentiles
+from unet3d.workload import REGIONS
 
 SEED = 20190
 PERCENTILES = {"p50": 50, "p90": 90}

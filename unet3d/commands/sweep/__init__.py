@@ -9,17 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from unet3d.commands import runnable
 from unet3d.commands.sweep import conduct, grid, tables
 from unet3d.commands.sweep.conduct import Planned
 from unet3d.commands.sweep.grid import Configuration
 from unet3d.config import kinds, parse
 from unet3d.config.parse import Given
 from unet3d.config.settings import BY_NAME
+from unet3d.config.values import Asked
 from unet3d.devices import host
-from unet3d.errors import BenchmarkError, UserErrors
+from unet3d.errors import BenchmarkError, UserErrors, messages_of
 from unet3d.files import prepare_folder
-from unet3d.planning import resolve
+from unet3d.planning.plan import ask, make
+from unet3d.planning.refusals import impossible
 
 HELP = """\
 usage: ./run_model.sh --sweep [--grid FILE] [--fresh] [--list] [--time-limit MINUTES] [--prefix COMMAND] [settings]
@@ -157,7 +158,7 @@ def _plan(options: Options, words: Sequence[str], given: Mapping[str, Given]) ->
                 grid.must_make_sense(able.settings)
             planned.append(able)
         except BenchmarkError as error:
-            left_out.append({"name": configuration.name, "reason": "; ".join(runnable.reasons(error))})
+            left_out.append({"name": configuration.name, "reason": "; ".join(messages_of(error))})
     return planned, left_out
 
 
@@ -170,7 +171,7 @@ def _refuse_impossible(configurations: Sequence[Configuration], words: Sequence[
     rows: dict[str, list[str]] = {}
     for configuration in configurations:
         given, _ = parse.parse([*words, *configuration.flags], os.environ)
-        for problem in resolve.impossible(given):
+        for problem in impossible(Asked.of(given)):
             rows.setdefault(problem, []).append(configuration.where)
     if rows:
         raise UserErrors(
@@ -184,11 +185,11 @@ def _able(configuration: Configuration, words: Sequence[str], prefix: Sequence[s
     Raises:
         UserErrors: why it cannot run on this machine.
     """
-    given, settings = runnable.complete([*words, *configuration.flags], os.environ)
+    asked = ask([*words, *configuration.flags], os.environ)
     flags = [
         word
-        for name, item in given.items()
-        if item.source != "default" and name != "output_dir"
-        for word in (BY_NAME[name].flag, kinds.show(item.value))
+        for name, value in asked.values().items()
+        if asked.sources[name] != "default" and name != "output_dir"
+        for word in (BY_NAME[name].flag, kinds.show(value))
     ]
-    return Planned(configuration, settings, shlex.join([*prefix, "./run_model.sh", *flags]))
+    return Planned(configuration, make(asked).settings, shlex.join([*prefix, "./run_model.sh", *flags]))

@@ -13,11 +13,12 @@ from typing import Any
 from unet3d import __version__, places
 from unet3d.commands.sweep import process, resume, tables
 from unet3d.commands.sweep.grid import Configuration
+from unet3d.config.values import Settings
 from unet3d.devices import host
 from unet3d.errors import Stopped
 from unet3d.files import write_atomically
-from unet3d.planning.resolve import STANDARD_SHAPE, Settings
 from unet3d.results.schema import Results
+from unet3d.workload import SHAPE
 
 SCHEMA_VERSION = 1
 
@@ -207,7 +208,7 @@ def _workload(settings: Sequence[Settings]) -> str:
         return " or ".join(dict.fromkeys(str(getattr(settings_of_run, name)) for settings_of_run in settings))
 
     shapes = " or ".join(dict.fromkeys("×".join(map(str, settings_of_run.volume_shape)) for settings_of_run in settings))
-    other = any(tuple(settings_of_run.volume_shape) != STANDARD_SHAPE for settings_of_run in settings)
+    other = any(tuple(settings_of_run.volume_shape) != SHAPE for settings_of_run in settings)
     mode = "random volumes" if settings[0].dummy else "a data set's volumes"
     return (
         f"{mode} of {shapes} voxels{' (not this benchmark’s)' if other else ''}, batch {every('batch_size')}, "

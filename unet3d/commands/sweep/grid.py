@@ -16,9 +16,9 @@ import yaml
 from unet3d.config import kinds
 from unet3d.config.parse import Given
 from unet3d.config.settings import BY_NAME
+from unet3d.config.values import Settings
 from unet3d.devices import host
 from unet3d.errors import UserError, UserErrors
-from unet3d.planning.resolve import Settings
 
 # Values of these settings say by themselves what they are; others carry the setting's name in a configuration's name.
 PLAIN = ("platform", "engine", "precision", "jit")

@@ -13,9 +13,9 @@ from unet3d import places
 from unet3d.brats import weights
 from unet3d.commands.sweep.process import complete_results
 from unet3d.config import kinds
+from unet3d.config.values import Settings
 from unet3d.devices import host
 from unet3d.files import write_atomically
-from unet3d.planning.resolve import Settings
 from unet3d.results.schema import Results
 
 STATE = "configuration.json"
@@ -51,11 +51,11 @@ def fingerprint(settings: Settings, prefix: Sequence[str]) -> Fingerprint:
     """
     commit, _ = host.git_state(places.ROOT)
     return {
-        "settings": {name: kinds.show(value) for name, value in settings.values.items() if name != "output_dir"},
+        "settings": {name: kinds.show(value) for name, value in settings.values().items() if name != "output_dir"},
         "prefix": list(prefix),
         "weights_sha256": _weights_sha256(settings.weights, settings.fold),
         "git_commit": commit,
-        "code_sha256": code_sha256(places.ROOT),
+        "code_sha256": code_sha256(places.PACKAGE),
         "versions": _versions(),
         "variables": host.variables(),
         "cpu": host.cpu_model(),
@@ -96,9 +96,9 @@ def write_state(folder: Path, now: Fingerprint, seconds: float) -> None:
 
 @functools.cache
 def code_sha256(root: Path) -> str:
-    """Of the files that run, so that edits that are not committed count as well."""
+    """Of the package's files, so that edits that are not committed count as well."""
     digest = sha256()
-    for path in sorted([root / "predict.py", *(root / "unet3d").rglob("*")]):
+    for path in sorted(root.rglob("*")):
         if path.suffix in CODE:
             digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()

@@ -8,41 +8,47 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from unet3d.engines.base import Effective, Engine, Operator, Request
+from unet3d.config.precisions import name_of_type
+from unet3d.engines.base import CONTIGUOUS, Effective, Engine, Operator, Request
 from unet3d.errors import MismatchError
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from numpy.typing import NDArray
 
 INSTALL = "pip install -r requirements-onnxruntime.txt"
 
 
-class OnnxRuntimeEngine(Engine):
+class OnnxRuntimeEngine(Engine["NDArray[np.float32]", "NDArray[np.float32]"]):
     """See `unet3d.engines.base.Engine`. Streams are calls of one session from several threads."""
 
     name = "onnxruntime"
+    precisions = ("fp32",)
 
     @classmethod
-    def refuse(cls, request: Request) -> list[str]:
+    def _refuse_precision(cls, precision: str) -> list[str]:
+        reasons = [
+            f"PRECISION={precision} with ENGINE=onnxruntime is not possible, its CPU kernels for "
+            "3D convolutions are fp32; use PRECISION=fp32 or ENGINE=openvino"
+        ]
+        if precision == "int8":
+            reasons.insert(0, "PRECISION=int8 with ENGINE=onnxruntime is not possible; int8 runs on ENGINE=openvino")
+        return reasons
+
+    @classmethod
+    def _refuse_on_machine(cls, request: Request) -> list[str]:
         reasons = []
         missing = [package for package in ("onnx", "onnxruntime") if importlib.util.find_spec(package) is None]
         if missing:
             reasons.append(f"ENGINE=onnxruntime, but {' and '.join(missing)} is not installed; {INSTALL}")
-        if request.device.kind != "cpu":
+        if not request.device.is_host:
             reasons.append(f"ENGINE=onnxruntime on {request.device.kind} is not possible; use PLATFORM=CPU or ENGINE=torch")
-        if request.precision != "fp32":
-            reasons.append(
-                f"PRECISION={request.precision} with ENGINE=onnxruntime is not possible, its CPU kernels "
-                "for 3D convolutions are fp32; use PRECISION=fp32 or ENGINE=openvino"
-            )
         if request.profile and request.streams > 1:
             reasons.append(
                 f"PROFILE=yes with ENGINE=onnxruntime and STREAMS={request.streams} is not possible, each stream "
                 "is a session that is profiled by itself; use STREAMS=1"
             )
-        if request.jit != "none":
-            reasons.append(f"JIT={request.jit} with ENGINE=onnxruntime is not possible; use JIT=none")
         return reasons
 
     def load(self, reference: torch.nn.Module) -> None:
@@ -52,8 +58,8 @@ class OnnxRuntimeEngine(Engine):
 
         self._profiles: tempfile.TemporaryDirectory[str] | None = None
         start = perf_counter()
-        path, kept = export(reference, self.request.cache_dir)
-        self.load_seconds["read export" if kept else "export"] = perf_counter() - start
+        path, was_there = export(reference, self.request.cache_dir)
+        self.load_seconds["read export" if was_there else "export"] = perf_counter() - start
 
         start = perf_counter()
         options = onnxruntime.SessionOptions()
@@ -81,18 +87,18 @@ class OnnxRuntimeEngine(Engine):
                 self._free.put(session)
         return self._free
 
-    def stage(self, volumes: np.ndarray) -> np.ndarray:
+    def stage(self, volumes: NDArray[np.float32]) -> NDArray[np.float32]:
         import numpy as np
 
         return np.ascontiguousarray(volumes, dtype=np.float32)
 
-    def compile(self, staged: np.ndarray) -> None:
+    def compile(self, staged: NDArray[np.float32]) -> None:
         start = perf_counter()
         for session in self._sessions:
             session.run(None, {session.get_inputs()[0].name: staged})
         self.load_seconds["first inference"] = perf_counter() - start
 
-    def infer(self, staged: np.ndarray) -> np.ndarray:
+    def infer(self, staged: NDArray[np.float32]) -> NDArray[np.float32]:
         pool = self._pool()
         session = pool.get()
         try:
@@ -100,13 +106,13 @@ class OnnxRuntimeEngine(Engine):
         finally:
             pool.put(session)
 
-    def operators(self, staged: np.ndarray) -> tuple[list[Operator], float]:
+    def operators(self, staged: NDArray[np.float32]) -> tuple[list[Operator], float]:
         from unet3d.engines.onnxruntime import operators
 
         self.infer(staged)
         return operators.read(Path(self._sessions[0].end_profiling()))
 
-    def logits(self, output: np.ndarray) -> np.ndarray:
+    def logits(self, output: NDArray[np.float32]) -> NDArray[np.float32]:
         return output.astype("float32", copy=False)
 
     def effective(self) -> Effective:
@@ -116,14 +122,13 @@ class OnnxRuntimeEngine(Engine):
         providers = session.get_providers()
         if providers != ["CPUExecutionProvider"]:
             raise MismatchError(f"onnxruntime: runs on {providers} instead of the CPU; use ENGINE=torch or openvino")
-        types = {"tensor(float)": "fp32", "tensor(float16)": "fp16", "tensor(bfloat16)": "bf16"}
-        kind = session.get_inputs()[0].type
+        input_type = session.get_inputs()[0].type.removeprefix("tensor(").removesuffix(")")
         return Effective(
             engine=f"onnxruntime {onnxruntime.__version__}",
             device="CPU",
-            precision=types.get(kind, kind),
+            precision=name_of_type(input_type),
             jit="none",
-            layout="contiguous",
+            layout=CONTIGUOUS,
             network="reference",
             details={"threads_per_stream": self._threads, "providers": providers},
         )

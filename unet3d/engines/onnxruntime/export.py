@@ -47,5 +47,5 @@ def export(reference: torch.nn.Module, cache_dir: Path) -> tuple[Path, bool]:
                 dynamo=False,
             )
 
-    folder, was_there = export_cache.kept(Path(cache_dir) / "onnx", ingredients, make)
+    folder, was_there = export_cache.get_or_make(cache_dir / "onnx", ingredients, make)
     return folder / "model.onnx", was_there

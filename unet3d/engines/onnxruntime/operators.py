@@ -7,10 +7,14 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from unet3d.config.precisions import of_type
 from unet3d.engines.base import Operator
+from unet3d.network.flops import convolution_flop
 
-BYTES = {"float": 4, "float16": 2, "bfloat16": 2, "int64": 8}
 CONVOLUTIONS = ("Conv", "FusedConv")
+TRANSPOSED = ("ConvTranspose",)
+# Bytes of types that are no precision: extents and axes.
+OTHER_SIZES = {"int64": 8}
 # A normalisation reads its input for the statistics and again for the values.
 READS = {"InstanceNormalization": 2}
 
@@ -32,17 +36,27 @@ def read(path: Path) -> tuple[list[Operator], float]:
 
 def _operator(ms: float, told: dict[str, Any]) -> Operator:
     kind = told["op_name"]
-    inputs = [next(iter(one.items())) for one in told["input_type_shape"]]
-    outputs = [next(iter(one.items())) for one in told["output_type_shape"]]
+    inputs = [_type_and_shape(tensor) for tensor in told["input_type_shape"]]
+    outputs = [_type_and_shape(tensor) for tensor in told["output_type_shape"]]
     shapes = [shape for _, shape in inputs]
     flop = 0
-    if kind == "ConvTranspose":
-        # Its weights are packed beforehand and not told. In nnU-Net's graph kernel and stride are the same, so that each
-        # voxel of the result is a product of one voxel's channels.
-        flop = 2 * shapes[0][1] * prod(outputs[0][1])
+    if kind in TRANSPOSED:
+        # Its weights are packed beforehand and not told. In nnU-Net's graph kernel and stride are the same.
+        volume, result = shapes[0], outputs[0][1]
+        kernel = [after // before for before, after in zip(volume[2:], result[2:], strict=True)]
+        flop = convolution_flop([volume[1], result[1], *kernel], volume, result, transposed=True)
     elif kind in CONVOLUTIONS:
-        result = outputs[0][1]
-        flop = 2 * prod(shapes[1]) * result[0] * prod(result[2:])
-    moved = sum(BYTES.get(name, 4) * prod(shape) for name, shape in [*inputs, *outputs])
-    moved += (READS.get(kind, 1) - 1) * BYTES.get(inputs[0][0], 4) * prod(shapes[0]) if inputs else 0
+        flop = convolution_flop(shapes[1], shapes[0], outputs[0][1])
+    moved = sum(_size(name) * prod(shape) for name, shape in [*inputs, *outputs])
+    moved += (READS.get(kind, 1) - 1) * _size(inputs[0][0]) * prod(shapes[0]) if inputs else 0
     return Operator(kind, shapes, ms, flop, moved)
+
+
+def _type_and_shape(tensor: dict[str, list[int]]) -> tuple[str, list[int]]:
+    return next(iter(tensor.items()))
+
+
+def _size(type_name: str) -> int:
+    """Bytes of a number."""
+    precision = of_type(type_name)
+    return precision.bytes if precision else OTHER_SIZES.get(type_name, 4)

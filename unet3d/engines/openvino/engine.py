@@ -7,14 +7,16 @@ nnU-Net's own module. Both go the same way on both devices.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import queue
 import threading
 from collections import Counter
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from unet3d.config.precisions import PRECISIONS
 from unet3d.devices import host
-from unet3d.engines.base import Effective, Engine, Operator, Request
+from unet3d.engines.base import CHANNELS_LAST, CONTIGUOUS, Effective, Engine, Operator, Request
 from unet3d.engines.openvino.operators import convolution_work
 from unet3d.errors import MismatchError
 
@@ -25,25 +27,35 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install -r requirements-openvino.txt"
 DEVICES = {"cpu": "CPU", "xpu": "GPU"}
-# What each plugin computes in; its inference precision hint. Layers that are not quantised in an int8 network use the
-# hint of the plugin's fastest floating-point type.
-PRECISIONS = {"cpu": ("fp32", "bf16", "int8"), "xpu": ("fp32", "fp16", "int8")}
-HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+# What each plugin computes in.
+OF_PLUGIN = {"cpu": ("fp32", "bf16", "int8"), "xpu": ("fp32", "fp16", "int8")}
+LAYOUTS = {"acdeb": CHANNELS_LAST, "abcde": CONTIGUOUS}
 
 
-class OpenVINOEngine(Engine):
+def fastest_float(kind: str) -> str:
+    """The plugin's fastest floating-point type, which layers of an int8 network that are not quantised take."""
+    on_cpu = "bf16" if host.bf16_instructions() else "fp32"
+    return {"cpu": on_cpu, "xpu": "fp16"}[kind]
+
+
+class OpenVINOEngine(Engine["openvino.Tensor", "openvino.Tensor"]):
     """See `unet3d.engines.base.Engine`. Each call of `infer` under way has an infer request of its own."""
 
     name = "openvino"
+    precisions = tuple(dict.fromkeys(itertools.chain(*OF_PLUGIN.values())))
 
     @classmethod
-    def refuse(cls, request: Request) -> list[str]:
+    def _refuse_precision(cls, precision: str) -> list[str]:
+        return [f"PRECISION={precision} with ENGINE=openvino is not possible; use {', '.join(cls.precisions)}"]
+
+    @classmethod
+    def _refuse_on_machine(cls, request: Request) -> list[str]:
         if request.device.kind not in DEVICES:
             return [f"ENGINE=openvino on {request.device.kind} is not possible; use PLATFORM=CPU, Flex or Max, or ENGINE=torch"]
         reasons = []
         if importlib.util.find_spec("openvino") is None:
             reasons.append(f"ENGINE=openvino, but openvino is not installed; {INSTALL}")
-        allowed = PRECISIONS[request.device.kind]
+        allowed = OF_PLUGIN[request.device.kind]
         if request.precision not in allowed:
             reasons.append(
                 f"PRECISION={request.precision} with ENGINE=openvino on {DEVICES[request.device.kind]} is "
@@ -53,11 +65,7 @@ class OpenVINOEngine(Engine):
             reasons.append(
                 "PRECISION=bf16 with ENGINE=openvino needs a CPU with AMX or AVX512-BF16; use PRECISION=fp32 or int8"
             )
-        if request.jit != "none":
-            reasons.append(f"JIT={request.jit} with ENGINE=openvino is not possible; use JIT=none")
-        if request.ipex:
-            reasons.append("IPEX=yes with ENGINE=openvino is not possible; use IPEX=no")
-        if request.input_on_device and request.device.kind != "cpu":
+        if request.input_on_device and not request.device.is_host:
             reasons.append("INPUT_ON_DEVICE=yes with ENGINE=openvino is not possible on a GPU; use INPUT_ON_DEVICE=no")
         if request.profile and request.streams > 1:
             reasons.append(
@@ -107,9 +115,10 @@ class OpenVINOEngine(Engine):
 
     def _properties(self) -> dict[str, Any]:
         request = self.request
-        fallback = "f16" if self._device != "CPU" else "bf16" if host.bf16_instructions() else "f32"
+        computed = PRECISIONS[request.precision]
+        hint = computed.openvino_hint or PRECISIONS[fastest_float(request.device.kind)].openvino_hint
         properties: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": HINTS.get(request.precision, fallback),
+            "INFERENCE_PRECISION_HINT": hint,
             "NUM_STREAMS": request.streams,
             "PERFORMANCE_HINT": "THROUGHPUT" if request.streams > 1 else "LATENCY",
             "PERF_COUNT": request.profile,
@@ -187,7 +196,7 @@ class OpenVINOEngine(Engine):
             device=self._device if self._device == "CPU" else f"{self.request.device.kind} as OpenVINO's {self._device}",
             precision=main if share[main] > 0.9 else "+".join(sorted(work)),
             jit="none",
-            layout={"acdeb": "channels_last_3d", "abcde": "contiguous"}.get(*layouts.most_common(1)[0][:1], "blocked"),
+            layout=LAYOUTS.get(layouts.most_common(1)[0][0], "blocked"),
             network=self.request.network,
             details={
                 "device_name": self._core.get_property(self._device, "FULL_DEVICE_NAME"),

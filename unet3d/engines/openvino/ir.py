@@ -60,5 +60,5 @@ def exported(reference: torch.nn.Module, network: str, cache_dir: Path) -> tuple
     def make(folder: Path) -> None:
         openvino.save_model(make_model(reference, network), folder / "model.xml", compress_to_fp16=False)
 
-    folder, kept = export_cache.kept(Path(cache_dir) / "openvino", ingredients(reference, network), make)
-    return folder / "model.xml", {"read export" if kept else "export": perf_counter() - start}
+    folder, was_there = export_cache.get_or_make(cache_dir / "openvino", ingredients(reference, network), make)
+    return folder / "model.xml", {"read export" if was_there else "export": perf_counter() - start}

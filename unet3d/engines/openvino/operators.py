@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from unet3d.config.precisions import name_of_type
 from unet3d.engines.base import Operator
+from unet3d.network.flops import convolution_flop
 
 if TYPE_CHECKING:
     import openvino
 
-NAMES = {
-    "f32": "fp32",
-    "float": "fp32",
-    "bf16": "bf16",
-    "bfloat16": "bf16",
-    "f16": "fp16",
-    "float16": "fp16",
-    "i8": "int8",
-    "int8_t": "int8",
-    "u8": "int8",
-    "uint8_t": "int8",
-}
-CONVOLUTIONS = ("convolution", "deconvolution")
+TRANSPOSED = "deconvolution"
+CONVOLUTIONS = ("convolution", TRANSPOSED)
 # Passes over the first input: a normalisation reads it for the statistics and again for the values.
 READS = {"mvn": 2}
 
@@ -51,7 +43,7 @@ class Node:
 
 def nodes(compiled: openvino.CompiledModel) -> list[Node]:
     """The executed graph in order of execution, constants and results left out."""
-    found = []
+    executed = []
     for node in compiled.get_runtime_model().get_ordered_ops():
         info = node.get_rt_info()
         kind, kernel, layout = (
@@ -63,15 +55,12 @@ def nodes(compiled: openvino.CompiledModel) -> list[Node]:
         image, result = shapes[0], list(node.output(0).get_shape())
         flop = 0
         if kind.lower() in CONVOLUTIONS:
-            positions = result if kind.lower() == "convolution" else image
-            flop = 2 * prod(shapes[1]) * positions[0] * prod(positions[2:])
+            flop = convolution_flop(shapes[1], image, result, kind.lower() == TRANSPOSED)
         moved = sum(_bytes(port) for port in [*node.inputs(), *node.outputs()])
         moved += (READS.get(kind.lower(), 1) - 1) * _bytes(node.input(0))
         input_type = node.input(0).get_element_type().get_type_name()
-        found.append(
-            Node(node.get_friendly_name(), kind, kernel, layout, shapes, NAMES.get(input_type, input_type), flop, moved)
-        )
-    return found
+        executed.append(Node(node.get_friendly_name(), kind, kernel, layout, shapes, name_of_type(input_type), flop, moved))
+    return executed
 
 
 def _bytes(port: Any) -> int:
@@ -88,7 +77,7 @@ def convolution_work(compiled: openvino.CompiledModel) -> tuple[dict[str, float]
 
 
 def profile(
-    compiled: openvino.CompiledModel, request: openvino.InferRequest, calls: int, infer: Any
+    compiled: openvino.CompiledModel, request: openvino.InferRequest, calls: int, infer: Callable[[], object]
 ) -> tuple[list[Operator], float]:
     """See `unet3d.engines.base.Engine.operators`. Compiled with PERF_COUNT; `calls` were made of it so far.
 

@@ -55,7 +55,7 @@ def quantised(reference: torch.nn.Module, request: Request) -> tuple[Path, dict[
 
     start = perf_counter()
     volumes = list(request.calibration())
-    merge = request.device.kind != "cpu" or "avx512bw" in host.cpu_flags()
+    merge = not request.device.is_host or "avx512bw" in host.cpu_flags()
     seconds = {"calibration volumes": perf_counter() - start}
     ingredients = [
         "int8",
@@ -79,8 +79,8 @@ def quantised(reference: torch.nn.Module, request: Request) -> tuple[Path, dict[
         seconds["quantise"] = perf_counter() - begin
 
     start = perf_counter()
-    folder, kept = export_cache.kept(Path(request.cache_dir) / "openvino-int8", ingredients, make)
-    if kept:
+    folder, was_there = export_cache.get_or_make(request.cache_dir / "openvino-int8", ingredients, make)
+    if was_there:
         seconds["read export"] = perf_counter() - start
     return folder / "model.xml", seconds
 

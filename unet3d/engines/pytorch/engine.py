@@ -9,7 +9,8 @@ import warnings
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from unet3d.engines.base import Effective, Engine, Operator, Request
+from unet3d.config.precisions import PRECISIONS, name_of_type
+from unet3d.engines.base import CHANNELS_LAST, CONTIGUOUS, Effective, Engine, Operator, Request
 from unet3d.engines.pytorch.lanes import Lane
 from unet3d.engines.pytorch.pinning import Pinning
 from unet3d.errors import MismatchError
@@ -22,28 +23,32 @@ if TYPE_CHECKING:
 # Operators that compute a convolution, as PyTorch's profiler names them; ours are registered as unet3d::conv….
 CONVOLUTIONS = ("aten::convolution", "aten::_convolution", "mkldnn::_convolution", "torch_ipex::", "unet3d::conv")
 CALLS_BEFORE_CAPTURE = 3
-DTYPES = {"float": "fp32", "c10::BFloat16": "bf16", "c10::Half": "fp16", "double": "fp64"}
 
 
-class TorchEngine(Engine):
+class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
     """See `unet3d.engines.base.Engine`."""
 
     name = "torch"
+    precisions = ("fp32", "fp16", "bf16")
+    jits = ("none", "trace", "compile")
+    has_ipex = True
     # Whether a traced or compiled network is captured as a graph of the device's where there is such a thing.
     use_graphs = True
 
     @classmethod
-    def refuse(cls, request: Request) -> list[str]:
+    def _refuse_precision(cls, precision: str) -> list[str]:
+        return [f"PRECISION={precision} with ENGINE=torch is not possible; {precision} runs on ENGINE=openvino"]
+
+    @classmethod
+    def _refuse_on_machine(cls, request: Request) -> list[str]:
         reasons = []
-        if request.precision == "int8":
-            reasons.append("PRECISION=int8 with ENGINE=torch is not possible; use ENGINE=openvino")
         if request.ipex and importlib.util.find_spec("intel_extension_for_pytorch") is None:
             reasons.append(
                 "IPEX=yes, but intel-extension-for-pytorch is not installed; "
                 "pip install -r requirements-ipex.txt, or use IPEX=no"
             )
         if (
-            request.device.kind == "cpu"
+            request.device.is_host
             and request.precision in library.HALF_NEEDS
             and not library.onednn_computes(request.precision)
         ):
@@ -60,11 +65,11 @@ class TorchEngine(Engine):
 
         start = perf_counter()
         self._torch = torch
-        self._dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.request.precision]
+        self._dtype = PRECISIONS[self.request.precision].dtype()
         self._observed: dict[str, set[str]] = {}
         self._operators = "PyTorch's"
         device = self.request.device
-        self._pinning = None if device.kind != "cpu" else Pinning(self.request.streams)
+        self._pinning = Pinning(self.request.streams) if device.is_host else None
         self._set_threads()
         network = self._network(reference).to(device.torch_device).eval()
         if not self.request.amp and not self._casts_itself:
@@ -93,7 +98,7 @@ class TorchEngine(Engine):
             return copy.deepcopy(reference)
         from unet3d.network.inference import InferenceUNet
 
-        if request.device.kind == "cpu" or request.ipex:
+        if not request.device.runs_triton or request.ipex:
             # IPEX replaces the layers, whose weights ours would read.
             network = InferenceUNet.from_reference(reference, native=not request.ipex)
             if not request.ipex:
@@ -122,7 +127,7 @@ class TorchEngine(Engine):
 
     def _why_no_graph(self) -> str | None:
         """Why launches are not captured as a graph; None where they are."""
-        if self.request.device.kind == "cpu":
+        if self.request.device.is_host:
             return "a CPU has none"
         if self.request.jit == "none":
             return "JIT=none launches each kernel by itself"
@@ -209,7 +214,7 @@ class TorchEngine(Engine):
             output = self._infer_on(lane, staged)
         # The last layer keeps the layout of the one before it, and so on up: one layer that leaves it shows here.
         blocked = output.is_contiguous(memory_format=self._torch.channels_last_3d) and not output.is_contiguous()
-        self._layout = "channels_last_3d" if blocked else "contiguous"
+        self._layout = CHANNELS_LAST if blocked else CONTIGUOUS
         logits = self.logits(output)
         if tuple(staged.shape) != self.request.shape:
             lane.graphs.pop(tuple(staged.shape), None)
@@ -243,7 +248,7 @@ class TorchEngine(Engine):
         torch = self._torch
         from unet3d.engines.pytorch import ipex_witness
 
-        packed = self.request.ipex and self.request.device.kind == "cpu"
+        packed = self.request.ipex and self.request.device.is_host
         with (
             ipex_witness.observing(self._observed) if packed else contextlib.nullcontext(),
             torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile,
@@ -252,7 +257,7 @@ class TorchEngine(Engine):
         for event in profile.profiler.kineto_results.events():
             name = event.name()
             if name.startswith(CONVOLUTIONS) and event.dtypes():
-                self._observed.setdefault(DTYPES.get(event.dtypes()[0], event.dtypes()[0]), set()).add(name)
+                self._observed.setdefault(name_of_type(event.dtypes()[0]), set()).add(name)
 
     def logits(self, output: torch.Tensor) -> np.ndarray:
         return output.float().cpu().contiguous().numpy()
@@ -286,10 +291,8 @@ class TorchEngine(Engine):
             "operators": self._operators,
             "intra_op_threads": torch.get_num_threads(),
         }
-        if self.request.device.kind != "cpu":
-            details["graph"] = (
-                self.request.device.graph_class().__name__ if self._no_graph is None else (f"none: {self._no_graph}")
-            )
+        if not self.request.device.is_host:
+            details["graph"] = self._graph_name() if self._no_graph is None else f"none: {self._no_graph}"
             details["input_on_device"] = self.request.input_on_device
         if self._casts_itself:
             details["convolution_forms"] = self._module.forms()
@@ -307,6 +310,10 @@ class TorchEngine(Engine):
             ipex=self.request.ipex,
             details=details,
         )
+
+    def _graph_name(self) -> str:
+        graph = self.request.device.graph_class()
+        return "none" if graph is None else graph.__name__
 
     def close(self) -> None:
         for lane in self._lanes:

@@ -14,10 +14,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+from unet3d.config.precisions import name_of_type
+
 PRIMITIVE = re.compile(
     r"^onednn_verbose,.*?\bexec,cpu,(convolution|deconvolution),[^,]*,[^,]*,src_?(?:[a-z]+:)?:?(\w+):", re.MULTILINE
 )
-NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "s8": "int8", "u8": "int8"}
 
 
 @contextlib.contextmanager
@@ -40,5 +41,5 @@ def observing(observed: dict[str, set[str]]) -> Iterator[None]:
             os.close(kept)
         report.seek(0)
         text = report.read().decode(errors="replace")
-    for primitive, kind in PRIMITIVE.findall(text):
-        observed.setdefault(NAMES.get(kind, kind), set()).add(f"oneDNN {primitive}")
+    for primitive, type_name in PRIMITIVE.findall(text):
+        observed.setdefault(name_of_type(type_name), set()).add(f"oneDNN {primitive}")

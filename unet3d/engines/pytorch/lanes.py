@@ -9,19 +9,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
-    from unet3d.devices.base import Device
+    from unet3d.devices.base import Device, Graph
 
 
 @dataclass
 class Captured:
     """A recorded forward pass: `replay` fills its input, on the current stream, and returns its output."""
 
-    graph: Any
+    graph: Graph
     input: torch.Tensor
     output: torch.Tensor
 
@@ -37,7 +37,7 @@ class Lane:
     def __init__(self, device: Device, own_stream: bool):
         """own_stream: run beside other lanes; otherwise on the device's default stream. A CPU has no streams."""
         self._device = device
-        self._stream = device.runtime().Stream() if own_stream and device.kind != "cpu" else None
+        self._stream = device.new_stream() if own_stream else None
         self.graphs: dict[tuple[int, ...], Captured] = {}
 
     @contextlib.contextmanager
@@ -47,7 +47,7 @@ class Lane:
             yield
             self._device.synchronize()
             return
-        with self._device.runtime().stream(self._stream):
+        with self._device.on_stream(self._stream):
             yield
         self._stream.synchronize()
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from unet3d.config.precisions import PRECISIONS
 from unet3d.engines.base import Operator
+from unet3d.network.flops import convolution_extent, convolution_flop
 
 if TYPE_CHECKING:
-    from unet3d.engines.pytorch.engine import TorchEngine
+    import torch
+
+    from unet3d.engines.base import Engine
 
 OPERATORS = ("aten::", "mkldnn::", "torch_ipex::", "unet3d::", "unet3d_cpu::")
-BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 # How often an operator that computes no convolution passes over its first input, reads and writes together: for a
 # normalisation the statistics, the values, the result. 2 is for one that reads and writes each value once.
 PASSES = {
@@ -42,26 +45,20 @@ def work(name: str, shapes: list[list[int]], arguments: list[Any], size: int) ->
     # Under a trace both kinds are aten::_convolution, whose first truth value says which.
     transposed = "transpose" in name or next((value for value in arguments if isinstance(value, bool)), False)
     stride, padding = ([value for value in arguments if isinstance(value, list) and len(value) == 3] + [[1] * 3, [0] * 3])[:2]
-    if transposed:
-        extents = [(n - 1) * s - 2 * p + k for n, s, p, k in zip(x[2:], stride, padding, weight[2:], strict=True)]
-        output = [x[0], weight[1], *extents]
-    else:
-        extents = [(n + 2 * p - k) // s + 1 for n, s, p, k in zip(x[2:], stride, padding, weight[2:], strict=True)]
-        output = [x[0], weight[0], *extents]
-    positions = x if transposed else output
-    flop = 2 * prod(weight) * positions[0] * prod(positions[2:])
-    return flop, size * (prod(x) + prod(weight) + prod(output) * (2 if adds else 1))
+    extent = convolution_extent(x[2:], weight[2:], stride, padding, transposed)
+    output = [x[0], weight[1 if transposed else 0], *extent]
+    return convolution_flop(weight, x, output, transposed), size * (prod(x) + prod(weight) + prod(output) * (2 if adds else 1))
 
 
-def profile(engine: TorchEngine, staged: Any) -> tuple[list[Operator], float]:
+def profile(engine: Engine[torch.Tensor, torch.Tensor], staged: torch.Tensor) -> tuple[list[Operator], float]:
     """See `unet3d.engines.base.Engine.operators`."""
     import torch
 
     request = engine.request
-    kind = request.device.kind
+    on_host = request.device.is_host
     activities = [torch.profiler.ProfilerActivity.CPU]
-    if kind != "cpu":
-        activities.append(getattr(torch.profiler.ProfilerActivity, kind.upper()))
+    if not on_host:
+        activities.append(getattr(torch.profiler.ProfilerActivity, request.device.kind.upper()))
     with (
         torch.profiler.profile(activities=activities, record_shapes=True) as profiled,
         torch.profiler.record_function("inference"),
@@ -69,13 +66,13 @@ def profile(engine: TorchEngine, staged: Any) -> tuple[list[Operator], float]:
         engine.infer(staged)
     events = sorted(profiled.events(), key=lambda event: (event.time_range.start, -event.time_range.end))
     whole = next(event for event in events if event.name == "inference")
-    found, end = [], whole.time_range.start
+    rows, end = [], whole.time_range.start
     for event in events:
         # The outermost operators: one that starts before the last one ended is part of it.
         if event.name.startswith(OPERATORS) and event.thread == whole.thread and event.time_range.start >= end:
             end = event.time_range.end
-            ms = (event.time_range.elapsed_us() if kind == "cpu" else event.device_time_total) / 1e3
+            ms = (event.time_range.elapsed_us() if on_host else event.device_time_total) / 1e3
             shapes = [list(shape) for shape in event.input_shapes]
-            flop, moved = work(event.name, shapes, event.concrete_inputs, BYTES[request.precision])
-            found.append(Operator(event.name, shapes, ms, flop, moved))
-    return found, whole.time_range.elapsed_us() / 1e3
+            flop, moved = work(event.name, shapes, event.concrete_inputs, PRECISIONS[request.precision].bytes)
+            rows.append(Operator(event.name, shapes, ms, flop, moved))
+    return rows, whole.time_range.elapsed_us() / 1e3

@@ -9,17 +9,8 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from pathlib import Path
 
-
-def physical_cores() -> list[int]:
-    """One logical CPU for each physical core that this process may use, in order."""
-    first: dict[str, int] = {}
-    for cpu in sorted(os.sched_getaffinity(0)):
-        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        name = siblings.read_text(encoding="utf-8").strip() if siblings.exists() else str(cpu)
-        first.setdefault(name, cpu)
-    return list(first.values())
+from unet3d.devices import topology
 
 
 class Pinning:
@@ -27,7 +18,7 @@ class Pinning:
 
     def __init__(self, streams: int):
         self._streams = streams
-        self._cores = physical_cores()
+        self._cores = sorted(core.cpu for core in topology.cores())
         self._next = itertools.count()
         self._done = threading.local()
         self._done.value = True

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from unet3d.engines.base import Engine
+from unet3d.measure.accuracy import fill_batch
+from unet3d.measure.loop import StreamNumbers, timed_call
 from unet3d.results.timing import Sample
-
-if TYPE_CHECKING:
-    from unet3d.engines.base import Engine
 
 # Given the indices of a call's samples and the engine's output: what LoadGen logs of each sample.
 Answer = Callable[[Sequence[int], Any], Sequence[np.ndarray]]
@@ -43,8 +43,7 @@ class Harness:
         self._held: dict[int, Any] = {}
         self._window: float | None = None
         self._lock = threading.Lock()
-        self._numbers = iter(range(streams))
-        self._stream = threading.local()
+        self._numbers = StreamNumbers(streams)
         self.error: BaseException | None = None
 
     def run(self, settings: Any, total: int, performance: int, folder: Path) -> None:
@@ -108,38 +107,30 @@ class Harness:
         import mlperf_loadgen as lg
 
         indices = [index for _, index in queries]
-        begin = perf_counter()
-        staged = self._held[indices[0]] if self._batch == 1 else self._stage(indices)
-        start = perf_counter()
-        output = self._engine.infer(staged)
-        end = perf_counter()
-        sample = Sample(
-            start=start - self._window, latency=end - start, stage=start - begin, volumes=len(indices), stream=self._number()
-        )
-        if self._answer is None:
-            lg.QuerySamplesComplete([lg.QuerySampleResponse(identity, 0, 0) for identity, _ in queries])
-        else:
-            # A response holds no more than an address: the arrays must live until LoadGen has copied them.
-            arrays = self._answer(indices, output)
-            lg.QuerySamplesComplete(
-                [
-                    lg.QuerySampleResponse(identity, array.ctypes.data, array.nbytes)
-                    for (identity, _), array in zip(queries, arrays, strict=True)
-                ]
-            )
-        answered.append(True)
+
+        def respond(output: Any) -> None:
+            if self._answer is None:
+                lg.QuerySamplesComplete([lg.QuerySampleResponse(identity, 0, 0) for identity, _ in queries])
+            else:
+                # A response holds no more than an address: the arrays must live until LoadGen has copied them.
+                arrays = self._answer(indices, output)
+                lg.QuerySamplesComplete(
+                    [
+                        lg.QuerySampleResponse(identity, array.ctypes.data, array.nbytes)
+                        for (identity, _), array in zip(queries, arrays, strict=True)
+                    ]
+                )
+            answered.append(True)
+
+        sample, _ = timed_call(self._engine, lambda: self._staged(indices), respond, self._window or 0.0)
+        # LoadGen's clock has stopped when it was answered: nothing of ours comes after the inference.
+        sample.post, sample.volumes, sample.stream = 0.0, len(indices), self._numbers.mine()
         self._done(sample, indices)
 
-    def _stage(self, indices: Sequence[int]) -> Any:
-        volumes = [self._held[index] for index in indices]
-        # A last batch is filled up, so that the engine meets the one shape it was compiled for.
-        return self._engine.stage(np.stack(volumes + [volumes[-1]] * (self._batch - len(volumes))))
-
-    def _number(self) -> int:
-        if not hasattr(self._stream, "number"):
-            with self._lock:
-                self._stream.number = next(self._numbers)
-        return self._stream.number
+    def _staged(self, indices: Sequence[int]) -> Any:
+        if self._batch == 1:
+            return self._held[indices[0]]
+        return self._engine.stage(fill_batch([self._held[index] for index in indices], self._batch))
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """An error must not cross LoadGen's own frames: it is kept, and raised when the test is over."""

@@ -62,7 +62,7 @@ def predictions(folder: Path, shape: Sequence[int], dtype: type = np.float16) ->
                 if text in ("[", "]", ""):
                     continue
                 entry = json.loads(text)
-                logits = np.frombuffer(bytes.fromhex(entry["data"]), dtype).reshape(CLASSES, *shape)
+                logits: np.ndarray = np.frombuffer(bytes.fromhex(entry["data"]), dtype).reshape(CLASSES, *shape)
                 yield int(entry["qsl_idx"]), logits
         if not closed:
             raise ValueError

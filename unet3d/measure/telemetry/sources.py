@@ -1,7 +1,4 @@
-"""Where telemetry comes from. Each source opens itself or says in a phrase why it can't; none asks for root.
-
-Metrics are named with their unit: `cpu_utilisation_percent`, `gpu_temperature_c`, `gpu_memory_bytes`, `cpu_clock_mhz`.
-"""
+"""Where telemetry comes from: the host's own sources, and those that a device says it has."""
 
 from __future__ import annotations
 
@@ -10,29 +7,17 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+
+from unet3d.devices import nvml
+from unet3d.devices.base import Device
+from unet3d.measure.telemetry.source import Absent, Source
+from unet3d.measure.telemetry.xpu_smi import XpuSmi
 
 POWERCAP = Path("/sys/class/powercap")
 CPUFREQ = "/sys/devices/system/cpu/cpu{}/cpufreq/scaling_cur_freq"
 # Asking a core for its clock disturbs it a little, so that of a large machine only some are asked.
 CLOCKS_READ = 8
 TEMPERATURE_CHIPS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
-
-
-class Source(Protocol):
-    """Readings of one kind. `joules` is a counter of all energy since some moment, or None where there is none."""
-
-    name: str
-
-    def read(self) -> dict[str, float]: ...
-
-    def joules(self) -> float | None: ...
-
-    def close(self) -> None: ...
-
-
-class Absent(Exception):
-    """This machine does not offer the source; the text says why."""
 
 
 class Host:
@@ -129,12 +114,12 @@ class Rapl:
 class DeviceCounter:
     """The energy counter and clocks that the device offers itself (`Device.power_source`)."""
 
-    def __init__(self, device: Any):
+    def __init__(self, device: Device):
         """Raises Absent where the device has none."""
-        self._source = device.power_source()
-        if self._source is None:
+        source = device.power_source()
+        if source is None:
             raise Absent("GPU power (no counter can be read; for NVIDIA pip install nvidia-ml-py)")
-        self.name = self._source.name
+        self._source, self.name = source, source.name
 
     def read(self) -> dict[str, float]:
         return {f"gpu_{domain}_clock_mhz": float(clock) for domain, clock in self._source.clocks_mhz().items()}
@@ -147,58 +132,46 @@ class DeviceCounter:
 
 
 class Nvml:
-    """Utilisation, temperature, memory and power of one NVIDIA GPU (package nvidia-ml-py)."""
+    """Utilisation, temperature, memory and power of one NVIDIA GPU."""
 
-    name = "NVML"
+    name = nvml.Nvml.name
 
-    def __init__(self, device: Any, library: Any = None):
+    def __init__(self, device: Device, library: nvml.Library | None = None):
         """Raises Absent where package or driver is missing."""
+        uuid = getattr(device, "uuid")  # noqa: B009 - of the devices that name this source
         try:
-            if library is None:
-                import pynvml as library
-            library.nvmlInit()
-            # By UUID, because NVML's numbers do not follow CUDA_VISIBLE_DEVICES.
-            uuid = device.runtime().get_device_properties(device.index).uuid
-            self._handle = library.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
-        except ImportError:
-            raise Absent("GPU utilisation (pip install nvidia-ml-py)") from None
-        except Exception as error:  # noqa: BLE001 - NVML's errors are of the library that may be missing
-            raise Absent(f"GPU utilisation (NVML: {error})") from None
-        self._library = library
+            self._reader = nvml.Nvml.open(uuid(), library)
+        except nvml.Unavailable as reason:
+            raise Absent(f"GPU utilisation ({reason})") from None
 
     def read(self) -> dict[str, float]:
-        library, handle, found = self._library, self._handle, {}
-        readings = {
-            "gpu_utilisation_percent": lambda: library.nvmlDeviceGetUtilizationRates(handle).gpu,
-            "gpu_temperature_c": lambda: library.nvmlDeviceGetTemperature(handle, library.NVML_TEMPERATURE_GPU),
-            "gpu_memory_bytes": lambda: library.nvmlDeviceGetMemoryInfo(handle).used,
-            "gpu_power_w": lambda: library.nvmlDeviceGetPowerUsage(handle) / 1e3,
-        }
-        for metric, reading in readings.items():
-            with contextlib.suppress(library.NVMLError):
-                found[metric] = float(reading())
-        return found
+        return self._reader.load()
 
     def joules(self) -> None:
         """The device's own counter has it."""
         return None
 
     def close(self) -> None:
-        self._library.nvmlShutdown()
+        self._reader.close()
 
 
-def available(device: Any) -> tuple[list[Source], list[str]]:
+# The sources that devices name in `Device.telemetry_sources`.
+OF_DEVICES: dict[str, Callable[[Device], Source]] = {
+    "counter": DeviceCounter,
+    "nvml": Nvml,
+    "xpu-smi": lambda device: XpuSmi(),
+}
+
+
+def available(device: Device) -> tuple[list[Source], list[str]]:
     """Every source that this machine has for a run on the device, and what it lacks, a phrase each."""
-    from unet3d.measure.telemetry.xpu_smi import XpuSmi
-
     host = Host()
-    found: list[Source] = [host]
+    present: list[Source] = [host]
     absent = host.lacking()
-    counter: Callable[[], Source] = partial(DeviceCounter, device)
-    makers = {"cpu": [], "cuda": [counter, partial(Nvml, device)], "xpu": [counter, XpuSmi]}[device.kind]
+    makers: list[Callable[[], Source]] = [partial(OF_DEVICES[name], device) for name in device.telemetry_sources]
     for make in (Rapl, *makers):
         try:
-            found.append(make())
+            present.append(make())
         except Absent as lack:
             absent.append(str(lack))
-    return found, absent
+    return present, absent

@@ -9,23 +9,30 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from unet3d.devices.base import Device
 from unet3d.measure.telemetry import sources
-
-if TYPE_CHECKING:
-    from unet3d.ranks import Solo
-    from unet3d.results.console import Console
-    from unet3d.results.record import Record
+from unet3d.measure.telemetry.source import Source
+from unet3d.results.console import Console
+from unet3d.results.facts import Figure
+from unet3d.results.record import Section
 
 PERIOD_S = 1.0
+FIGURES = (
+    ("cpu_utilisation_percent", "cpu_utilisation", "percents"),
+    ("gpu_utilisation_percent", "gpu_utilisation", "percents"),
+    ("cpu_power_w", "cpu_power", "W"),
+    ("gpu_power_w", "gpu_power", "W"),
+)
 
 
 class Sampler:
     """Reads every source now and then; `stop` gives what was read."""
 
-    def __init__(self, found: Sequence[sources.Source], period: float = PERIOD_S):
+    def __init__(self, found: Sequence[Source], period: float = PERIOD_S):
         self._sources, self._period = list(found), period
         self._times: list[float] = []
         self._rows: list[dict[str, float]] = []
@@ -110,31 +117,43 @@ def summarise(times: Sequence[float], rows: Sequence[dict[str, float]]) -> dict[
     }
 
 
-@contextlib.contextmanager
-def watching(record: Record, out: Console, group: Solo, period: float = PERIOD_S) -> Iterator[None]:
-    """Sample while the body measures; the record gets `telemetry` and, where energy was counted, joules a volume.
+@dataclass
+class Watched:
+    """What was read while something ran; empty until it has ended, and where nothing was to be watched."""
 
-    What this machine lacks is said once, in a line. A body that raises still leaves what was read.
+    read: dict[str, Any] | None = None
+    absent: Sequence[str] = ()
+
+
+@contextlib.contextmanager
+def watching(device: Device, out: Console, enabled: bool = True, period: float = PERIOD_S) -> Iterator[Watched]:
+    """Sample while the body runs. What this machine lacks is said once, in a line.
+
+    A body that raises still leaves what was read.
     """
-    if not record.settings.telemetry or group.rank > 0:
-        yield
+    watched = Watched()
+    if not enabled:
+        yield watched
         return
-    found, absent = sources.available(record.settings.device)
-    if absent:
-        out.info(f"telemetry without: {'; '.join(absent)}")
-    sampler = Sampler(found, period)
+    available, watched.absent = sources.available(device)
+    if watched.absent:
+        out.info(f"telemetry without: {'; '.join(watched.absent)}")
+    sampler = Sampler(available, period)
     sampler.start()
     try:
-        yield
+        yield watched
     finally:
-        note(record, sampler.stop(), absent, group.size)
+        watched.read = sampler.stop()
 
 
-def note(record: Record, read: dict[str, Any], absent: Sequence[str], ranks: int = 1) -> None:
-    """Put what was read into the record: `telemetry` in results.json, the figures in results.yaml."""
+def section(watched: Watched, volumes: int, ranks: int = 1) -> tuple[Section | None, list[Figure]]:
+    """`telemetry` of results.json and the figures of results.yaml, for a window in which so many volumes were measured."""
+    if watched.read is None:
+        return None, []
+    read = dict(watched.read)
     joules = read.pop("joules")
-    volumes = sum(sample.volumes for sample in record.samples)
-    telemetry = {**read, "absent": list(absent), "energy": None}
+    telemetry: Section = {**read, "absent": list(watched.absent), "energy": None}
+    figures: list[Figure] = []
     # A counter of the machine, or of one device, is not that of the volumes of all ranks.
     if joules and volumes and ranks == 1:
         telemetry["energy"] = {
@@ -144,12 +163,6 @@ def note(record: Record, read: dict[str, Any], absent: Sequence[str], ranks: int
             "covers": "the whole measured window with the host's work around the calls, "
             "and whatever else the counted hardware did meanwhile",
         }
-        record.figures += [(f"energy_per_volume_{_prefix(name)}", value / volumes, "J") for name, value in joules.items()]
-    rows = (
-        ("cpu_utilisation_percent", "cpu_utilisation", "percents"),
-        ("gpu_utilisation_percent", "gpu_utilisation", "percents"),
-        ("cpu_power_w", "cpu_power", "W"),
-        ("gpu_power_w", "gpu_power", "W"),
-    )
-    record.figures += [(key, read["summary"][metric]["mean"], unit) for metric, key, unit in rows if metric in read["summary"]]
-    record.extra["telemetry"] = telemetry
+        figures += [(f"energy_per_volume_{_prefix(name)}", value / volumes, "J") for name, value in joules.items()]
+    figures += [(key, read["summary"][metric]["mean"], unit) for metric, key, unit in FIGURES if metric in read["summary"]]
+    return telemetry, figures

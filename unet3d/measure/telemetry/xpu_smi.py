@@ -10,7 +10,7 @@ import subprocess
 import threading
 from pathlib import Path
 
-from unet3d.measure.telemetry.sources import Absent
+from unet3d.measure.telemetry.source import Absent
 
 RENDER_NODES = Path("/dev/dri")
 # Numbers by which `xpu-smi dump -m` knows them: utilisation, power, frequency, core temperature, memory used.

@@ -18,7 +18,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unet3d.files import move_into_place
+from unet3d import files
+from unet3d.config.precisions import PRECISIONS
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 SOURCES = ("cpu_conv.cpp", "cpu_norm.cpp", "cpu_pool.cpp")
 HEADERS = ("cpu_pool.h", "cpu_vec.h")
 # What a CPU must have for oneDNN to compute convolutions in a half precision.
-HALF_NEEDS = {"bf16": "AVX-512", "fp16": "AVX512-FP16"}
+HALF_NEEDS = {precision.name: precision.onednn_needs for precision in PRECISIONS.values() if precision.onednn_needs}
 REMEDY = "For the faster form: g++ and ninja (pip install ninja), PRECISION=bf16 or fp32, UNET3D_KERNELS not off."
 
 
@@ -58,7 +59,7 @@ def onednn_computes(precision: str) -> bool:
     """
     import torch
 
-    return {"bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported, "fp16": torch.ops.mkldnn._is_mkldnn_fp16_supported}[precision]()
+    return bool(getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported")())
 
 
 @functools.cache
@@ -110,8 +111,7 @@ def _cache_folder(torch_version: str) -> Path:
     cpu = Path("/proc/cpuinfo")
     flags = [line for line in cpu.read_text().splitlines() if line.startswith("flags")][:1] if cpu.exists() else []
     digest.update("".join(flags).encode())
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "unet3d" / f"cpu-{digest.hexdigest()[:16]}"
+    return files.cache_folder() / f"cpu-{digest.hexdigest()[:16]}"
 
 
 def _build(folder: Path, library: Path) -> None:
@@ -135,7 +135,7 @@ def _build(folder: Path, library: Path) -> None:
             is_standalone=False,
             verbose=False,
         )
-        move_into_place(Path(built or Path(build) / "unet3d_cpu.so"), library)
+        files.move_into_place(Path(built or Path(build) / "unet3d_cpu.so"), library)
 
 
 def _register_fakes(torch) -> None:

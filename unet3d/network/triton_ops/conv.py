@@ -14,7 +14,8 @@ import torch
 import triton
 import triton.language as tl
 
-from unet3d.network.triton_ops.norm import ROWS, channels_last_strides, moments_of_sums, new_volume, store_moments
+from unet3d.network.triton_ops.layout import channels_last_strides, new_volume
+from unet3d.network.triton_ops.norm import ROWS, moments_of_sums, store_moments
 
 MODALITIES = 4
 # Outputs of a plane (y, x) and planes that a program makes.
@@ -23,6 +24,7 @@ TILE_Y, TILE_X, PLANES = 4, 16, 56
 
 @triton.jit
 def _load_weight(w, row, COUT, channel):
+    """[16, BN] of the packed weights: 4 neighbours of 4 modalities by output channel; zero beyond COUT."""
     k = tl.arange(0, 16)
     return tl.load(w + (row * 16 + k[:, None]) * COUT + channel[None, :], mask=(channel < COUT)[None, :], other=0.0)
 
@@ -42,6 +44,26 @@ def _load_row(x, z, yy, xx, ky: tl.constexpr, D, H, W):
 
 @triton.jit
 def _first_kernel(x, w, y, part, D, H, W, COUT, BY: tl.constexpr, BX: tl.constexpr, PLANES: tl.constexpr, BN: tl.constexpr):
+    """A 3x3x3 convolution of 4 channels, stride 1, zero padding, and the moments of its output. A program makes BY x BX
+    outputs of PLANES planes, all channels.
+
+    Grid: (tiles of the (y, x) plane, blocks of PLANES planes, N).
+
+    Volumes, channels innermost:
+        x: input, half precision [N, D, H, W, 4]
+        y: raw output, the same type [N, D, H, W, COUT]
+    Weights:
+        w: of `pack_first_weight`, the same type [9, 16, COUT], rows of 3 * kz + ky
+    Moments:
+        part: count, mean, M2 of each program's outputs, float32 [N * blocks * tiles, 3, COUT]
+    Extents:
+        D, H, W: of a volume
+        COUT: output channels
+    Compile time:
+        BY, BX: rows and columns of a tile, whose product is at least 16
+        PLANES: output planes of a walk
+        BN: COUT rounded up to a power of 2, at least 16
+    """
     tiles_x = tl.cdiv(W, BX)
     tile, z_block, n = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     m = tl.arange(0, BY * BX)

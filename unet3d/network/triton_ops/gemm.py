@@ -7,16 +7,17 @@ import torch
 import triton
 import triton.language as tl
 
-from unet3d.network.triton_ops.norm import channels_last_strides, leaky_scale_shift, new_volume
+from unet3d.network.triton_ops.layout import channels_last_strides, new_volume
+from unet3d.network.triton_ops.norm import leaky_scale_shift
 
 
 @triton.jit
-def _load_normalised(x, at, live, c, C, scale, shift, SLOPE: tl.constexpr):
-    """[M, K] of channels c at element offsets `at` [M], normalised; zero where not live and beyond C."""
-    ok = live[:, None] & (c < C)[None, :]
+def _load_normalised(x, at, live, c, CIN, scale, shift, SLOPE: tl.constexpr):
+    """[M, K] of channels c [K] at element offsets `at` [M], normalised; zero where not live and beyond CIN."""
+    ok = live[:, None] & (c < CIN)[None, :]
     a = tl.load(x + at[:, None] + c[None, :], mask=ok, other=0.0)
-    factor = tl.load(scale + c, mask=c < C, other=0.0)[None, :]
-    offset = tl.load(shift + c, mask=c < C, other=0.0)[None, :]
+    factor = tl.load(scale + c, mask=c < CIN, other=0.0)[None, :]
+    offset = tl.load(shift + c, mask=c < CIN, other=0.0)[None, :]
     return tl.where(ok, leaky_scale_shift(a, factor, offset, SLOPE), 0.0).to(x.dtype.element_ty)
 
 
@@ -30,7 +31,7 @@ def _upsample_kernel(
     D,
     H,
     W,
-    C,
+    CIN,
     COUT,
     y_sample,
     y_voxel,
@@ -39,16 +40,37 @@ def _upsample_kernel(
     BK: tl.constexpr,
     SLOPE: tl.constexpr,
 ):
+    """A transposed convolution 2x2x2 with stride 2 of leaky_relu(x * scale + shift): a product of [voxels, CIN] and
+    [CIN, 8 * COUT], whose columns are the 8 voxels that an input voxel spreads to. A program makes BM x BN of it.
+
+    Grid: (blocks of BM input voxels, blocks of BN columns, N).
+
+    Volumes, channels innermost:
+        x: raw input, half precision [N, D, H, W, CIN]
+        y: output, the same type [N, 2D, 2H, 2W, COUT], may be channels of a wider tensor
+    Normalisation of the input:
+        scale, shift: float32 [N, CIN]
+    Weights:
+        w: of `pack_upsample_weight`, the same type as x [CIN, 8 * COUT], columns of (tap, output channel)
+    Extents:
+        D, H, W: of the input
+        CIN, COUT: input and output channels
+    Strides in elements:
+        y_sample, y_voxel: from a sample or voxel of y to the next
+    Compile time:
+        BM, BN, BK: rows, columns and depth of a product
+        SLOPE: of LeakyReLU
+    """
     block, jblock, n = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     v = block * BM + tl.arange(0, BM)
     live = v < D * H * W
     j = jblock * BN + tl.arange(0, BN)  # column (tap, output channel) of the weights
     sample = n.to(tl.int64) * D * H * W
     acc = tl.zeros((BM, BN), tl.float32)
-    for first in range(0, C, BK):
+    for first in range(0, CIN, BK):
         c = first + tl.arange(0, BK)
-        a = _load_normalised(x + sample * C, v * C, live, c, C, scale + n * C, shift + n * C, SLOPE)
-        b = tl.load(w + c[:, None] * (8 * COUT) + j[None, :], mask=(c < C)[:, None] & (j < 8 * COUT)[None, :], other=0.0)
+        a = _load_normalised(x + sample * CIN, v * CIN, live, c, CIN, scale + n * CIN, shift + n * CIN, SLOPE)
+        b = tl.load(w + c[:, None] * (8 * COUT) + j[None, :], mask=(c < CIN)[:, None] & (j < 8 * COUT)[None, :], other=0.0)
         acc = tl.dot(a, b, acc)
     tap = j // COUT
     z = (2 * (v // (H * W)))[:, None] + (tap // 4)[None, :]
@@ -67,31 +89,52 @@ def _head_kernel(
     bias,
     y,
     voxels,
-    C,
-    CLASSES,
+    CIN,
+    COUT,
     BIAS: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
     SLOPE: tl.constexpr,
 ):
+    """The 1x1x1 convolution of leaky_relu(x * scale + shift) to logits: a product of [voxels, CIN] and [CIN, COUT]. A
+    program makes BM rows of it.
+
+    Grid: (blocks of BM voxels, N).
+
+    Volumes, channels innermost:
+        x: raw input, half precision [N, voxels, CIN]
+        y: logits, the type of w [N, voxels, COUT]
+    Normalisation of the input:
+        scale, shift: float32 [N, CIN]
+    Weights:
+        w: [CIN, COUT]
+        bias: [COUT], read only with BIAS
+    Extents:
+        voxels: of a sample
+        CIN, COUT: input channels and classes
+    Compile time:
+        BIAS: whether there is a bias
+        BM, BN, BK: rows, columns (COUT rounded up to a power of 2, at least 16) and depth of a product
+        SLOPE: of LeakyReLU
+    """
     block, n = tl.program_id(0), tl.program_id(1)
     v = block * BM + tl.arange(0, BM)
     live = v < voxels
     j = tl.arange(0, BN)
     sample = n.to(tl.int64) * voxels
     acc = tl.zeros((BM, BN), tl.float32)
-    for first in range(0, C, BK):
+    for first in range(0, CIN, BK):
         c = first + tl.arange(0, BK)
-        a = _load_normalised(x + sample * C, v * C, live, c, C, scale + n * C, shift + n * C, SLOPE)
-        b = tl.load(w + c[:, None] * CLASSES + j[None, :], mask=(c < C)[:, None] & (j < CLASSES)[None, :], other=0.0)
+        a = _load_normalised(x + sample * CIN, v * CIN, live, c, CIN, scale + n * CIN, shift + n * CIN, SLOPE)
+        b = tl.load(w + c[:, None] * COUT + j[None, :], mask=(c < CIN)[:, None] & (j < COUT)[None, :], other=0.0)
         acc = tl.dot(a, b, acc)
     if BIAS:
-        acc += tl.load(bias + j, mask=j < CLASSES, other=0.0).to(tl.float32)[None, :]
+        acc += tl.load(bias + j, mask=j < COUT, other=0.0).to(tl.float32)[None, :]
     tl.store(
-        y + sample * CLASSES + v[:, None] * CLASSES + j[None, :],
+        y + sample * COUT + v[:, None] * COUT + j[None, :],
         acc.to(y.dtype.element_ty),
-        mask=live[:, None] & (j < CLASSES)[None, :],
+        mask=live[:, None] & (j < COUT)[None, :],
     )
 
 

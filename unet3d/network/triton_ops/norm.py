@@ -16,11 +16,11 @@ All sums are float32. Volumes are [N, C, D, H, W] with channels innermost in mem
 
 from __future__ import annotations
 
-import functools
-
 import torch
 import triton
 import triton.language as tl
+
+from unet3d.network.triton_ops.layout import channels_last_strides, new_volume, programs_for
 
 ROWS = 3  # count, mean, M2
 COUNT, MEAN, M2 = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
@@ -72,12 +72,29 @@ def store_moments(part, row, count, mean, m2, channel, C):
 
 @triton.jit
 def _load_tile(base, v, voxels, voxel_stride, channel, C):
+    """Float32 [M, BC] of voxels v [M] and channels [BC]; zero beyond the volume."""
     mask = (v < voxels)[:, None] & (channel < C)[None, :]
     return tl.load(base + v[:, None] * voxel_stride + channel[None, :], mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def _moments_kernel(x, part, voxels, C, sample_stride, voxel_stride, M: tl.constexpr, BC: tl.constexpr):
+    """Moments of a raw volume, a row for each program: every so manieth tile of M voxels of BC channels.
+
+    Grid: (programs, blocks of BC channels, N).
+
+    Volume, channels innermost:
+        x: [N, voxels, C], may be channels of a wider tensor
+    Moments:
+        part: count, mean, M2, float32 [N * programs, 3, C]
+    Extents:
+        voxels: of a sample
+        C: channels
+    Strides in elements:
+        sample_stride, voxel_stride: from a sample or voxel of x to the next
+    Compile time:
+        M, BC: voxels and channels of a tile, powers of 2
+    """
     program, cblock, n = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     programs = tl.num_programs(0)
     channel = cblock * BC + tl.arange(0, BC)
@@ -100,6 +117,24 @@ def _moments_kernel(x, part, voxels, C, sample_stride, voxel_stride, M: tl.const
 
 @triton.jit
 def _fold_kernel(part, weight, bias, scale, shift, rows, C, eps, BP: tl.constexpr, BC: tl.constexpr):
+    """Merges a sample's rows of moments into the scale and shift of its normalisation. A program has BC channels.
+
+    Grid: (blocks of BC channels, N).
+
+    Moments:
+        part: count, mean, M2, float32 [N, rows, 3, C]
+    Learned parameters:
+        weight, bias: float32 [C]
+    Results:
+        scale, shift: float32 [N, C]
+    Extents:
+        rows: of moments of a sample
+        C: channels
+    Number:
+        eps: added to the variance
+    Compile time:
+        BP, BC: rows and channels at a time, powers of 2
+    """
     cblock, n = tl.program_id(0), tl.program_id(1)
     channel = cblock * BC + tl.arange(0, BC)
     inside = channel < C
@@ -136,59 +171,42 @@ def _apply_kernel(
     out_sample,
     out_voxel,
     SLOPE: tl.constexpr,
-    NORM: tl.constexpr,
     M: tl.constexpr,
     BC: tl.constexpr,
 ):
+    """out = leaky_relu(x * scale + shift). A program makes M voxels of BC channels.
+
+    Grid: (blocks of M voxels, blocks of BC channels, N).
+
+    Volumes, channels innermost, either may be channels of a wider tensor:
+        x: raw input [N, voxels, C]
+        out: output [N, voxels, C]
+    Normalisation:
+        scale, shift: float32 [N, C]
+    Extents:
+        voxels: of a sample
+        C: channels
+    Strides in elements:
+        x_sample, x_voxel, out_sample, out_voxel: from a sample or voxel to the next
+    Compile time:
+        SLOPE: of LeakyReLU
+        M, BC: voxels and channels of a tile, powers of 2
+    """
     block, cblock, n = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     channel = cblock * BC + tl.arange(0, BC)
     v = block * M + tl.arange(0, M)
     mask = (v < voxels)[:, None] & (channel < C)[None, :]
     tile = tl.load(x + n.to(tl.int64) * x_sample + v[:, None] * x_voxel + channel[None, :], mask=mask, other=0.0)
-    if NORM:
-        factor = tl.load(scale + n * C + channel, mask=channel < C, other=0.0)[None, :]
-        offset = tl.load(shift + n * C + channel, mask=channel < C, other=0.0)[None, :]
-        tile = leaky_scale_shift(tile, factor, offset, SLOPE)
+    factor = tl.load(scale + n * C + channel, mask=channel < C, other=0.0)[None, :]
+    offset = tl.load(shift + n * C + channel, mask=channel < C, other=0.0)[None, :]
+    tile = leaky_scale_shift(tile, factor, offset, SLOPE)
     tl.store(
         out + n.to(tl.int64) * out_sample + v[:, None] * out_voxel + channel[None, :], tile.to(out.dtype.element_ty), mask=mask
     )
 
 
-def channels_last_strides(x: torch.Tensor) -> tuple[int, int]:
-    """(sample stride, voxel stride) in elements of a volume batch [N, C, D, H, W] with channels innermost.
-
-    A slice of the channels of a wider channels-last tensor is allowed. Raises ValueError for any other layout.
-    """
-    n, c, *extent = x.shape
-    # The stride of an axis of one element says nothing.
-    voxel = next((x.stride(axis) for axis in (4, 3, 2) if x.shape[axis] > 1), c)
-    expected = (None, 1, extent[1] * extent[2] * voxel, extent[2] * voxel, voxel)
-    for size, stride, wanted in zip(x.shape, x.stride(), expected, strict=True):
-        if wanted is not None and size > 1 and stride != wanted:
-            raise ValueError(f"volume {tuple(x.shape)} has strides {x.stride()}, not those of channels_last_3d")
-    elements = extent[0] * extent[1] * extent[2] * voxel
-    if elements >= 2**31:
-        raise ValueError(f"volume of shape {tuple(x.shape)}: one sample has 2**31 elements or more")
-    return x.stride(0) if n > 1 else elements, voxel
-
-
-def new_volume(n: int, c: int, extent: tuple[int, int, int], like: torch.Tensor) -> torch.Tensor:
-    """Uninitialised [n, c, *extent] in channels_last_3d with the dtype and device of `like`."""
-    return torch.empty((n, *extent, c), dtype=like.dtype, device=like.device).permute(0, 4, 1, 2, 3)
-
-
 def _channel_block(c: int) -> int:
     return max(16, min(64, triton.next_power_of_2(c)))
-
-
-@functools.cache
-def programs_for(device: torch.device) -> int:
-    """How many programs keep the device busy, for kernels whose programs share out the volume among themselves."""
-    if device.type == "cpu":
-        return 4  # Triton's interpreter
-    found = getattr(torch, device.type).get_device_properties(device)
-    # An Intel vector engine is an eighth of what an NVIDIA multiprocessor is.
-    return 4 * getattr(found, "multi_processor_count", 0) or max(4, getattr(found, "gpu_eu_count", 512) // 2)
 
 
 def moments(x: torch.Tensor) -> torch.Tensor:
@@ -217,10 +235,8 @@ def fold(part: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: floa
     return scale, shift
 
 
-def apply(
-    x: torch.Tensor, scale: torch.Tensor | None, shift: torch.Tensor | None, slope: float, out: torch.Tensor
-) -> torch.Tensor:
-    """out = leaky_relu(x * scale + shift), or a copy of x when scale is None.
+def apply(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, slope: float, out: torch.Tensor) -> torch.Tensor:
+    """out = leaky_relu(x * scale + shift), scale and shift float32 [N, C]; returns out.
 
     x and out [N, C, D, H, W], channels innermost; out may be a slice of a wider tensor's channels, or x itself.
     """
@@ -230,11 +246,10 @@ def apply(
     voxels = x.shape[2:].numel()
     block = _channel_block(c)
     m = 4096 // block
-    norm = scale is not None
     _apply_kernel[(triton.cdiv(voxels, m), triton.cdiv(c, block), n)](
         x,
-        scale if norm else x,
-        shift if norm else x,
+        scale,
+        shift,
         out,
         voxels,
         c,
@@ -243,7 +258,6 @@ def apply(
         out_sample,
         out_voxel,
         SLOPE=slope,
-        NORM=norm,
         M=m,
         BC=block,
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 from unet3d.network.triton_ops import conv, gemm, march, norm, planes
-from unet3d.network.triton_ops.norm import new_volume
+from unet3d.network.triton_ops.layout import new_volume
 
 _LIBRARY = torch.library.Library("unet3d", "FRAGMENT")
 
@@ -35,7 +35,7 @@ def _fake_scales(x: torch.Tensor, channels: int) -> tuple[torch.Tensor, torch.Te
 
 
 def _fake_conv(x, channels, like):
-    return (new_volume(x.shape[0], channels, tuple(x.shape[2:]), like), *_fake_scales(x, channels))
+    return (new_volume(x.shape[0], channels, x.shape[2:], like), *_fake_scales(x, channels))
 
 
 @_operator(
@@ -43,7 +43,7 @@ def _fake_conv(x, channels, like):
     lambda x, w, weight, bias, eps: _fake_conv(x, w.shape[2], w),
 )
 def conv_first(x, w, weight, bias, eps):
-    """See `triton_conv.conv_first`: the raw output, its scale and shift."""
+    """See `conv.conv_first`: the raw output, its scale and shift."""
     y, part = conv.conv_first(x, w)
     return y, *norm.fold(part, weight, bias, eps)
 
@@ -53,7 +53,7 @@ def conv_first(x, w, weight, bias, eps):
     lambda x, w, weight, bias, eps: _fake_conv(x, w.shape[1] // 4, x),
 )
 def conv_march(x, w, weight, bias, eps):
-    """See `triton_march.conv_march`: the raw output, its scale and shift."""
+    """See `march.conv_march`: the raw output, its scale and shift."""
     y, part = march.conv_march(x, w)
     return y, *norm.fold(part, weight, bias, eps)
 
@@ -63,7 +63,7 @@ def conv_march(x, w, weight, bias, eps):
     lambda x, w, weight, bias, eps, chunk: _fake_conv(x, w.shape[0] // 3, x),
 )
 def conv_planes(x, w, weight, bias, eps, chunk):
-    """See `triton_planes.conv_planes`: the raw output, its scale and shift."""
+    """See `planes.conv_planes`: the raw output, its scale and shift."""
     y, part = planes.conv_planes(x, w, chunk)
     return y, *norm.fold(part, weight, bias, eps)
 
@@ -79,15 +79,15 @@ def norm_scale(x, weight, bias, eps):
 
 @_operator(
     "norm_apply(Tensor x, Tensor scale, Tensor shift, float slope) -> Tensor",
-    lambda x, scale, shift, slope: new_volume(x.shape[0], x.shape[1], tuple(x.shape[2:]), x),
+    lambda x, scale, shift, slope: new_volume(x.shape[0], x.shape[1], x.shape[2:], x),
 )
 def norm_apply(x, scale, shift, slope):
     """leaky_relu(x * scale + shift)."""
-    return norm.apply(x, scale, shift, slope, new_volume(x.shape[0], x.shape[1], tuple(x.shape[2:]), x))
+    return norm.apply(x, scale, shift, slope, new_volume(x.shape[0], x.shape[1], x.shape[2:], x))
 
 
 def _fake_upsample(x, scale, shift, slope, w, skip, skip_scale, skip_shift):
-    return new_volume(skip.shape[0], w.shape[1] // 8 + skip.shape[1], tuple(skip.shape[2:]), skip)
+    return new_volume(skip.shape[0], w.shape[1] // 8 + skip.shape[1], skip.shape[2:], skip)
 
 
 @_operator(
@@ -106,8 +106,8 @@ def conv_upsample(x, scale, shift, slope, w, skip, skip_scale, skip_shift):
 
 @_operator(
     "conv_head(Tensor x, Tensor scale, Tensor shift, float slope, Tensor w, Tensor? bias) -> Tensor",
-    lambda x, scale, shift, slope, w, bias: new_volume(x.shape[0], w.shape[1], tuple(x.shape[2:]), w),
+    lambda x, scale, shift, slope, w, bias: new_volume(x.shape[0], w.shape[1], x.shape[2:], w),
 )
 def conv_head(x, scale, shift, slope, w, bias):
-    """See `triton_gemm.head`: logits from the raw output of the last block."""
+    """See `gemm.head`: logits from the raw output of the last block."""
     return gemm.head(x, scale, shift, w, bias, slope)

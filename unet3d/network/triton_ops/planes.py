@@ -14,27 +14,28 @@ import torch
 import triton
 import triton.language as tl
 
-from unet3d.network.triton_ops.norm import ROWS, merge, moments_of_sums, new_volume, programs_for, store_moments, tile_moments
+from unet3d.network.triton_ops.layout import new_volume, programs_for
+from unet3d.network.triton_ops.norm import ROWS, merge, moments_of_sums, store_moments, tile_moments
 
 
 @triton.jit
-def _part_at(before, here, start, before_start, plane, last, kz: tl.constexpr, v, channel, voxels, C):
-    """What input plane `plane` gives by its weights kz: [M, C] float32, zero for a plane outside the volume."""
+def _part_at(before, here, start, before_start, plane, last, kz: tl.constexpr, v, channel, voxels, COUT):
+    """What input plane `plane` gives by its weights kz: [M, COUT] float32, zero for a plane outside the volume."""
     if plane >= start:
-        base = here + (plane - start).to(tl.int64) * voxels * 3 * C
+        base = here + (plane - start).to(tl.int64) * voxels * 3 * COUT
     else:
-        base = before + (plane - before_start).to(tl.int64) * voxels * 3 * C
+        base = before + (plane - before_start).to(tl.int64) * voxels * 3 * COUT
     planes = tl.zeros_like(v) + plane
-    mask = ((v < voxels) & (planes >= 0) & (planes < last))[:, None] & (channel < C)[None, :]
-    return tl.load(base + v[:, None] * (3 * C) + kz * C + channel[None, :], mask=mask, other=0.0).to(tl.float32)
+    mask = ((v < voxels) & (planes >= 0) & (planes < last))[:, None] & (channel < COUT)[None, :]
+    return tl.load(base + v[:, None] * (3 * COUT) + kz * COUT + channel[None, :], mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def _sum_at(before, here, start, before_start, depth, z, v, channel, voxels, C):
-    """Output [M, C] of plane z: the parts of the planes before, at and after it."""
-    out = _part_at(before, here, start, before_start, z - 1, depth, 0, v, channel, voxels, C)
-    out += _part_at(before, here, start, before_start, z, depth, 1, v, channel, voxels, C)
-    out += _part_at(before, here, start, before_start, z + 1, depth, 2, v, channel, voxels, C)
+def _sum_at(before, here, start, before_start, depth, z, v, channel, voxels, COUT):
+    """Output [M, COUT] of plane z: the parts of the planes before, at and after it."""
+    out = _part_at(before, here, start, before_start, z - 1, depth, 0, v, channel, voxels, COUT)
+    out += _part_at(before, here, start, before_start, z, depth, 1, v, channel, voxels, COUT)
+    out += _part_at(before, here, start, before_start, z + 1, depth, 2, v, channel, voxels, COUT)
     return out
 
 
@@ -50,31 +51,54 @@ def _add_planes_kernel(
     end,
     depth,
     voxels,
-    C,
+    COUT,
     FIRST: tl.constexpr,
     M: tl.constexpr,
-    BC: tl.constexpr,
+    BN: tl.constexpr,
 ):
+    """Sums up what the planes of a chunk gave to the output planes first to end - 1 of one sample, and merges the moments of
+    these into those of the chunks before. A program makes every so manieth tile of M voxels of a plane, all channels.
+
+    Grid: (programs,).
+
+    Volumes, channels innermost:
+        before, here: what the planes of the last chunk and of this one give to the planes after, at and before them, half
+            precision [planes, voxels, 3 * COUT]
+        y: raw output, the same type [D, voxels, COUT]
+    Moments:
+        part: count, mean, M2 of each program's outputs, float32 [programs, 3, COUT]
+    Planes:
+        start, before_start: numbers of the first planes of here and before
+        first, end: output planes that are finished now
+        depth: planes of the volume, D
+    Extents:
+        voxels: of a plane
+        COUT: output channels
+    Compile time:
+        FIRST: whether this is the first chunk, with no moments to merge into
+        M: voxels of a tile
+        BN: COUT rounded up to a power of 2, at least 16
+    """
     program, programs = tl.program_id(0), tl.num_programs(0)
-    channel = tl.arange(0, BC)
-    inside = channel < C
+    channel = tl.arange(0, BN)
+    inside = channel < COUT
     tiles = tl.cdiv(voxels, M)
     total = (end - first) * tiles
     count = tl.zeros((), tl.float32)
-    sums = tl.zeros((M, BC), tl.float32)
-    squares = tl.zeros((M, BC), tl.float32)
+    sums = tl.zeros((M, BN), tl.float32)
+    squares = tl.zeros((M, BN), tl.float32)
     index = tl.minimum(program, total - 1)
     v = (index % tiles) * M + tl.arange(0, M)
     _, origin, _ = tile_moments(
-        _sum_at(before, here, start, before_start, depth, first + index // tiles, v, channel, voxels, C), v < voxels
+        _sum_at(before, here, start, before_start, depth, first + index // tiles, v, channel, voxels, COUT), v < voxels
     )
     for index in range(program, total, programs):
         z = first + index // tiles
         v = (index % tiles) * M + tl.arange(0, M)
         live = (v < voxels)[:, None]
-        out = _sum_at(before, here, start, before_start, depth, z, v, channel, voxels, C)
+        out = _sum_at(before, here, start, before_start, depth, z, v, channel, voxels, COUT)
         tl.store(
-            y + z.to(tl.int64) * voxels * C + v[:, None] * C + channel[None, :],
+            y + z.to(tl.int64) * voxels * COUT + v[:, None] * COUT + channel[None, :],
             out.to(y.dtype.element_ty),
             mask=live & inside[None, :],
         )
@@ -84,16 +108,16 @@ def _add_planes_kernel(
         count += tl.minimum(voxels - (index % tiles) * M, M).to(tl.float32)
     mean, m2 = moments_of_sums(count, origin, sums, squares)
     if not FIRST:
-        row = part + program * 3 * C + channel
+        row = part + program * 3 * COUT + channel
         count, mean, m2 = merge(
             tl.load(row, mask=inside, other=0.0),
-            tl.load(row + C, mask=inside, other=0.0),
-            tl.load(row + 2 * C, mask=inside, other=0.0),
+            tl.load(row + COUT, mask=inside, other=0.0),
+            tl.load(row + 2 * COUT, mask=inside, other=0.0),
             count,
             mean,
             m2,
         )
-    store_moments(part, program, count, mean, m2, channel, C)
+    store_moments(part, program, count, mean, m2, channel, COUT)
 
 
 def pack_planes_weight(weight: torch.Tensor) -> torch.Tensor:
@@ -140,7 +164,7 @@ def conv_planes(x: torch.Tensor, w: torch.Tensor, chunk: int) -> tuple[torch.Ten
                 cout,
                 FIRST=start == 0,
                 M=m,
-                BC=block,
+                BN=block,
             )
             before = here
     return y, part

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from unet3d.brats.regions import REGIONS
 from unet3d.results.report.theme import ACCENT, INK, MUTED, PANEL, REGION_COLOURS, SECOND, SOFT, canvas, number
 from unet3d.results.schema import Accuracy, Layer, Samples, Statistics, dice_of
+from unet3d.workload import REGIONS
 
 if TYPE_CHECKING:
     from matplotlib.ticker import MaxNLocator

@@ -6,11 +6,11 @@ import base64
 from pathlib import Path
 from typing import TypedDict
 
-from unet3d.brats.regions import REGIONS
 from unet3d.results.report import charts, slices, tables
 from unet3d.results.report.tables import Row3, Rows
 from unet3d.results.report.theme import VARIABLES, number
 from unet3d.results.schema import Accuracy, Results, dice_of
+from unet3d.workload import REGIONS
 
 # Outlines lie on a black image in either scheme.
 OUTLINES = {"WT": "#2ee6c5", "TC": "#ffa040", "ET": "#ff70d8"}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unet3d import files
-from unet3d.brats.dataset import MODALITIES
+from unet3d.workload import MODALITIES
 
 if TYPE_CHECKING:
     from unet3d.brats.dataset import Case

@@ -1,0 +1,25 @@
+"""The packages of the wheel; everything else about it stands in pyproject.toml.
+
+The folds and the sample weights lie at the checkout's top, where the README names them, and inside the installed package:
+unet3d/places.py finds either.
+"""
+
+import shutil
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+
+class BuildFresh(build_py):
+    """Without what an earlier build left behind, or modules that are gone would stay in the wheel."""
+
+    def run(self) -> None:
+        shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+
+
+setup(
+    packages=[*find_packages(include=["unet3d", "unet3d.*"]), "unet3d.data.folds", "unet3d.data.samples"],
+    package_dir={"unet3d.data.folds": "folds", "unet3d.data.samples": "samples"},
+    cmdclass={"build_py": BuildFresh},
+)

@@ -1,0 +1,115 @@
+"""pyproject.toml says what is needed; the requirements files pin one version of each, and nothing is imported undeclared."""
+
+import ast
+import importlib.metadata
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+# In no image that the tests run in; known without asking their metadata.
+DISTRIBUTION_OF = {"pynvml": "nvidia-ml-py", "mlperf_loadgen": "mlcommons-loadgen"}
+# Not to be had with the others: requirements-ipex.txt is an environment of its own.
+APART = {"intel-extension-for-pytorch"}
+
+
+def needed(requirements):
+    """Name to range; `unet3d[extra]` stands for what that extra needs."""
+    ranges = {}
+    for requirement in map(Requirement, requirements):
+        if requirement.name == PROJECT["name"]:
+            for extra in requirement.extras:
+                ranges |= needed(EXTRAS[extra])
+        else:
+            ranges[canonicalize_name(requirement.name)] = requirement.specifier
+    return ranges
+
+
+def pinned(name, included=True):
+    """Name to version of a requirements file and of those that it includes."""
+    pins = {}
+    for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
+        text = line.partition("#")[0].strip()
+        if text.startswith("-r "):
+            pins |= pinned(text.removeprefix("-r ")) if included else {}
+        elif text:
+            requirement = Requirement(text)
+            [specifier] = requirement.specifier
+            assert specifier.operator == "==", f"{name}: {text} is no exact pin"
+            pins[canonicalize_name(requirement.name)] = specifier.version
+    return pins
+
+
+@pytest.mark.parametrize("extra", [None, *EXTRAS])
+def test_requirements_file_pins_what_the_project_needs(extra):
+    ranges = needed(PROJECT["dependencies"] if extra is None else EXTRAS[extra])
+    pins = pinned("requirements.txt" if extra is None else f"requirements-{extra}.txt")
+    assert sorted(pins) == sorted(ranges)
+    outside = {name: version for name, version in pins.items() if version not in ranges[name]}
+    assert not outside, f"pyproject.toml wants { ({name: str(ranges[name]) for name in outside}) }, pinned is {outside}"
+
+
+def test_every_requirements_file_belongs_to_an_extra():
+    files = {path.name for path in ROOT.glob("requirements*.txt")}
+    assert files == {"requirements.txt", "requirements-ipex.txt", *(f"requirements-{extra}.txt" for extra in EXTRAS)}
+
+
+def test_ipex_environment_has_all_of_the_common_one():
+    common, ipex = pinned("requirements.txt"), pinned("requirements-ipex.txt")
+    assert {**common, "torch": "2.8.0", "intel-extension-for-pytorch": "2.8.0"} == ipex
+    assert ipex["torch"] in needed(PROJECT["dependencies"])["torch"]
+
+
+def test_oldest_torch_is_the_one_that_setup_accepts():
+    from unet3d import installed
+
+    oldest = ".".join(map(str, installed.LEAST_TORCH))
+    assert str(needed(PROJECT["dependencies"])["torch"]).split(",")[-1] == f">={oldest}"
+
+
+def imported(folder):
+    """Top-level name to one place of each library that is imported in a folder, also inside functions."""
+    places = {}
+    own = {"unet3d", "benchmarks", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            for name in names:
+                top = name.partition(".")[0]
+                if top not in sys.stdlib_module_names | own:
+                    places.setdefault(top, f"{path.relative_to(ROOT)}:{node.lineno}")
+    return places
+
+
+@pytest.mark.parametrize(("folder", "extras"), [("unet3d", EXTRAS.keys() - {"test"}), ("tests", EXTRAS), ("benchmarks", [])])
+def test_everything_imported_is_declared(folder, extras):
+    declared = needed([*PROJECT["dependencies"], *(line for extra in extras for line in EXTRAS[extra])])
+    owners = importlib.metadata.packages_distributions()
+    undeclared = []
+    for top, place in imported(folder).items():
+        names = [DISTRIBUTION_OF[top]] if top in DISTRIBUTION_OF else owners.get(top, [top.replace("_", "-")])
+        names = {canonicalize_name(name) for name in names}
+        # Triton comes with the PyTorch of the devices that it is for.
+        if not names & (declared.keys() | APART) and top != "triton":
+            undeclared.append(f"{place} imports {top} of {', '.join(sorted(names))}, which pyproject.toml does not declare")
+    assert not undeclared, "\n" + "\n".join(undeclared)
+
+
+def test_images_name_requirements_files_that_are_there():
+    text = "".join(
+        path.read_text(encoding="utf-8") for path in [*ROOT.glob("docker/**/*Dockerfile"), *ROOT.glob("docker/**/*.sh")]
+    )
+    names = set(re.findall(r"requirements[\w-]*\.txt", text))
+    assert names
+    assert [name for name in names if not (ROOT / name).is_file()] == []

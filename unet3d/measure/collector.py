@@ -1,0 +1,39 @@
+"""Takes in each finished call: into the record, to the group, and now and then to console and files."""
+
+from __future__ import annotations
+
+import threading
+
+from unet3d.planning.group import Group
+from unet3d.results import console, document
+from unet3d.results.console import Console
+from unet3d.results.record import Record
+from unet3d.results.timing import Sample, summarise
+
+
+class Collector:
+    """`keep` may be called by several threads; `planned_calls` of the record says how many calls are expected."""
+
+    def __init__(self, record: Record, out: Console, group: Group):
+        self._record, self._out, self._group = record, out, group
+        planned = record.planned_calls
+        prints = max(1, min(record.settings.status_prints, planned))
+        # Evenly spread, the last one always.
+        self._due = {round(planned * (i + 1) / prints) for i in range(prints)}
+        self._step = max(1, round(planned / prints))
+        self._lock = threading.Lock()
+
+    def keep(self, sample: Sample) -> None:
+        """Note a finished call; where a PERF_STATUS line is due print it and write what there is so far."""
+        record, settings = self._record, self._record.settings
+        with self._lock:
+            record.samples.append(sample)
+            self._group.keep(sample)
+            done, planned = len(record.samples), record.planned_calls
+            if done not in self._due and not (done > planned and done % self._step == 0):
+                return
+            stats = summarise(record.samples, settings.streams)
+            self._out.info(console.status(done, max(done, planned), stats, record.accuracy))
+            # With streams the other calls' windows would hold the writing.
+            if settings.streams == 1 and self._group.size == 1:
+                document.write(record, settings.output_dir)

@@ -1,0 +1,103 @@
+"""One timed call, for every mode of measuring, and the loop that makes them."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+from typing import Any, TypeVar
+
+from unet3d.brats.volumes import Volumes
+from unet3d.engines.base import Engine
+from unet3d.planning.group import Group
+from unet3d.planning.plan import Plan
+from unet3d.results.timing import Sample
+
+Answer = TypeVar("Answer")
+
+
+def timed(call: Callable[..., Answer], *arguments: object) -> tuple[Answer, float]:
+    """The call's result and its seconds."""
+    start = perf_counter()
+    result = call(*arguments)
+    return result, perf_counter() - start
+
+
+def timed_call(
+    engine: Engine, stage: Callable[[], Any], answer: Callable[[Any], Answer], window: float = 0.0
+) -> tuple[Sample, Answer]:
+    """One inference with the host's work around it: the only place where the benchmark's clock is read for a sample.
+
+    stage: makes the volumes ready for `infer`. answer: what is done with the output, outside of the latency.
+    window: when the measured window began, by `perf_counter`. The sample's volumes, stream and cases are the caller's.
+    """
+    begin = perf_counter()
+    staged = stage()
+    start = perf_counter()
+    output = engine.infer(staged)
+    end = perf_counter()
+    result = answer(output)
+    return Sample(start=start - window, latency=end - start, stage=start - begin, post=perf_counter() - end), result
+
+
+def measure(plan: Plan, engine: Engine, volumes: Volumes, group: Group, keep: Callable[[Sample], None]) -> float:
+    """The measured window: every rank starts together, `num_iterations` calls each.
+
+    keep: takes in each finished call, from several threads. Returns when the window began, by `perf_counter`.
+    """
+    from tqdm import tqdm
+
+    settings = plan.settings
+    bar = tqdm(
+        total=settings.num_iterations,
+        unit="call",
+        desc="timing",
+        leave=False,
+        disable=not sys.stderr.isatty() or group.rank > 0,
+    )
+    numbers = StreamNumbers(settings.streams)
+    group.working("measuring")
+    group.barrier()
+    window = perf_counter()
+
+    def call(index: int) -> None:
+        number = numbers.mine()
+        sample, _ = timed_call(engine, lambda: engine.stage(volumes.batch(index)), engine.labels, window)
+        sample.volumes, sample.cases = settings.batch_size, volumes.cases(index)
+        sample.stream, sample.rank = number, group.rank
+        bar.clear()
+        keep(sample)
+        bar.update()
+
+    with bar:
+        spread(call, settings.num_iterations, settings.streams)
+    return window
+
+
+class StreamNumbers:
+    """Gives each thread that asks a number of its own, from 0 to below `streams`."""
+
+    def __init__(self, streams: int):
+        self._numbers = iter(range(streams))
+        self._lock = threading.Lock()
+        self._own = threading.local()
+
+    def mine(self) -> int:
+        """The calling thread's number."""
+        if not hasattr(self._own, "number"):
+            with self._lock:
+                self._own.number = next(self._numbers)
+        return int(self._own.number)
+
+
+def spread(call: Callable[[int], None], count: int, streams: int) -> None:
+    """Make `count` calls, as many at a time as there are streams; the first error ends them all."""
+    if streams == 1:
+        for index in range(count):
+            call(index)
+        return
+    with ThreadPoolExecutor(streams, thread_name_prefix="stream") as pool:
+        for future in [pool.submit(call, index) for index in range(count)]:
+            future.result()

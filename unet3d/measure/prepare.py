@@ -1,0 +1,198 @@
+"""Everything before the first timed call: the network, its volumes, and an engine that is checked and warmed up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from unet3d.brats import weights
+from unet3d.brats.volumes import CaseVolumes, RandomVolumes, Volumes
+from unet3d.devices import host
+from unet3d.engines import registry
+from unet3d.engines.base import Effective, Engine
+from unet3d.errors import MismatchError, OutOfMemory
+from unet3d.measure import accuracy, against_fp32
+from unet3d.measure.loop import timed
+from unet3d.planning import memory
+from unet3d.planning.group import Group
+from unet3d.planning.plan import Plan
+from unet3d.results import advice
+from unet3d.results.console import Console
+from unet3d.results.facts import Agreement, RunWarning, VolumesFacts, WarmUpFacts, WeightsFacts
+from unet3d.results.timing import WarmUp
+from unet3d.workload import MODALITIES
+
+if TYPE_CHECKING:
+    import torch
+
+BASE_FEATURES = 32  # of MLPerf's network, for advice where no weights are loaded yet
+
+
+@dataclass(frozen=True)
+class Network:
+    """nnU-Net's own network in fp32 on the CPU with the weights that were asked for."""
+
+    reference: torch.nn.Module
+    facts: WeightsFacts
+    tflop_per_volume: float
+    warnings: tuple[RunWarning, ...] = ()
+
+
+@dataclass(frozen=True)
+class Input:
+    """Volumes to time, and in accuracy mode the cases to score."""
+
+    volumes: Volumes
+    facts: VolumesFacts
+    cases: accuracy.Cases | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The very engine that is timed: loaded, checked, compiled and warmed up. `staged` are its first volumes."""
+
+    engine: Engine
+    staged: Any
+    agreement: Agreement
+    effective: Effective
+    load_seconds: dict[str, float]
+    warm_up: WarmUpFacts
+    warnings: tuple[RunWarning, ...]
+
+
+def load_network(plan: Plan, out: Console) -> Network:
+    """Load the weights.
+
+    Raises:
+        UserError: when they cannot be read.
+    """
+    from unet3d.network import flops, reference
+
+    settings = plan.settings
+    loaded = weights.load(settings.weights, fold=settings.fold)
+    network = reference.build(loaded.plans, loaded.state_dict)
+    facts = WeightsFacts(
+        kind=loaded.kind,
+        sha256=loaded.sha256,
+        path=loaded.path,
+        base_features=loaded.plans["base_num_features"],
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+    )
+    tflop = flops.flops(network, (len(MODALITIES), *settings.volume_shape)) / 1e12
+    out.info(f"weights: {facts.kind}, {facts.parameters:,} parameters, {tflop:.3g} TFLOP a volume")
+    warnings: tuple[RunWarning, ...] = ()
+    if facts.kind == "random" and not settings.dummy:
+        warnings = (
+            RunWarning(
+                "random-weights",
+                "the weights are random: Dice says nothing about the trained network.",
+                "Run ./setup.sh where Zenodo can be reached, or use WEIGHTS=sample.",
+            ),
+        )
+    return Network(network, facts, tflop, warnings)
+
+
+def choose_input(plan: Plan, out: Console, group: Group) -> Input:
+    """Random volumes, or the fold's cases, preprocessed where they are not yet.
+
+    Raises:
+        UserError: as `unet3d.measure.accuracy.prepare`.
+    """
+    settings = plan.settings
+    if settings.dummy:
+        facts = VolumesFacts(kind="random", seed=settings.seed, distribution="standard normal")
+        volumes = RandomVolumes(settings.batch_size, settings.volume_shape, settings.seed + group.rank)
+        return Input(volumes, facts)
+    cases, facts = accuracy.prepare(settings, out, group)
+    return Input(CaseVolumes(cases.store, cases.names, settings.batch_size), facts, cases)
+
+
+def prepare(plan: Plan, network: Network, volumes: Volumes, out: Console, group: Group) -> Prepared:
+    """An engine that is ready to be timed.
+
+    Raises:
+        UserErrors: when the engine cannot run here after all.
+        MismatchError: when something else ran than was asked for, or its output is far from fp32's.
+    """
+    settings = plan.settings
+    told = [RunWarning(name, text) for name, text in (*plan.device.warnings(settings.precision), *plan.warnings)]
+    told += advice.before(settings)
+    engine = registry.create(plan.request)
+    out.info("loading the network")
+    group.working("loading the network")
+    engine.load(network.reference)
+    group.working("checking the output")
+    agreement = against_fp32.check(engine, network.reference, settings.seed)
+    out.info(
+        f"check against fp32: relative error {agreement.relative_error:.2g}, labels agree in "
+        f"{agreement.label_agreement:.2%} of voxels"
+    )
+    effective = engine.effective()
+    must_match(plan, effective)
+    plan.device.reset_peak_memory()
+    staged = engine.stage(volumes.batch(0))
+    out.info("compiling for the volume's shape, then warming up")
+    group.working("compiling")
+    engine.compile(staged)
+    warm_up = WarmUp(settings.warm_up)
+    while not warm_up.done:
+        group.working("warming up")
+        warm_up.latencies.append(timed(engine.infer, staged)[1])
+    out.info(f"warm-up: {warm_up.rule}")
+    told += [RunWarning(name, text) for name, text in engine.warnings]
+    facts = WarmUpFacts(
+        calls=len(warm_up.latencies),
+        rule=warm_up.rule,
+        settled=warm_up.settled,
+        latency_ms=[1e3 * seconds for seconds in warm_up.latencies],
+    )
+    return Prepared(engine, staged, agreement, effective, dict(engine.load_seconds), facts, tuple(told))
+
+
+def must_match(plan: Plan, effective: Effective) -> None:
+    """What ran must be what was asked for.
+
+    Raises:
+        MismatchError: naming every difference.
+    """
+    settings = plan.settings
+    pairs = (("PRECISION", settings.precision, effective.precision), ("JIT", settings.jit, effective.jit))
+    wrong = [f"{name}={asked} was asked for, {ran} ran" for name, asked, ran in pairs if asked != ran]
+    if settings.network == "fast" and settings.engine == "torch" and effective.layout != "channels_last_3d":
+        wrong.append(f"the layout should be channels_last_3d, {effective.layout} ran")
+    if plan.device.kind not in effective.device.casefold():
+        wrong.append(f"PLATFORM={settings.platform} was asked for, it ran on {effective.device}")
+    if wrong:
+        raise MismatchError("; ".join(wrong) + ": no number is reported. Please report this with your settings")
+
+
+def need_memory(plan: Plan, base_features: int, ranks: int) -> None:
+    """See that the host has the memory that the ranks on it need at least; a GPU's own says so itself.
+
+    Raises:
+        OutOfMemory: with what to lower.
+    """
+    if plan.settings.platform != "CPU":
+        return
+    needed, free = ranks * _needed(plan, base_features), host.available_memory()
+    if needed > free:
+        for_ranks, lower = ("", "") if ranks == 1 else (f" for {ranks} ranks", "INSTANCES, ")
+        raise OutOfMemory(
+            f"about {needed / 2**30:.1f} GiB of memory are needed{for_ranks}, {free / 2**30:.1f} GiB are "
+            f"free; lower {lower}BATCH_SIZE or STREAMS, or use PRECISION=bf16"
+        )
+
+
+def memory_advice(plan: Plan, facts: WeightsFacts | None) -> str:
+    """What to say when the device's memory was not enough."""
+    needed, properties = _needed(plan, facts.base_features if facts else BASE_FEATURES), plan.device.properties()
+    return (
+        f"out of memory on {properties.name} ({properties.memory_bytes / 2**30:.1f} GiB): BATCH_SIZE="
+        f"{plan.settings.batch_size} in {plan.settings.precision} needs at least {needed / 2**30:.1f} GiB; "
+        "lower BATCH_SIZE or STREAMS, or use PRECISION=bf16 or fp16"
+    )
+
+
+def _needed(plan: Plan, base_features: int) -> int:
+    settings = plan.settings
+    return memory.needed(settings.precision, settings.volume_shape, settings.batch_size, settings.streams, base_features)
