@@ -32,9 +32,9 @@ class Calibration:
 def choose(
     shape: tuple[int, int, int], fold: int, seed: int, dataset_dir: Path | None, preprocessed_dir: Path | None
 ) -> Calibration:
-    """Volumes that calibrate a run: cases outside the fold, of the data set, else of the sample data, else noise.
+    """Volumes for a run on volumes of `shape` (z, y, x): cases outside the fold, else noise.
 
-    shape: of the run's volumes (z, y, x).
+    Cases are of the data set where one is named, else of the sample data where it is there.
 
     Raises:
         UserError: when a data set is named but cannot be read or has no case outside the fold.

@@ -109,12 +109,12 @@ def path(text: str) -> Path:
     if not text.isprintable():  # neither control characters nor bytes that are no UTF-8, which no result file could hold
         raise ValueError("a path of printable characters")
     try:
-        found = Path(text).expanduser()
+        parsed = Path(text).expanduser()
     except RuntimeError:
         raise ValueError("a path whose ~ is a user of this machine") from None
-    if len(os.fsencode(found)) > 4000 or any(len(os.fsencode(part)) > 255 for part in found.parts):
+    if len(os.fsencode(parsed)) > 4000 or any(len(os.fsencode(part)) > 255 for part in parsed.parts):
         raise ValueError("a path of at most 4000 bytes, each name in it of at most 255")
-    return found
+    return parsed
 
 
 def text(value: str) -> str:

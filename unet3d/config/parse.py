@@ -49,7 +49,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str, Gi
 
 def _read_flags(argv: Sequence[str], problems: list[str]) -> dict[str, str]:
     by_flag = {setting.flag: setting for setting in SETTINGS}
-    found: dict[str, str] = {}
+    flags: dict[str, str] = {}
     words = list(argv)
     while words:
         word = words.pop(0)
@@ -64,8 +64,8 @@ def _read_flags(argv: Sequence[str], problems: list[str]) -> dict[str, str]:
             continue
         value = text if equals else _take_value(setting, words, problems)
         if value is not None:
-            found[setting.name] = value
-    return found
+            flags[setting.name] = value
+    return flags
 
 
 def _take_value(setting: Setting, words: list[str], problems: list[str]) -> str | None:

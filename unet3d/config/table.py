@@ -34,7 +34,7 @@ def help_text(program: str, names: Collection[str] | None = None, verbs: Mapping
         lines += [f"  {name:<12}{summary}" for name, summary in (*verbs.items(), ("--version", "print it"))]
     for group in dict.fromkeys(setting.group for setting in settings):
         lines += ["", f"{group}:"]
-        for setting in (one for one in settings if one.group == group):
+        for setting in (member for member in settings if member.group == group):
             lines.append(f"  {setting.flag + ', ' + setting.variable:<44} {setting.values}")
             note = f"{setting.help} (default: {setting.shown_default})"
             lines += textwrap.wrap(note, 108, initial_indent=" " * 6, subsequent_indent=" " * 6)

@@ -37,12 +37,12 @@ def measure(engine: Engine, staged: Any) -> list[Layer]:
     rest = max(0.0, total - sum(operator.ms for operator in operators))
     return [
         Layer(
-            **asdict(one),
-            share_of_time=one.ms / total,
-            share_of_matmul=_share(one.flop / 1e12, one.ms, top.matmul_tflops),
-            share_of_copy=_share(one.bytes / 1e9, one.ms, top.copy_gbs),
+            **asdict(operator),
+            share_of_time=operator.ms / total,
+            share_of_matmul=_share(operator.flop / 1e12, operator.ms, top.matmul_tflops),
+            share_of_copy=_share(operator.bytes / 1e9, operator.ms, top.copy_gbs),
         )
-        for one in (*operators, Operator(REST, [], rest, 0, 0))
+        for operator in (*operators, Operator(REST, [], rest, 0, 0))
     ]
 
 

@@ -57,14 +57,14 @@ def counts(asked: Asked, platform: str, threads: int, fill: Fill) -> tuple[Count
     Raises:
         UserError: as the device's `visible_names`.
     """
-    found, problems = (_on_cpu if class_of_platform(platform).is_host else _on_devices)(asked, platform, threads, fill)
-    ranks = found.devices * found.instances * asked.nnodes
+    decided, problems = (_on_cpu if class_of_platform(platform).is_host else _on_devices)(asked, platform, threads, fill)
+    ranks = decided.devices * decided.instances * asked.nnodes
     if not problems and ranks > 1 and asked.scenario != "Default":
         problems.append(
             f"SCENARIO={asked.scenario} on {ranks} ranks is not possible; "
             "LoadGen paces one process, use SCENARIO=Default or one rank"
         )
-    return found, problems
+    return decided, problems
 
 
 def _on_cpu(asked: Asked, platform: str, threads: int, fill: Fill) -> tuple[Counts, list[str]]:

@@ -36,9 +36,9 @@ class TorchrunGroup:
         self._together(self._dist.barrier)
 
     def gather(self, thing: Thing) -> list[Thing]:
-        found: list | None = [None] * self.size if self.rank == 0 else None
-        self._together(lambda: self._dist.gather_object(thing, found))
-        return found or []
+        gathered: list | None = [None] * self.size if self.rank == 0 else None
+        self._together(lambda: self._dist.gather_object(thing, gathered))
+        return gathered or []
 
     def working(self, step: str, limited: bool = True) -> None:
         self._step = (step, limited)

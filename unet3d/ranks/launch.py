@@ -172,9 +172,8 @@ class Agent:
                 if name.startswith("torch.distributed"):
                     logging.getLogger(name).setLevel(logging.CRITICAL + 1)
             # Torch 2.13 asks how long ranks have to end by themselves; older ones know no other than their own.
-            patience: dict[str, Any] = (
-                {"shutdown_timeout": 5} if "shutdown_timeout" in {f.name for f in fields(LaunchConfig)} else {}
-            )
+            known = {field.name for field in fields(LaunchConfig)}
+            patience: dict[str, Any] = {"shutdown_timeout": 5} if "shutdown_timeout" in known else {}
             config = LaunchConfig(
                 min_nodes=settings.nnodes,
                 max_nodes=settings.nnodes,

@@ -161,10 +161,10 @@ def table(record: Record) -> list[str]:
             f"{row['throughput']:>9.4g}  {row['latency_mean_ms']:>9.2f}  {row['latency_p90_ms']:>9.2f}  "
             f"{row['peak_host_bytes'] / 2**30:>8.2f}"
         )
-    found = record.pool or {}
+    together = record.pool or {}
     lines.append(
-        f"slowest: rank {found['slowest_rank']}, which took {found['slowest_behind']:.1%} longer than the fastest; "
-        f"all ranks were at work for {found['all_at_work']:.1%} of the window of {found['window_s']:.4g} s"
+        f"slowest: rank {together['slowest_rank']}, which took {together['slowest_behind']:.1%} longer than the fastest; "
+        f"all ranks were at work for {together['all_at_work']:.1%} of the window of {together['window_s']:.4g} s"
     )
     return lines
 

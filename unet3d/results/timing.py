@@ -66,6 +66,11 @@ def percentile(values: Sequence[float], share: float) -> float:
     return float(percentiles(np.asarray(values, float)[None], share)[0])
 
 
+def _window(samples: Sequence[Sample]) -> float:
+    """Seconds from the first call's start to the last one's end."""
+    return max(sample.start + sample.latency for sample in samples) - min(sample.start for sample in samples)
+
+
 def summarise(samples: Sequence[Sample], streams: int = 1) -> Statistics:
     """Statistics of at least one sample, of one rank or of several.
 
@@ -82,9 +87,9 @@ def summarise(samples: Sequence[Sample], streams: int = 1) -> Statistics:
     for sample in samples:
         ranks.setdefault(sample.rank, []).append(sample)
     if streams == 1:
-        busy, busy_with_overhead = max(sum(one.latency for one in own) for own in ranks.values()), sum(total)
+        busy, busy_with_overhead = max(sum(sample.latency for sample in own) for own in ranks.values()), sum(total)
     else:
-        busy = max(max(one.start + one.latency for one in own) - min(one.start for one in own) for own in ranks.values())
+        busy = max(_window(own) for own in ranks.values())
     if streams > 1 or len(ranks) > 1:
         busy_with_overhead = max(sample.start + sample.latency + sample.post for sample in samples) - min(
             sample.start - sample.stage for sample in samples

@@ -29,19 +29,19 @@ def details(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: when the log is not there or was cut off.
     """
-    found: dict[str, Any] = {"problems": []}
+    entries: dict[str, Any] = {"problems": []}
     try:
         for line in (folder / DETAIL).read_text(encoding="utf-8").splitlines():
             if line.startswith(MARK):
                 entry = json.loads(line.removeprefix(MARK))
-                found[entry["key"]] = entry["value"]
+                entries[entry["key"]] = entry["value"]
                 if entry["metadata"]["is_error"] or entry["metadata"]["is_warning"]:
-                    found["problems"].append(str(entry["value"]))
+                    entries["problems"].append(str(entry["value"]))
     except (OSError, ValueError, KeyError):
         raise UserError(
             f"{folder / DETAIL}: LoadGen's log is missing or cut off; free some space or name another folder with OUTPUT_DIR"
         ) from None
-    return found
+    return entries
 
 
 def predictions(folder: Path, shape: Sequence[int], dtype: type = np.float16) -> Iterator[tuple[int, np.ndarray]]:
@@ -90,11 +90,11 @@ def mlperf_dice(folder: Path, cases: Cases) -> dict[str, dict[str, float | None]
         from nnunet.inference.segmentation_export import save_segmentation_nifti_from_softmax
 
     regions = list(get_brats_regions().values())
-    found: dict[str, dict[str, float | None]] = {}
+    scores_of: dict[str, dict[str, float | None]] = {}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".scoring-") as scratch:
         predicted, truth = Path(scratch) / "prediction.nii.gz", Path(scratch) / "truth.nii.gz"
         for index, logits in predictions(folder, cases.store.padded_shape):
-            if not 0 <= index < len(cases.names) or cases.names[index] in found:
+            if not 0 <= index < len(cases.names) or cases.names[index] in scores_of:
                 raise UserError(f"{folder / ACCURACY}: sample {index} is unknown or there twice; run again")
             name = cases.names[index]
             properties = copy.deepcopy(cases.store.load(name).properties)
@@ -103,17 +103,17 @@ def mlperf_dice(folder: Path, cases: Cases) -> dict[str, dict[str, float | None]
                 save_segmentation_nifti_from_softmax(logits[:, *inner], str(predicted), properties, 3, verbose=False)
                 _write_truth(cases.by_name[name].truth, truth)
                 scores = evaluate_case(str(predicted), str(truth), regions)
-            found[name] = {
+            scores_of[name] = {
                 region: None if np.isnan(score) else float(score)
                 for region, score in zip(("WT", "TC", "ET"), scores, strict=True)
             }
-    missing = [name for name in cases.names if name not in found]
+    missing = [name for name in cases.names if name not in scores_of]
     if missing:
         raise UserError(
             f"{folder / ACCURACY}: {len(missing)} of {len(cases.names)} cases are not in LoadGen's log, the "
             f"first is {missing[0]}; run again"
         )
-    return found
+    return scores_of
 
 
 def _write_truth(source: Path, target: Path) -> None:

@@ -38,15 +38,15 @@ class Host:
 
     def lacking(self) -> list[str]:
         """What this kernel does not show."""
-        found = self.read()
+        readings = self.read()
         lacks = (
             ("cpu_clock_mhz", "CPU clocks (no cpufreq, as in many virtual machines)"),
             ("cpu_temperature_c", "CPU temperature (no sensor)"),
         )
-        return [text for metric, text in lacks if metric not in found]
+        return [text for metric, text in lacks if metric not in readings]
 
     def read(self) -> dict[str, float]:
-        found = {
+        readings = {
             "cpu_utilisation_percent": self._psutil.cpu_percent(),
             # 100 is one core in full, as in top.
             "process_cpu_percent": self._process.cpu_percent(),
@@ -58,11 +58,11 @@ class Host:
             with contextlib.suppress(OSError, ValueError):
                 clocks.append(int(file.read_text()) / 1e3)
         if clocks:
-            found["cpu_clock_mhz"] = sum(clocks) / len(clocks)
+            readings["cpu_clock_mhz"] = sum(clocks) / len(clocks)
         with contextlib.suppress(Exception):
             sensors = self._psutil.sensors_temperatures()
-            found["cpu_temperature_c"] = max(entry.current for chip in TEMPERATURE_CHIPS for entry in sensors.get(chip, []))
-        return found
+            readings["cpu_temperature_c"] = max(entry.current for chip in TEMPERATURE_CHIPS for entry in sensors.get(chip, []))
+        return readings
 
     def joules(self) -> None:
         return None

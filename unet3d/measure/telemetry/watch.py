@@ -32,8 +32,8 @@ FIGURES = (
 class Sampler:
     """Reads every source now and then; `stop` gives what was read."""
 
-    def __init__(self, found: Sequence[Source], period: float = PERIOD_S):
-        self._sources, self._period = list(found), period
+    def __init__(self, opened: Sequence[Source], period: float = PERIOD_S):
+        self._sources, self._period = list(opened), period
         self._times: list[float] = []
         self._rows: list[dict[str, float]] = []
         self._cost = 0.0
@@ -89,12 +89,12 @@ class Sampler:
         self._cost += perf_counter() - start
 
     def _joules(self) -> dict[str, float]:
-        found = {}
+        opened = {}
         for source in self._sources:
             with contextlib.suppress(Exception):
                 if (joules := source.joules()) is not None:
-                    found[source.name] = joules
-        return found
+                    opened[source.name] = joules
+        return opened
 
 
 def _prefix(counter: str) -> str:

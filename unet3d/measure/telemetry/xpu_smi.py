@@ -81,10 +81,10 @@ class XpuSmi:
 
 def parse(heading: list[str], cells: list[str]) -> dict[str, float]:
     """Metrics of one line of `xpu-smi dump`; "N/A" and unknown columns are left out."""
-    found = {}
+    metrics = {}
     for title, cell in zip(heading, cells, strict=False):
         for beginning, (metric, factor) in COLUMNS.items():
             if title.strip().startswith(beginning):
                 with contextlib.suppress(ValueError):
-                    found[metric] = float(cell) * factor
-    return found
+                    metrics[metric] = float(cell) * factor
+    return metrics
