@@ -19,16 +19,16 @@ def brief(monkeypatch):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_rates_bound_what_the_same_machine_does(precision):
-    found = ceilings.measure("cpu", precision, threads=1)
-    assert (found.precision, found.threads) == (precision, 1)
-    assert found.matmul_how in ("matrix product", "3x3x3 convolution")
+    rates = ceilings.measure("cpu", precision, threads=1)
+    assert (rates.precision, rates.threads) == (precision, 1)
+    assert rates.matmul_how in ("matrix product", "3x3x3 convolution")
     # Any copy is bounded by memory, and any product by the ceiling, both with wide margins for a loaded machine.
-    assert 0.1 < found.copy_gbs < 2000
-    assert 1e-4 < found.matmul_tflops < 100
+    assert 0.1 < rates.copy_gbs < 2000
+    assert 1e-4 < rates.matmul_tflops < 100
 
 
 def test_fp32_rate_is_that_of_a_product_timed_here():
-    found = ceilings.measure("cpu", "fp32", threads=1)
+    rates = ceilings.measure("cpu", "fp32", threads=1)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -40,7 +40,7 @@ def test_fp32_rate_is_that_of_a_product_timed_here():
             seconds.append(perf_counter() - start)
     finally:
         torch.set_num_threads(before)
-    assert found.matmul_tflops > 0.2 * 2 * 512**3 / min(seconds) / 1e12
+    assert rates.matmul_tflops > 0.2 * 2 * 512**3 / min(seconds) / 1e12
 
 
 def test_a_process_measures_once():
@@ -59,6 +59,6 @@ def test_a_type_that_cannot_be_multiplied_has_no_rate(monkeypatch):
 
     monkeypatch.setattr(torch, "mm", refuse)
     monkeypatch.setattr(torch, "conv3d", refuse)
-    found = ceilings.measure("cpu", "fp16")
-    assert found.matmul_tflops is None and found.matmul_how == "none"
-    assert found.copy_gbs > 0
+    rates = ceilings.measure("cpu", "fp16")
+    assert rates.matmul_tflops is None and rates.matmul_how == "none"
+    assert rates.copy_gbs > 0

@@ -56,12 +56,12 @@ def truth(network, x):
         return network(torch.from_numpy(x)).numpy()
 
 
-def difference(found, expected):
-    return np.abs(found - expected).max() / np.abs(expected).max()
+def difference(logits, expected):
+    return np.abs(logits - expected).max() / np.abs(expected).max()
 
 
-def relative_error(found, expected):
-    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+def relative_error(logits, expected):
+    return np.linalg.norm(logits - expected) / np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("form", ["fast", "reference"])
@@ -108,18 +108,18 @@ def test_each_stream_gets_its_own_volumes_logits(network, ask):
     engine.compile(engine.stage(volumes()))
     assert engine.effective().details["streams"] == 2
     inputs = [volumes(seed=seed) for seed in range(6)]
-    found = [None] * len(inputs)
+    outputs = [None] * len(inputs)
 
     def serve(stream):
         for index in range(stream, len(inputs), 2):
-            found[index] = engine.logits(engine.infer(engine.stage(inputs[index])))
+            outputs[index] = engine.logits(engine.infer(engine.stage(inputs[index])))
 
     threads = [threading.Thread(target=serve, args=(stream,)) for stream in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for x, logits in zip(inputs, found, strict=True):
+    for x, logits in zip(inputs, outputs, strict=True):
         # Another volume's logits would differ by more than 1.
         assert difference(logits, truth(network, x)) < 1e-4
 

@@ -29,8 +29,8 @@ def test_each_stream_has_its_own_cores_and_the_measuring_thread_keeps_all():
     before = os.sched_getaffinity(0)
     pinning = Pinning(2)
     pinning.pin()
-    one, other = cores_of_streams(pinning, 2)
-    assert one and other and not one & other
+    first, second = cores_of_streams(pinning, 2)
+    assert first and second and not first & second
     assert os.sched_getaffinity(0) == before
 
 

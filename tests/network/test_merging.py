@@ -18,7 +18,7 @@ def test_one_transposed_convolution_equals_two_layers(stride, kernel):
     conv = nn.Conv3d(6, 7, kernel, padding=padding, bias=False).double()
     x = torch.randn(2, 5, 4, 3, 5, dtype=torch.float64)
     merged = merged_kernel(up.weight.detach(), conv.weight.detach())
-    found = functional.conv_transpose3d(x, merged, stride=stride, padding=padding)
+    result = functional.conv_transpose3d(x, merged, stride=stride, padding=padding)
     expected = conv(up(x))
-    assert found.shape == expected.shape
-    np.testing.assert_allclose(found, expected.detach(), atol=1e-12)
+    assert result.shape == expected.shape
+    np.testing.assert_allclose(result, expected.detach(), atol=1e-12)

@@ -86,9 +86,9 @@ def test_layer_bytes_are_those_of_the_tensors():
             )
     with torch.inference_mode():
         network(torch.randn(1, 4, 8, 16, 8))
-    found = flops.layers(network, (4, 8, 16, 8))
-    assert [layer.name for layer in found] == list(seen)
-    assert {layer.name: (layer.input_bytes, layer.output_bytes, layer.weight_bytes) for layer in found} == seen
+    counted = flops.layers(network, (4, 8, 16, 8))
+    assert [layer.name for layer in counted] == list(seen)
+    assert {layer.name: (layer.input_bytes, layer.output_bytes, layer.weight_bytes) for layer in counted} == seen
 
 
 def test_random_weights_are_seeded_and_leave_the_generator_alone():

@@ -14,11 +14,13 @@ In fp32 every product is the library's, in full fp32, since Triton's would be in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from typing import cast
 
 import torch
 from torch import nn
 
+from unet3d.config.precisions import PRECISIONS
 from unet3d.network.inference import ConvNormAct, InferenceUNet
 from unet3d.network.triton_ops import ops  # noqa: F401 - registers torch.ops.unet3d
 from unet3d.network.triton_ops.conv import MODALITIES, pack_first_weight
@@ -26,7 +28,7 @@ from unet3d.network.triton_ops.gemm import pack_upsample_weight
 from unet3d.network.triton_ops.march import pack_march_weight
 from unet3d.network.triton_ops.planes import pack_planes_weight
 
-HALF = (torch.float16, torch.bfloat16)
+HALF = tuple(precision.dtype() for precision in PRECISIONS.values() if precision.half)
 # Planes that `conv_planes` works off at a time: fewer are slower, more need memory for three times the output.
 CHUNK = 112
 
@@ -34,7 +36,7 @@ Raw = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # a convolution's output 
 
 
 def sm_90(conv: nn.Conv3d) -> str:
-    """Forms that were fastest on an H100 (benchmarks/gpu.py --layers): marching from 32 channels to 32, by planes where
+    """Forms that were fastest on an H100 (benchmarks/gpu_layers.py): marching from 32 channels to 32, by planes where
     outputs are few for the inputs."""
     if conv.in_channels == conv.out_channels == 32:
         return "march"
@@ -86,6 +88,9 @@ class Block(nn.Module):
         return torch.ops.unet3d.norm_apply(*raw, self.slope)
 
 
+Stages = Sequence[Sequence[Block]]
+
+
 def form_of(conv: nn.Conv3d, dtype: torch.dtype, choose: Callable[[nn.Conv3d], str]) -> str:
     """Which form computes this convolution: "first", "march", "planes" or "library"."""
     if dtype not in HALF or conv.stride != (1, 1, 1) or conv.kernel_size != (3, 3, 3) or conv.padding != (1, 1, 1):
@@ -99,21 +104,22 @@ class GpuUNet(nn.Module):
     def __init__(self, form: InferenceUNet, dtype: torch.dtype, choose: Callable[[nn.Conv3d], str]):
         super().__init__()
 
-        def stage(blocks: nn.Sequential) -> nn.ModuleList:
+        def stage(blocks: Iterable[ConvNormAct]) -> nn.ModuleList:
             return nn.ModuleList(Block(block, dtype, form_of(block.conv, dtype, choose)) for block in blocks)
 
-        self.encoder = nn.ModuleList(stage(blocks) for blocks in form.encoder)
-        self.decoder = nn.ModuleList(stage(blocks) for blocks in form.decoder)
+        # nn.ModuleList knows no type of its modules.
+        self.encoder = cast("Stages", nn.ModuleList(stage(blocks) for blocks in form.encoder))
+        self.decoder = cast("Stages", nn.ModuleList(stage(blocks) for blocks in form.decoder))
         for up in form.upsamplings:
             if up.kernel_size != (2, 2, 2) or up.stride != (2, 2, 2) or up.bias is not None:
                 raise ValueError(f"only transposed convolutions 2x2x2 with stride 2, without bias are supported: {up}")
-        self.half = dtype in HALF
-        prepare = pack_upsample_weight if self.half else lambda w: w.contiguous(memory_format=torch.channels_last_3d)
+        self.half_precision = dtype in HALF
+        prepare = pack_upsample_weight if self.half_precision else lambda w: w.contiguous(memory_format=torch.channels_last_3d)
         self.upsamplings = nn.ParameterList(
             nn.Parameter(prepare(up.weight.detach().to(dtype)), requires_grad=False) for up in form.upsamplings
         )
         head = form.head.weight.detach().to(dtype)
-        head = head.flatten(1).t().contiguous() if self.half else head
+        head = head.flatten(1).t().contiguous() if self.half_precision else head
         self.head = nn.Parameter(head, requires_grad=False)
         bias = form.head.bias
         self.head_bias = None if bias is None else nn.Parameter(bias.detach().to(dtype), requires_grad=False)
@@ -132,15 +138,15 @@ class GpuUNet(nn.Module):
         Raises ValueError where the reference uses something that this form does not compute.
         """
         form = InferenceUNet.from_reference(reference, native=False)
-        return cls(form, dtype, choose or FORMS.get(architecture, elsewhere)).eval()
+        return cls(form, dtype, choose or FORMS.get(architecture or "", elsewhere)).eval()
 
     def forms(self) -> dict[str, int]:
         """How many of the 3x3x3 convolutions each form computes."""
-        found: dict[str, int] = {}
+        counts: dict[str, int] = {}
         for module in self.modules():
             if isinstance(module, Block):
-                found[module.form] = found.get(module.form, 0) + 1
-        return found
+                counts[module.form] = counts.get(module.form, 0) + 1
+        return counts
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x.contiguous(memory_format=torch.channels_last_3d)
@@ -160,14 +166,14 @@ class GpuUNet(nn.Module):
 
     def upsample(self, raw: Raw, weight: torch.Tensor, skip: Raw, slope: float) -> torch.Tensor:
         """The transposed convolution of one raw volume and beside it, in channels, the skip connection."""
-        if self.half:
+        if self.half_precision:
             return torch.ops.unet3d.conv_upsample(*raw, slope, weight, *skip)
         x = torch.ops.unet3d.norm_apply(*raw, slope)
         x = torch.conv_transpose3d(x, weight, None, (2, 2, 2))
         return torch.cat((x, torch.ops.unet3d.norm_apply(*skip, slope)), dim=1).contiguous(memory_format=torch.channels_last_3d)
 
     def logits(self, raw: Raw, slope: float) -> torch.Tensor:
-        if self.half:
+        if self.half_precision:
             return torch.ops.unet3d.conv_head(*raw, slope, self.head, self.head_bias)
         x = torch.conv3d(torch.ops.unet3d.norm_apply(*raw, slope), self.head, self.head_bias)
         return x.contiguous(memory_format=torch.channels_last_3d)

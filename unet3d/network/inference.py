@@ -17,11 +17,14 @@ On a CPU the C++ operators of unet3d.network.cpu_ops.library, where they can be 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from typing import Protocol, cast, overload
 
 import torch
 from torch import nn
 
+from unet3d.network import nnunet_types
 from unet3d.network.cpu_ops import library
 from unet3d.network.merging import merged_kernel
 
@@ -68,6 +71,18 @@ class ConvNormAct(nn.Module):
         return self.weight, self.bias, self.eps, self.negative_slope
 
 
+class Stage(Protocol):
+    """An nn.Sequential of blocks, with the blocks' type."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[ConvNormAct]: ...
+    @overload
+    def __getitem__(self, index: int) -> ConvNormAct: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[ConvNormAct]: ...
+
+
 class InferenceUNet(nn.Module):
     """The network of one nnU-Net Generic_UNet, forward(x [N, Cin, D, H, W]) -> logits [N, classes, D, H, W].
 
@@ -83,9 +98,10 @@ class InferenceUNet(nn.Module):
         head: nn.Conv3d,
     ):
         super().__init__()
-        self.encoder = nn.ModuleList(nn.Sequential(*stage) for stage in encoder)
-        self.upsamplings = nn.ModuleList(upsamplings)
-        self.decoder = nn.ModuleList(nn.Sequential(*stage) for stage in decoder)
+        # nn.ModuleList knows no type of its modules.
+        self.encoder = cast("Sequence[Stage]", nn.ModuleList(nn.Sequential(*stage) for stage in encoder))
+        self.upsamplings = cast("Sequence[nn.ConvTranspose3d]", nn.ModuleList(upsamplings))
+        self.decoder = cast("Sequence[Stage]", nn.ModuleList(nn.Sequential(*stage) for stage in decoder))
         self.head = head
         # What the C++ operators need in the place of the upsampling and the decoder's first convolution of each level.
         self.merged, self.split = nn.ParameterList(), nn.ParameterList()
@@ -95,17 +111,18 @@ class InferenceUNet(nn.Module):
     def from_reference(cls, reference: nn.Module, native: bool = True) -> InferenceUNet:
         """Build from nnU-Net's Generic_UNet with copies of its parameters (dtype and device are kept).
 
-        native: on a CPU, in fp32 and bf16, use the C++ operators of unet3d.network.cpu_ops.library where they can be had (a compiler
-        runs for a minute the first time); otherwise, and on other devices, PyTorch's own. `operators` says which.
+        native: on a CPU, in fp32 and bf16, use the C++ operators of unet3d.network.cpu_ops.library where they can be had (a
+        compiler runs for a minute the first time); otherwise, and on other devices, PyTorch's own. `operators` says which.
         Raises ValueError where the reference uses something that this form does not compute.
         """
-        if not (reference.convolutional_pooling and reference.convolutional_upsampling):
+        source = nnunet_types.generic_unet(reference)
+        if not (source.convolutional_pooling and source.convolutional_upsampling):
             raise ValueError("only strided convolutions down and transposed convolutions up are supported")
         network = cls(
-            [_blocks(stage) for stage in reference.conv_blocks_context],
-            [deepcopy(up) for up in reference.tu],
-            [_blocks(stage) for stage in reference.conv_blocks_localization],
-            deepcopy(reference.seg_outputs[-1]),
+            [_blocks(stage) for stage in source.conv_blocks_context],
+            [deepcopy(up) for up in source.tu],
+            [_blocks(stage) for stage in source.conv_blocks_localization],
+            deepcopy(source.seg_outputs[-1]),
         )
         if native and network.head.weight.device.type == "cpu" and network._mergeable() and library.available():
             for upsampling, stage in zip(network.upsamplings, network.decoder, strict=True):
@@ -115,7 +132,8 @@ class InferenceUNet(nn.Module):
             network.native_types = tuple(
                 dtype for dtype in (torch.float32, torch.bfloat16) if library.computes(dtype)[0] == "native"
             )
-        return network.requires_grad_(False).to(memory_format=torch.channels_last_3d).eval()
+        network.requires_grad_(False)
+        return network.to(memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload] # PyTorch's types lack it
 
     def _mergeable(self) -> bool:
         return (
@@ -125,6 +143,7 @@ class InferenceUNet(nn.Module):
             and all(
                 len(stage) > 1
                 and set(stage[0].conv.stride) == {1}
+                and isinstance(stage[0].conv.padding, tuple)
                 and all(2 * p == k - 1 for p, k in zip(stage[0].conv.padding, stage[0].conv.kernel_size, strict=True))
                 for stage in self.decoder
             )
@@ -185,20 +204,18 @@ def _channels_last(x: torch.Tensor) -> torch.Tensor:
     return x.contiguous(memory_format=torch.channels_last_3d)
 
 
-def _blocks(stage: nn.Module) -> list[ConvNormAct]:
+def _blocks(stage: nnunet_types.Stage) -> list[ConvNormAct]:
     """The convolution blocks of a stage (StackedConvLayers, or two of them in sequence) in order of execution."""
     blocks = []
-    for module in stage.modules():
-        if not hasattr(module, "instnorm"):
-            continue
+    for block in nnunet_types.conv_blocks(stage.modules()):
         if not (
-            type(module).__name__ == "ConvDropoutNormNonlin"
-            and isinstance(module.conv, nn.Conv3d)
-            and isinstance(module.instnorm, nn.InstanceNorm3d)
-            and isinstance(module.lrelu, nn.LeakyReLU)
-            and module.instnorm.affine
-            and not module.instnorm.track_running_stats
+            type(block).__name__ == "ConvDropoutNormNonlin"
+            and isinstance(block.conv, nn.Conv3d)
+            and isinstance(block.instnorm, nn.InstanceNorm3d)
+            and isinstance(block.lrelu, nn.LeakyReLU)
+            and block.instnorm.affine
+            and not block.instnorm.track_running_stats
         ):
-            raise ValueError(f"not Conv3d + affine InstanceNorm3d + LeakyReLU: {module}")
-        blocks.append(ConvNormAct(deepcopy(module.conv), module.instnorm, module.lrelu.negative_slope))
+            raise ValueError(f"not Conv3d + affine InstanceNorm3d + LeakyReLU: {block}")
+        blocks.append(ConvNormAct(deepcopy(block.conv), block.instnorm, block.lrelu.negative_slope))
     return blocks

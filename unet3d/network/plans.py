@@ -1,6 +1,7 @@
 """nnU-Net's plans: what of them decides the network, and complete plans of our own making."""
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from unet3d import workload
@@ -22,11 +23,11 @@ class Architecture:
     conv_kernels: tuple[tuple[int, int, int], ...]
 
 
-def _triples(value: object, name: str, allowed: tuple[int, ...]) -> tuple[tuple[int, int, int], ...]:
+def _triples(value: Iterable[Iterable[int]], name: str, allowed: tuple[int, ...]) -> tuple[tuple[int, int, int], ...]:
     triples = tuple(tuple(int(i) for i in kernel) for kernel in value)
     if not triples or any(len(t) != 3 or any(i not in allowed for i in t) for t in triples):
         raise ValueError(f"{name} is {value!r}, allowed are three values of {allowed} for each stage")
-    return triples
+    return tuple((z, y, x) for z, y, x in triples)
 
 
 def architecture(plans: dict, name: str = "plans.pkl") -> Architecture:
@@ -39,7 +40,7 @@ def architecture(plans: dict, name: str = "plans.pkl") -> Architecture:
         stage = plans["plans_per_stage"][max(plans["plans_per_stage"])]
         pools = _triples(stage["pool_op_kernel_sizes"], "pool_op_kernel_sizes", (1, 2))
         kernels = _triples(stage["conv_kernel_sizes"], "conv_kernel_sizes", (1, 3))
-        found = Architecture(
+        shape = Architecture(
             input_channels=int(plans["num_modalities"]),
             classes=int(plans["num_classes"]) + 1,  # nnU-Net does not count the background
             base_features=int(plans["base_num_features"]),
@@ -51,17 +52,17 @@ def architecture(plans: dict, name: str = "plans.pkl") -> Architecture:
         if len(kernels) != len(pools) + 1:
             raise ValueError(f"{len(kernels)} convolution kernels for {len(pools)} poolings, one more is needed")
         limits = (
-            ("num_modalities", found.input_channels, 1, 64),
-            ("num_classes", found.classes - 1, 1, 255),
-            ("base_num_features", found.base_features, 1, 1024),
-            ("max_num_features", found.max_features, 1, 4096),
-            ("conv_per_stage", found.convs_per_stage, 2, 8),
+            ("num_modalities", shape.input_channels, 1, 64),
+            ("num_classes", shape.classes - 1, 1, 255),
+            ("base_num_features", shape.base_features, 1, 1024),
+            ("max_num_features", shape.max_features, 1, 4096),
+            ("conv_per_stage", shape.convs_per_stage, 2, 8),
             ("poolings", len(pools), 1, 8),
         )
         for key, value, low, high in limits:
             if not low <= value <= high:
                 raise ValueError(f"{key} is {value}, allowed is {low} to {high}")
-        return found
+        return shape
     except KeyError as error:
         raise UserError(f"{name}: not the plans of a 3D nnU-Net, {error} is missing; get a fresh copy.") from None
     except (TypeError, ValueError, AttributeError) as error:

@@ -28,7 +28,7 @@ def _identity(logits: Tensor) -> Tensor:
     return logits
 
 
-class ReferenceUNet(_generic_unet.Generic_UNet):
+class ReferenceUNet(_generic_unet.Generic_UNet):  # type: ignore[name-defined]
     """`Generic_UNet` that computes the full-resolution head only while deep supervision is off.
 
     nnU-Net computes the four auxiliary heads even then and drops their results. Parameters and their names are

@@ -31,8 +31,10 @@ def export(reference: torch.nn.Module, cache_dir: Path) -> tuple[Path, bool]:
     def make(folder: Path) -> None:
         import torch
 
+        from unet3d.network.nnunet_types import generic_unet
+
         axes = {0: "batch", 2: "depth", 3: "height", 4: "width"}
-        example = torch.zeros(1, reference.conv_blocks_context[0].input_channels, 64, 64, 64)
+        example = torch.zeros(1, generic_unet(reference).conv_blocks_context[0].input_channels, 64, 64, 64)
         with torch.inference_mode(), warnings.catch_warnings():
             # The exporter by tracing is deprecated; the newer one needs one more package for the same graph.
             warnings.simplefilter("ignore")

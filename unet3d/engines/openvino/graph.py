@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import openvino
     import torch
 
+    from unet3d.network.nnunet_types import ConvBlock, GenericUNet
+
 
 def build(reference: torch.nn.Module, merge: bool = True) -> openvino.Model:
     """Float32 graph [N, 4, D, H, W] -> logits [N, classes, D, H, W] of a Generic_UNet, with every extent open.
@@ -35,33 +37,37 @@ def build(reference: torch.nn.Module, merge: bool = True) -> openvino.Model:
     """
     import openvino
 
-    _check(reference)
+    from unet3d.network.nnunet_types import conv_blocks, generic_unet
+
+    network = generic_unet(reference)
+    _refuse_other_layers(network, reference)
     ops = openvino.opset13
-    channels = reference.conv_blocks_context[0].input_channels
+    channels = network.conv_blocks_context[0].input_channels
     volume = ops.parameter(openvino.PartialShape([-1, channels, -1, -1, -1]), np.float32, name="volume")
     x, skips = volume, []
-    for level, stage in enumerate(reference.conv_blocks_context):
-        for number, block in enumerate(_blocks(stage)):
+    for level, stage in enumerate(network.conv_blocks_context):
+        for number, block in enumerate(conv_blocks(stage.modules())):
             x = _block(ops, x, block, f"encoder.{level}.{number}")
         skips.append(x)
     skips.pop()
-    for up, stage in zip(reference.tu, reference.conv_blocks_localization, strict=True):
+    for up, stage in zip(network.tu, network.conv_blocks_localization, strict=True):
         level = len(skips) - 1
-        x = _join(ops, (x, skips.pop()), up, _blocks(stage)[0], f"decoder.{level}", merge)
-        for number, block in enumerate(_blocks(stage)[1:], start=1):
+        blocks = conv_blocks(stage.modules())
+        x = _join(ops, (x, skips.pop()), up, blocks[0], f"decoder.{level}", merge)
+        for number, block in enumerate(blocks[1:], start=1):
             x = _block(ops, x, block, f"decoder.{level}.{number}")
-    head = reference.seg_outputs[-1]
+    head = network.seg_outputs[-1]
     x = _convolution(ops, x, head.weight, head, "head")
     if head.bias is not None:
         x = ops.add(x, ops.constant(_per_channel(head.bias)))
     return openvino.Model([ops.result(x, name="logits")], [volume], "unet3d")
 
 
-def _block(ops: Any, x: Any, block: torch.nn.Module, name: str) -> Any:
+def _block(ops: Any, x: Any, block: ConvBlock, name: str) -> Any:
     return _norm_act(ops, _convolution(ops, x, block.conv.weight, block.conv, name), block, name)
 
 
-def _join(ops: Any, inputs: tuple[Any, Any], up: torch.nn.Module, block: torch.nn.Module, name: str, merge: bool) -> Any:
+def _join(ops: Any, inputs: tuple[Any, Any], up: torch.nn.ConvTranspose3d, block: ConvBlock, name: str, merge: bool) -> Any:
     """The decoder's first block of a level: upsampling, concatenation, convolution, norm, activation."""
     from unet3d.network.merging import merged_kernel
 
@@ -75,7 +81,7 @@ def _join(ops: Any, inputs: tuple[Any, Any], up: torch.nn.Module, block: torch.n
     return _norm_act(ops, ops.add(kept, raised), block, f"{name}.0")
 
 
-def _raise(ops: Any, x: Any, weight: torch.Tensor, up: torch.nn.Module, padding: Any, name: str) -> Any:
+def _raise(ops: Any, x: Any, weight: torch.Tensor, up: torch.nn.ConvTranspose3d, padding: Any, name: str) -> Any:
     return ops.convolution_backprop_data(
         x,
         ops.constant(_array(weight)),
@@ -87,23 +93,19 @@ def _raise(ops: Any, x: Any, weight: torch.Tensor, up: torch.nn.Module, padding:
     )
 
 
-def _convolution(ops: Any, x: Any, weight: torch.Tensor, conv: torch.nn.Module, name: str) -> Any:
+def _convolution(ops: Any, x: Any, weight: torch.Tensor, conv: torch.nn.Conv3d, name: str) -> Any:
     """Without bias: the normalisation that follows takes any constant of a channel off again."""
     padding = list(conv.padding)
     return ops.convolution(x, ops.constant(_array(weight)), list(conv.stride), padding, padding, list(conv.dilation), name=name)
 
 
-def _norm_act(ops: Any, x: Any, block: torch.nn.Module, name: str) -> Any:
+def _norm_act(ops: Any, x: Any, block: ConvBlock, name: str) -> Any:
     norm = block.instnorm
     spatial = ops.constant(np.array([2, 3, 4], dtype=np.int64))
     x = ops.mvn(x, spatial, True, norm.eps, "INSIDE_SQRT", name=f"{name}.norm")
     x = ops.multiply(x, ops.constant(_per_channel(norm.weight)))
     x = ops.add(x, ops.constant(_per_channel(norm.bias)))
     return ops.prelu(x, ops.constant(np.array([block.lrelu.negative_slope], dtype=np.float32)))
-
-
-def _blocks(stage: torch.nn.Module) -> list[torch.nn.Module]:
-    return [module for module in stage.modules() if hasattr(module, "instnorm")]
 
 
 def _array(parameter: torch.Tensor) -> np.ndarray:
@@ -114,13 +116,15 @@ def _per_channel(parameter: torch.Tensor) -> np.ndarray:
     return _array(parameter).reshape(1, -1, 1, 1, 1)
 
 
-def _check(reference: torch.nn.Module) -> None:
-    if not (reference.convolutional_pooling and reference.convolutional_upsampling):
+def _refuse_other_layers(network: GenericUNet, module: torch.nn.Module) -> None:
+    if not (network.convolutional_pooling and network.convolutional_upsampling):
         raise ValueError("only strided convolutions down and transposed convolutions up are supported")
-    for block in _blocks(reference):
+    from unet3d.network.nnunet_types import conv_blocks
+
+    for block in conv_blocks(module.modules()):
         norm = type(block.instnorm).__name__, type(block.lrelu).__name__, type(block).__name__
         if norm != ("InstanceNorm3d", "LeakyReLU", "ConvDropoutNormNonlin") or not block.instnorm.affine:
             raise ValueError(f"not Conv3d + affine InstanceNorm3d + LeakyReLU: {block}")
-    for up in reference.tu:
+    for up in network.tu:
         if up.bias is not None or up.stride != up.kernel_size:
             raise ValueError(f"not a transposed convolution without bias whose stride is its kernel: {up}")

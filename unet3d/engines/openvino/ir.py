@@ -40,7 +40,9 @@ def make_model(reference: torch.nn.Module, network: str, merge: bool = True) -> 
         return build(reference, merge)
     import torch
 
-    channels = reference.conv_blocks_context[0].input_channels
+    from unet3d.network.nnunet_types import generic_unet
+
+    channels = generic_unet(reference).conv_blocks_context[0].input_channels
     with torch.inference_mode(), warnings.catch_warnings():
         # Checks of shapes inside torch are recorded as constants; extents and batch size stay open all the same.
         warnings.simplefilter("ignore")

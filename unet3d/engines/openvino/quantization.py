@@ -54,6 +54,7 @@ def quantised(reference: torch.nn.Module, request: Request) -> tuple[Path, dict[
     import sys
 
     start = perf_counter()
+    assert request.calibration is not None  # refused otherwise
     volumes = list(request.calibration())
     merge = not request.device.is_host or "avx512bw" in host.cpu_flags()
     seconds = {"calibration volumes": perf_counter() - start}

@@ -75,7 +75,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         if not self.request.amp and not self._casts_itself:
             network = network.to(self._dtype)
         if not self._casts_itself:
-            network = network.to(memory_format=torch.channels_last_3d)
+            network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload] # PyTorch's types lack it
         if self.request.ipex:
             import intel_extension_for_pytorch as ipex
 
@@ -295,6 +295,9 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
             details["graph"] = self._graph_name() if self._no_graph is None else f"none: {self._no_graph}"
             details["input_on_device"] = self.request.input_on_device
         if self._casts_itself:
+            from unet3d.network.gpu import GpuUNet
+
+            assert isinstance(self._module, GpuUNet)
             details["convolution_forms"] = self._module.forms()
             if jit == "compile":
                 details["compile_backend"] = "aot_eager"

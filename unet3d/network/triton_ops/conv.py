@@ -75,7 +75,7 @@ def _first_kernel(x, w, y, part, D, H, W, COUT, BY: tl.constexpr, BX: tl.constex
     weights = ()
     for ky in tl.static_range(3):
         for kz in tl.static_range(3):
-            weights = weights + (_load_weight(w, kz * 3 + ky, COUT, channel),)
+            weights = weights + (_load_weight(w, kz * 3 + ky, COUT, channel),)  # type: ignore[assignment]
     # What earlier input planes gave to the output planes z - 1 and z.
     behind = tl.zeros((BY * BX, BN), tl.float32)
     at = tl.zeros((BY * BX, BN), tl.float32)
