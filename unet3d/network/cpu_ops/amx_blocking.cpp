@@ -11,7 +11,7 @@
 namespace unet3d::amx {
 namespace {
 
-// Costs in units of four tile products with the loads of their four operands, measured with two threads a core: staging
+// Costs in units of four tile products with the loads of their operands, measured with two threads a core: staging
 // a cell of 64 bytes, storing a voxel's 32 channels, and beginning an item.
 constexpr double kStage = 0.1, kStore = 0.1, kItem = 200;
 // Staged planes up to the first size share a core's cache with weights and another thread; beyond, products wait.
@@ -29,7 +29,8 @@ double cost(const Shape& s, const Blocking& b, int64_t threads) {
                 (b.x * s.stride + s.kernel - s.stride) * s.chunks * s.cell_bytes;
   double slower = 1 + kSlower * std::max(0.0, ring / kCacheBytes - 1);
   double item = steps * slower + cells * kStage + double(b.z * b.y * b.x) * b.panels * kStore + kItem;
-  return divide_up(items, threads) * item;
+  // Threads that the system interrupts end later: the fewer items, the more the others wait for them.
+  return (divide_up(items, threads) + 0.3) * item;
 }
 
 Blocking search(const Shape& s, int64_t threads) {

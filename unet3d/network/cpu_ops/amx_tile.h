@@ -1,5 +1,5 @@
-// AMX tile instructions by number of tile, and the same in plain C++ where the compiler's target has none, so that
-// the convolutions above them compile and can be tested on every CPU.
+// AMX tile instructions by number of tile. Where the compiler's target has none they are emulated, so that the
+// convolutions above them compile and can be tested on every CPU.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,9 @@
 #include <unistd.h>
 #else
 #define UNET3D_AMX 0
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 #endif
 
 namespace unet3d::amx {
@@ -91,39 +94,50 @@ template <int T>
 inline void store_tile(void* to, long stride) {
   for (int r = 0; r < kRows; ++r) std::memcpy(static_cast<char*>(to) + r * stride, tile(T).bytes[r], kRowBytes);
 }
-inline float bf16_value(const uint8_t* p) {
-  uint16_t half;
-  std::memcpy(&half, p, 2);
-  uint32_t bits = uint32_t(half) << 16;
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
+
+// One row of C plus four bytes of A times sixteen columns of B: two bf16 numbers, or four bytes.
+typedef float Row __attribute__((vector_size(64)));
+typedef int32_t RowI __attribute__((vector_size(64)));
+
+inline void multiply_bf16(Row& c, const uint8_t* a, const uint8_t* b) {
+  int32_t pair;
+  std::memcpy(&pair, a, 4);
+  RowI values;
+  std::memcpy(&values, b, sizeof(values));
+#if defined(__AVX512BF16__)
+  c = (Row)_mm512_dpbf16_ps((__m512)c, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)values);
+#else
+  RowI left = pair - RowI{};
+  c += (Row)(left << 16) * (Row)(values << 16);
+  c += (Row)(left & int32_t(0xffff0000)) * (Row)(values & int32_t(0xffff0000));
+#endif
 }
-template <typename Sum, int Bytes, typename ValueA, typename ValueB>
-inline void emulated_dot(Tile& c, const Tile& a, const Tile& b, ValueA value_a, ValueB value_b) {
-  Sum right[kRows][4 / Bytes][16];
-  for (int k = 0; k < kRows; ++k)
-    for (int p = 0; p < 4 / Bytes; ++p)
-      for (int n = 0; n < 16; ++n) right[k][p][n] = value_b(b.bytes[k] + 4 * n + Bytes * p);
+inline void multiply_u8s8(RowI& c, const uint8_t* a, const uint8_t* b) {
+#if defined(__AVX512VNNI__)
+  int32_t four;
+  std::memcpy(&four, a, 4);
+  c = (RowI)_mm512_dpbusd_epi32((__m512i)c, _mm512_set1_epi32(four), _mm512_loadu_si512(b));
+#else
+  for (int n = 0; n < 16; ++n)
+    for (int i = 0; i < 4; ++i) c[n] += int32_t(a[i]) * int8_t(b[4 * n + i]);
+#endif
+}
+template <typename Sums, void (*multiply)(Sums&, const uint8_t*, const uint8_t*)>
+inline void emulated_dot(Tile& c, const Tile& a, const Tile& b) {
   for (int r = 0; r < kRows; ++r) {
-    Sum sums[16];
-    std::memcpy(sums, c.bytes[r], sizeof(sums));
-    for (int k = 0; k < kRows; ++k)
-      for (int p = 0; p < 4 / Bytes; ++p) {
-        Sum left = value_a(a.bytes[r] + 4 * k + Bytes * p);
-        for (int n = 0; n < 16; ++n) sums[n] += left * right[k][p][n];
-      }
-    std::memcpy(c.bytes[r], sums, sizeof(sums));
+    Sums sums;
+    std::memcpy(&sums, c.bytes[r], sizeof(sums));
+    for (int k = 0; k < kRows; ++k) multiply(sums, a.bytes[r] + 4 * k, b.bytes[k]);
+    std::memcpy(c.bytes[r], &sums, sizeof(sums));
   }
 }
 template <int C, int A, int B>
 inline void dot_bf16() {
-  emulated_dot<float, 2>(tile(C), tile(A), tile(B), bf16_value, bf16_value);
+  emulated_dot<Row, multiply_bf16>(tile(C), tile(A), tile(B));
 }
 template <int C, int A, int B>
 inline void dot_u8s8() {
-  emulated_dot<int32_t, 1>(tile(C), tile(A), tile(B), [](const uint8_t* p) { return int32_t(*p); },
-                           [](const uint8_t* p) { return int32_t(int8_t(*p)); });
+  emulated_dot<RowI, multiply_u8s8>(tile(C), tile(A), tile(B));
 }
 
 #endif

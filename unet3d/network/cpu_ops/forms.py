@@ -7,6 +7,8 @@ import torch
 WINOGRAD = {tile: f"winograd {'x'.join(map(str, tile))}, fp32 products" for tile in ((2, 2, 2), (2, 4, 4), (4, 4, 4))}
 DIRECT = {torch.float32: "direct, fp32 products", torch.bfloat16: "direct, bf16 products"}
 
+AMX = {torch.bfloat16: "direct, bf16 products on AMX tiles", torch.int8: "direct, int8 products on AMX tiles"}
+
 
 def product_type(storage: torch.dtype, vectors: str) -> torch.dtype:
     """Type of the products of direct forms: bf16 where tensors are bf16 and the CPU multiplies it."""
@@ -23,3 +25,8 @@ def tile(inputs: int, outputs: int, scale: int) -> tuple[int, int, int] | None:
     if scale >= 16:
         return (2, 2, 2)
     return (4, 4, 4)
+
+
+def on_tiles(inputs: int, outputs: int, stride: int, scale: int) -> bool:
+    """Whether a convolution in bf16 is computed directly on AMX tiles where there are some."""
+    return True

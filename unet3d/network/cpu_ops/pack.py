@@ -78,10 +78,10 @@ def direct_input(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def amx_tiles(weight: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
-    """[Cout, numbers] -> [panels, steps, 2, 16, 16, numbers in 4 bytes]; steps [steps, row of a tile] of numbers, -1: zero."""
+    """[Cout, numbers] -> [panels, 2, steps, 16, 16, numbers in 4 bytes]; steps [steps, row of a tile] of numbers, -1: zero."""
     padded_weight = torch.cat((weight, weight.new_zeros(weight.shape[0], 1)), 1)[:, steps]
     packed = padded_weight.view(weight.shape[0] // BLOCK, 2, 16, steps.shape[0], 16, steps.shape[1] // 16)
-    return packed.permute(0, 3, 1, 4, 2, 5).contiguous()
+    return packed.permute(0, 1, 3, 4, 2, 5).contiguous()
 
 
 def amx_bf16(weight: torch.Tensor) -> torch.Tensor:
