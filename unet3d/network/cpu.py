@@ -44,7 +44,7 @@ class Block(nn.Module):
         products = forms.product_type(storage, build.vectors())
         self.quantised = None
         is_input = scale == 1 and self.stride == 1 and sources == [conv.in_channels] and conv.in_channels <= pack.INPUT
-        tile = forms.tile(conv.in_channels, conv.out_channels, scale) if self.stride == 1 else None
+        tile = forms.tile(conv.in_channels, conv.out_channels, scale, storage) if self.stride == 1 else None
         if ranges is not None and not is_input:
             packed, self.form = self._int8(conv.weight.detach().float(), ranges), forms.AMX[torch.int8]
         elif tiles and forms.on_tiles(conv.in_channels, conv.out_channels, self.stride, scale):

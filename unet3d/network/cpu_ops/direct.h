@@ -140,11 +140,19 @@ class Direct {
     }
   }
 
+  // A line of the network's input, as it is, with zeros for channels that it has not.
   void stage_input(const T* from, int64_t channels, E* to) const {
-    std::memset(to, 0, width_ * unit_ * sizeof(E));
-    for (int64_t x = 1; x <= std::min(layer_.in.w, width_ - 1); ++x) {
-      for (int64_t c = 0; c < channels; ++c) {
-        T value = from[(x - 1) * channels + c];
+    int64_t voxels = std::min(layer_.in.w, width_ - 1);
+    std::memset(to, 0, unit_ * sizeof(E));
+    std::memset(to + (voxels + 1) * unit_, 0, (width_ - 1 - voxels) * unit_ * sizeof(E));
+    to += unit_;
+    if (channels == unit_ && sizeof(T) == sizeof(E)) {
+      std::memcpy(to, from, voxels * unit_ * sizeof(E));
+      return;
+    }
+    for (int64_t x = 0; x < voxels; ++x) {
+      for (int64_t c = 0; c < unit_; ++c) {
+        T value = c < channels ? from[x * channels + c] : T(0.0f);
         if constexpr (sizeof(T) == sizeof(E)) {
           std::memcpy(to + x * unit_ + c, &value, sizeof(E));
         } else {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-WINOGRAD = {tile: f"winograd {'x'.join(map(str, tile))}, fp32 products" for tile in ((2, 2, 2), (2, 4, 4), (4, 4, 4))}
+WINOGRAD = {tile: f"winograd {'x'.join(map(str, tile))}, fp32 products" for tile in (
+    (2, 2, 2), (2, 4, 4), (4, 4, 4), (4, 4, 6), (4, 6, 6), (6, 6, 6))}
 DIRECT = {torch.float32: "direct, fp32 products", torch.bfloat16: "direct, bf16 products"}
 
 AMX = {torch.bfloat16: "direct, bf16 products on AMX tiles", torch.int8: "direct, int8 products on AMX tiles"}
@@ -15,7 +16,7 @@ def product_type(storage: torch.dtype, vectors: str) -> torch.dtype:
     return torch.bfloat16 if storage == torch.bfloat16 and vectors.endswith("BF16") else torch.float32
 
 
-def tile(inputs: int, outputs: int, scale: int) -> tuple[int, int, int] | None:
+def tile(inputs: int, outputs: int, scale: int, storage: torch.dtype) -> tuple[int, int, int] | None:
     """Winograd's tile for a convolution with stride 1, None for the direct form.
 
     scale: by how much the network has made the extents smaller before this layer.
@@ -24,7 +25,11 @@ def tile(inputs: int, outputs: int, scale: int) -> tuple[int, int, int] | None:
         return None
     if scale >= 16:
         return (2, 2, 2)
-    return (4, 4, 4)
+    if scale >= 8:
+        return (4, 4, 4)
+    if scale >= 4 or storage == torch.float32:
+        return (4, 6, 6)
+    return (6, 6, 6)
 
 
 def on_tiles(inputs: int, outputs: int, stride: int, scale: int) -> bool:

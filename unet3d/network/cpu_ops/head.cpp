@@ -47,8 +47,10 @@ void store_logits(c10::BFloat16* to, Vec v, int64_t count) {
 // Voxels that a thread takes at once.
 constexpr int64_t kVoxels = 2048;
 
-template <class T>
-void logits(const Layer& layer, int64_t classes, const float* bias) {
+// CLASSES: how many there are, known to the compiler, or 0 for any number.
+template <class T, int CLASSES>
+void logits(const Layer& layer, int64_t any_classes, const float* bias) {
+  const int64_t classes = CLASSES ? CLASSES : any_classes;
   const Source& source = layer.sources[0];
   const float* weight = (const float*)layer.weight;
   int64_t voxels = layer.in.voxels(), blocks = source.channels / kBlock, items = divide_up(voxels, kVoxels);
@@ -63,7 +65,7 @@ void logits(const Layer& layer, int64_t classes, const float* bias) {
       activations.push_back(Activation::of<T>(source, sample, block * kBlock, layer.slope));
     for (int64_t voxel = begin; voxel < end; voxel += kLanes) {
       int64_t count = std::min<int64_t>(kLanes, end - voxel);
-      std::fill(total, total + sums, Vec{});
+      // Lanes of voxels that are not there are never stored.
       for (int64_t i = 0; i < count; ++i) {
         const T* from = (const T*)source.data + (sample * voxels + voxel + i) * source.channels;
         for (int64_t block = 0; block < blocks; ++block) {
@@ -74,10 +76,13 @@ void logits(const Layer& layer, int64_t classes, const float* bias) {
             v[part] = odd_part<T>(part) ? load_part<true>(at, part) : load_part<false>(at, part);
             v[part] = activations[block](v[part], part);
           }
+#pragma GCC unroll 4
           for (int64_t k = 0; k < classes; ++k) {
             const float* row = weight + (k * blocks + block) * kBlock;
+            Vec product = v[0] * load(row);
 #pragma GCC unroll 8
-            for (int part = 0; part < kParts; ++part) total[i * classes + k] += v[part] * load(row + part * kLanes);
+            for (int part = 1; part < kParts; ++part) product += v[part] * load(row + part * kLanes);
+            total[i * classes + k] = block == 0 ? product : total[i * classes + k] + product;
           }
         }
       }
@@ -94,11 +99,10 @@ void logits(const Layer& layer, int64_t classes, const float* bias) {
 }  // namespace
 
 void head(const Layer& layer, int64_t classes, const float* bias) {
-  if (layer.storage == c10::ScalarType::Float) {
-    logits<float>(layer, classes, bias);
-  } else {
-    logits<c10::BFloat16>(layer, classes, bias);
-  }
+  bool fp32 = layer.storage == c10::ScalarType::Float, four = classes == 4;
+  auto kernel = fp32 ? (four ? logits<float, 4> : logits<float, 0>)
+                     : (four ? logits<c10::BFloat16, 4> : logits<c10::BFloat16, 0>);
+  kernel(layer, classes, bias);
 }
 
 }  // namespace unet3d

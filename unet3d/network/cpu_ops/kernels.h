@@ -9,6 +9,9 @@ namespace unet3d {
 void conv_winograd_222(const Layer& layer);
 void conv_winograd_244(const Layer& layer);
 void conv_winograd_444(const Layer& layer);
+void conv_winograd_446(const Layer& layer);
+void conv_winograd_466(const Layer& layer);
+void conv_winograd_666(const Layer& layer);
 
 // 3x3x3, stride 1 or 2, also of the network's input; products in fp32 or in bf16.
 void conv_direct_fp32(const Layer& layer);

@@ -21,18 +21,21 @@ struct Form {
   void (*kernel)(const Layer&);
   int64_t positions;  // numbers of a packed weight for each pair of an input and an output channel
   at::ScalarType weight;
-  int stride;           // the largest
-  int input_positions;  // the same for the network's input, whose channels count as 4; 0 where it is not taken
+  int stride;  // the largest
+  int input_positions = 0;  // the same for the network's input, whose channels count as 4; 0 where it is not taken
 };
 
 constexpr Form kForms[] = {
-    {"winograd 2x2x2, fp32 products", conv_winograd_222, 64, at::kFloat, 1, 0},
-    {"winograd 2x4x4, fp32 products", conv_winograd_244, 144, at::kFloat, 1, 0},
-    {"winograd 4x4x4, fp32 products", conv_winograd_444, 216, at::kFloat, 1, 0},
+    {"winograd 2x2x2, fp32 products", conv_winograd_222, 64, at::kFloat, 1},
+    {"winograd 2x4x4, fp32 products", conv_winograd_244, 144, at::kFloat, 1},
+    {"winograd 4x4x4, fp32 products", conv_winograd_444, 216, at::kFloat, 1},
+    {"winograd 4x6x6, fp32 products", conv_winograd_466, 384, at::kFloat, 1},
+    {"winograd 6x6x6, fp32 products", conv_winograd_666, 512, at::kFloat, 1},
+    {"winograd 4x4x6, fp32 products", conv_winograd_446, 288, at::kFloat, 1},
     {"direct, fp32 products", conv_direct_fp32, 27, at::kFloat, 2, 27},
     {"direct, bf16 products", conv_direct_bf16, 27, at::kBFloat16, 2, 27},
     {"direct, bf16 products on AMX tiles", conv_amx_bf16, 27, at::kBFloat16, 2, 72},
-    {"direct, int8 products on AMX tiles", conv_amx_int8, 27, at::kChar, 2, 0},
+    {"direct, int8 products on AMX tiles", conv_amx_int8, 27, at::kChar, 2},
 };
 
 const Form& form_named(c10::string_view name) {

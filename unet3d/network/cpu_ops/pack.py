@@ -11,7 +11,7 @@ import torch
 
 BLOCK = 32
 # The finite points of F(M, 3) beside 0, each with both signs: those of transforms.h.
-POINTS = {2: (1.0,), 4: (0.625, 1.5)}
+POINTS = {2: (1.0,), 4: (0.625, 1.5), 6: (1.0, 2.0, 0.5)}
 # Channels that the network's input is padded to.
 INPUT = 4
 

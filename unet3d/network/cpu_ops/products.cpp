@@ -42,6 +42,8 @@ __attribute__((noinline)) void kernel(const float* a, const Segments& segments, 
 }
 
 #if defined(__AVX512BF16__)
+typedef int32_t Pair __attribute__((aligned(2), may_alias));
+
 template <int ROWS, int STRIDE>
 __attribute__((noinline)) void kernel(const uint16_t* a, const Segments& segments, const uint16_t* b, float* c) {
   __m512 low[ROWS], high[ROWS];
@@ -54,10 +56,14 @@ __attribute__((noinline)) void kernel(const uint16_t* a, const Segments& segment
       __m512bh b0 = (__m512bh)_mm512_loadu_si512(b), b1 = (__m512bh)_mm512_loadu_si512(b + kBlock);
 #pragma GCC unroll 16
       for (int r = 0; r < ROWS; ++r) {
-        int pair;
-        std::memcpy(&pair, row + r * STRIDE, sizeof(pair));
-        __m512i value = _mm512_set1_epi32(pair);
-        UNET3D_IN_REGISTER(value);
+        __m512i value;
+        if constexpr (STRIDE == kBlock) {
+          value = _mm512_set1_epi32(*(const Pair*)(row + r * STRIDE));
+          UNET3D_IN_REGISTER(value);
+        } else {
+          // Written out, since the compiler else reads short segments ahead until it is out of registers.
+          asm volatile("vpbroadcastd %1, %0" : "=v"(value) : "m"(*(const Pair*)(row + r * STRIDE)));
+        }
         low[r] = _mm512_dpbf16_ps(low[r], (__m512bh)value, b0);
         high[r] = _mm512_dpbf16_ps(high[r], (__m512bh)value, b1);
       }

@@ -42,12 +42,15 @@ void upsample(const Layer& layer) {
       const E* b = (const E*)layer.weight + (panel * 8 + tap) * source.channels * kBlock;
       multiply(a, RowStride::kBlock, segments, b, c, rows);
       int64_t d = slice * 2 + tap / 4, w = tap % 2;
-      for (int64_t r = 0; r < rows; ++r) {
-        int64_t h = (y + r / in.w) * 2 + tap / 2 % 2;
-        T* to = (T*)layer.output + ((d * out.h + h) * out.w + r % in.w * 2 + w) * layer.channels_out + panel * kBlock;
-        Vec v[kParts];
-        for (int part = 0; part < kParts; ++part) v[part] = load(c + r * kBlock + part * kLanes);
-        store_block(to, v, stream);
+      const float* row = c;
+      for (int64_t h = y * 2 + tap / 2 % 2; row < c + rows * kBlock; h += 2) {
+        T* to = (T*)layer.output + ((d * out.h + h) * out.w + w) * layer.channels_out + panel * kBlock;
+        for (int64_t x = 0; x < in.w; ++x, row += kBlock, to += 2 * layer.channels_out) {
+          Vec v[kParts];
+#pragma GCC unroll 8
+          for (int part = 0; part < kParts; ++part) v[part] = load(row + part * kLanes);
+          store_block(to, v, stream);
+        }
       }
     }
   });

@@ -23,6 +23,10 @@ constexpr int64_t kTiles = kLanes == 16 ? 14 : 12;
 // many tiles as kSlabBytes of scratch have room for.
 constexpr int64_t kWeightBytes = 40 << 20, kSlabBytes = 64 << 20;
 
+// Whether a kernel computes all columns of its rows at once, so that M may take the place of A's first block of channels
+// for the last panel: less memory that wants to be in a cache.
+constexpr bool kInPlace = 2 * kLanes == kBlock;
+
 // A box of tiles, in units of tiles, of one sample.
 struct Tiles {
   int64_t sample, z, y, x;  // the first one
@@ -61,7 +65,7 @@ class Winograd {
     set_stride(d * h * w);
     int64_t nd = divide_up(d_, d), nh = divide_up(h_, h), nw = divide_up(w_, w), per_sample = nd * nh * nw;
     layer_.moments->resize(layer_.samples, per_sample, layer_.channels_out);
-    int64_t a_floats = blocks_in_ * kPositions * stride_, m_floats = kPositions * stride_;
+    int64_t a_floats = blocks_in_ * kPositions * stride_, m_floats = panels_ > 1 || !kInPlace ? kPositions * stride_ : 0;
     for_each(layer_.samples * per_sample, (a_floats + m_floats) * 4, [&](int64_t item, char* scratch) {
       int64_t i = item % per_sample, z = i / (nh * nw) * d, y = i / nw % nh * h, x = i % nw * w;
       Tiles tiles{item / per_sample, z, y, x, std::min(d, d_ - z), std::min(h, h_ - y), std::min(w, w_ - x)};
@@ -71,6 +75,7 @@ class Winograd {
         for (int64_t column = 0; column < tiles.h * tiles.w; ++column) load_column(tiles, column, block, activation, a);
       }
       for (int64_t panel = 0; panel < panels_; ++panel) {
+        if (kInPlace && panel == panels_ - 1) m = a;
         for (int position = 0; position < kPositions; ++position) multiply_position(position, panel, a, m, tiles.rows());
         Sums sums;
         for (int64_t column = 0; column < tiles.h * tiles.w; ++column) store_column(tiles, column, panel, m, sums);
