@@ -18,6 +18,7 @@ from torch import nn
 
 from unet3d.model.inference import ConvNormAct, InferenceUNet
 from unet3d.network.cpu_ops import build, forms, pack
+from unet3d.network.quantization import Ranges, quantise
 
 # A convolution's output, and scale and shift of the normalisation after it.
 Raw = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
@@ -30,7 +31,8 @@ def constant(x: torch.Tensor) -> nn.Parameter:
 class Block(nn.Module):
     """3x3x3 convolution, with the normalisation of its sources before it and the moments for its own after it."""
 
-    def __init__(self, block: ConvNormAct, sources: list[int], storage: torch.dtype, scale: int):
+    def __init__(self, block: ConvNormAct, sources: list[int], storage: torch.dtype, scale: int, tiles: bool,
+                 ranges: Ranges | None):
         super().__init__()
         conv = block.conv
         if conv.kernel_size != (3, 3, 3) or conv.padding != (1, 1, 1) or conv.stride not in ((1, 1, 1), (2, 2, 2)):
@@ -40,8 +42,15 @@ class Block(nn.Module):
         self.stride, self.eps, self.slope = conv.stride[0], block.eps, block.negative_slope
         weight = pack.pad(conv.weight.detach().float(), 0)
         products = forms.product_type(storage, build.vectors())
+        self.quantised = None
+        is_input = scale == 1 and self.stride == 1 and sources == [conv.in_channels] and conv.in_channels <= pack.INPUT
         tile = forms.tile(conv.in_channels, conv.out_channels, scale, storage) if self.stride == 1 else None
-        if scale == 1 and self.stride == 1 and sources == [conv.in_channels] and conv.in_channels <= pack.INPUT:
+        if ranges is not None and not is_input:
+            packed, self.form = self._int8(conv.weight.detach().float(), ranges), forms.AMX[torch.int8]
+        elif tiles and forms.on_tiles(conv.in_channels, conv.out_channels, self.stride, scale):
+            packed = pack.amx_input(weight) if is_input else pack.amx_bf16(pack.pad_inputs(weight, sources))
+            self.form = forms.AMX[torch.bfloat16]
+        elif is_input:
             packed, self.form = pack.direct_input(weight, products), forms.DIRECT[products]
         elif tile is None:
             packed = pack.direct(pack.pad_inputs(weight, sources), products, storage)
@@ -53,25 +62,33 @@ class Block(nn.Module):
         self.gamma = constant(pack.pad(block.weight.detach().float(), 0))
         self.beta = constant(pack.pad(block.bias.detach().float(), 0))
 
+    def _int8(self, weight: torch.Tensor, ranges: Ranges) -> torch.Tensor:
+        found = quantise(weight, ranges)
+        steps, zeros = ((*values, 1.0)[:2] for values in (ranges.steps, ranges.zeros))
+        self.quantised = constant(torch.cat((pack.pad(found.factor, 0), pack.pad(found.offset, 0), torch.tensor(
+            [*steps, *zeros], dtype=torch.float32))))
+        return pack.amx_int8(pack.pad_inputs(pack.pad(found.weight, 0), list(ranges.channels)))
+
     def forward(self, x: Raw, skip: Raw = (None, None, None)) -> Raw:
         return torch.ops.unet3d_fused.conv(*x, *skip, self.slope, self.weight, self.stride, self.gamma, self.beta,
-                                           self.eps, self.form)
+                                           self.eps, self.form, self.quantised)
 
 
 class Upsampling(nn.Module):
     """2x2x2 transposed convolution with stride 2 of a volume that it normalises; no normalisation follows."""
 
-    def __init__(self, up: nn.ConvTranspose3d, storage: torch.dtype, slope: float):
+    def __init__(self, up: nn.ConvTranspose3d, storage: torch.dtype, slope: float, tiles: bool):
         super().__init__()
         if up.kernel_size != (2, 2, 2) or up.stride != (2, 2, 2) or up.bias is not None:
             raise ValueError(f"only transposed convolutions 2x2x2 with stride 2, without bias are supported: {up}")
-        products = forms.product_type(storage, build.vectors())
+        self.tiles = tiles
+        products = torch.bfloat16 if tiles else forms.product_type(storage, build.vectors())
         weight = pack.pad(pack.pad(up.weight.detach().float().transpose(0, 1), 0), 1)
-        self.form, self.slope = forms.DIRECT[products], slope
+        self.form, self.slope = (forms.AMX if tiles else forms.DIRECT)[products], slope
         self.weight = constant(pack.direct(weight, products, storage))
 
     def forward(self, x: Raw) -> Raw:
-        return torch.ops.unet3d_fused.upsample(*x, self.slope, self.weight), None, None
+        return torch.ops.unet3d_fused.upsample(*x, self.slope, self.weight, self.tiles), None, None
 
 
 class CpuUNet(nn.Module):
@@ -80,47 +97,59 @@ class CpuUNet(nn.Module):
     D, H, W must be divisible by the product of the strides (32 for the BraTS network).
     """
 
-    def __init__(self, form: InferenceUNet, dtype: torch.dtype):
+    def __init__(self, form: InferenceUNet, dtype: torch.dtype, ranges: dict[str, Ranges] | None = None,
+                 tiles: bool | None = None):
         super().__init__()
         if dtype not in (torch.float32, torch.bfloat16):
             raise ValueError(f"the CPU's fused layers store fp32 or bf16, not {str(dtype).removeprefix('torch.')}")
         if build.status()[0] != "native":
             raise RuntimeError(build.status()[1])
+        if tiles is None:
+            tiles = dtype == torch.bfloat16 and build.amx()
+        if (tiles or ranges) and dtype != torch.bfloat16:
+            raise ValueError("products on AMX tiles are for bf16 tensors")
+        ranges = ranges or {}
         self.dtype = dtype
         self.channels = form.encoder[0][0].conv.in_channels
         scale, scales = 1, []
         self.encoder, self.upsamplings, self.decoder = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        for stage in form.encoder:
+        for level, stage in enumerate(form.encoder):
             blocks = nn.ModuleList()
-            for block in stage:
-                blocks.append(Block(block, [block.conv.in_channels], dtype, scale))
+            for i, block in enumerate(stage):
+                blocks.append(Block(block, [block.conv.in_channels], dtype, scale, tiles, ranges.get(f"encoder.{level}.{i}")))
                 scale *= block.conv.stride[0]
             scales.append(scale)
             self.encoder.append(blocks)
         below = form.encoder[-1]
-        for up, stage, scale in zip(form.upsamplings, form.decoder, scales[-2::-1], strict=True):
-            self.upsamplings.append(Upsampling(up, dtype, below[-1].negative_slope))
+        levels = zip(form.upsamplings, form.decoder, scales[-2::-1], strict=True)
+        for level, (up, stage, scale) in enumerate(levels):
+            self.upsamplings.append(Upsampling(up, dtype, below[-1].negative_slope, tiles))
             sources = [up.out_channels, stage[0].conv.in_channels - up.out_channels]
             self.decoder.append(nn.ModuleList(
-                Block(block, sources if i == 0 else [block.conv.in_channels], dtype, scale) for i, block in enumerate(stage)))
+                Block(block, sources if i == 0 else [block.conv.in_channels], dtype, scale, tiles,
+                      ranges.get(f"decoder.{level}.{i}")) for i, block in enumerate(stage)))
             below = stage
         self.slope = below[-1].negative_slope
         self.head = constant(pack.head(form.head.weight.detach(), dtype))
         self.head_bias = None if form.head.bias is None else constant(form.head.bias.detach().float())
 
     @classmethod
-    def from_reference(cls, reference: nn.Module, dtype: torch.dtype) -> CpuUNet:
+    def from_reference(cls, reference: nn.Module, dtype: torch.dtype, ranges: dict[str, Ranges] | None = None,
+                       tiles: bool | None = None) -> CpuUNet:
         """Build from nnU-Net's Generic_UNet; tensors are stored in `dtype`, fp32 or bf16.
+
+        ranges: of unet3d.network.quantization.calibrate, for int8 products where they say.
+        tiles: multiply on AMX tiles, which are emulated where there are none; None: where the CPU has them.
 
         Raises ValueError where the reference uses something that this form does not compute, and RuntimeError where the
         operators cannot be had (build.status says so before).
         """
-        return cls(InferenceUNet.from_reference(reference, native=False), dtype).eval()
+        return cls(InferenceUNet.from_reference(reference, native=False), dtype, ranges, tiles).eval()
 
     def forms(self) -> dict[str, str]:
         """Algorithm, tile and type of products of each layer, and the vectors that compute it."""
         vectors = build.vectors()
-        found = {name: f"{module.form}, {vectors}" for name, module in self.named_modules()
+        found = {name: module.form if "AMX" in module.form else f"{module.form}, {vectors}" for name, module in self.named_modules()
                  if isinstance(module, Block | Upsampling)}
         return {**found, "head": f"direct, fp32 products, {vectors}"}
 

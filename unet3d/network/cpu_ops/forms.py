@@ -8,6 +8,8 @@ WINOGRAD = {tile: f"winograd {'x'.join(map(str, tile))}, fp32 products" for tile
     (2, 2, 2), (2, 4, 4), (4, 4, 4), (4, 4, 6), (4, 6, 6), (6, 6, 6))}
 DIRECT = {torch.float32: "direct, fp32 products", torch.bfloat16: "direct, bf16 products"}
 
+AMX = {torch.bfloat16: "direct, bf16 products on AMX tiles", torch.int8: "direct, int8 products on AMX tiles"}
+
 
 def product_type(storage: torch.dtype, vectors: str) -> torch.dtype:
     """Type of the products of direct forms: bf16 where tensors are bf16 and the CPU multiplies it."""
@@ -28,3 +30,8 @@ def tile(inputs: int, outputs: int, scale: int, storage: torch.dtype) -> tuple[i
     if scale >= 4 or storage == torch.float32:
         return (4, 6, 6)
     return (6, 6, 6)
+
+
+def on_tiles(inputs: int, outputs: int, stride: int, scale: int) -> bool:
+    """Whether a convolution in bf16 is computed directly on AMX tiles where there are some."""
+    return True

@@ -21,6 +21,14 @@ void conv_direct_bf16(const Layer& layer);
 void upsample_fp32(const Layer& layer);
 void upsample_bf16(const Layer& layer);
 
+// The same on AMX tiles, emulated where the compiler's target has none, for bf16 tensors: with bf16 products, also of the
+// network's input, and with int8 products, not of it. The upsampling's weights are those of upsample_bf16.
+void conv_amx_bf16(const Layer& layer);
+void conv_amx_int8(const Layer& layer);
+void upsample_amx(const Layer& layer);
+// Whether there are tiles that this process may use.
+bool has_amx();
+
 // 1x1x1, to `classes` logits [samples, D, H, W, classes] in the storage type. weight [classes][channels in slots] fp32,
 // bias [classes] or null.
 void head(const Layer& layer, int64_t classes, const float* bias);

@@ -51,6 +51,12 @@ class Moments {
   std::vector<double> mean_, deviation_;  // [samples * blocks, channels]
 };
 
+// What int8 products need: values are (byte - zero) * step of their source, a result is its sum * factor + offset.
+struct Quantised {
+  const float *factor = nullptr, *offset = nullptr;  // [channels_out]
+  float step[2] = {1, 1}, zero[2] = {0, 0};
+};
+
 // One convolution. Weights are packed by pack.py: panels of 32 output channels, their order within a panel that of
 // memory; input channels within a block of 32 in the order of slots (vec.h) of the storage type, the first source's
 // blocks before the second's.
@@ -63,6 +69,7 @@ struct Layer {
   int source_count = 1;
   float slope = 0.01f;  // of the LeakyReLU, at most 1
   const void* weight = nullptr;
+  const Quantised* quantised = nullptr;  // for int8 products
   int64_t channels_out = 0;
   void* output = nullptr;
   Moments* moments = nullptr;

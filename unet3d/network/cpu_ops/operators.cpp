@@ -22,6 +22,7 @@ struct Form {
   int64_t positions;  // numbers of a packed weight for each pair of an input and an output channel
   at::ScalarType weight;
   int stride;  // the largest
+  int input_positions = 0;  // the same for the network's input, whose channels count as 4; 0 where it is not taken
 };
 
 constexpr Form kForms[] = {
@@ -31,8 +32,10 @@ constexpr Form kForms[] = {
     {"winograd 4x6x6, fp32 products", conv_winograd_466, 384, at::kFloat, 1},
     {"winograd 6x6x6, fp32 products", conv_winograd_666, 512, at::kFloat, 1},
     {"winograd 4x4x6, fp32 products", conv_winograd_446, 288, at::kFloat, 1},
-    {"direct, fp32 products", conv_direct_fp32, 27, at::kFloat, 2},
-    {"direct, bf16 products", conv_direct_bf16, 27, at::kBFloat16, 2},
+    {"direct, fp32 products", conv_direct_fp32, 27, at::kFloat, 2, 27},
+    {"direct, bf16 products", conv_direct_bf16, 27, at::kBFloat16, 2, 27},
+    {"direct, bf16 products on AMX tiles", conv_amx_bf16, 27, at::kBFloat16, 2, 72},
+    {"direct, int8 products on AMX tiles", conv_amx_int8, 27, at::kChar, 2},
 };
 
 const Form& form_named(c10::string_view name) {
@@ -90,7 +93,8 @@ void check_blocks(const Layer& layer) {
 std::tuple<at::Tensor, at::Tensor, at::Tensor> conv(
     const at::Tensor& x, const OptionalTensor& scale, const OptionalTensor& shift, const OptionalTensor& skip,
     const OptionalTensor& skip_scale, const OptionalTensor& skip_shift, double slope, const at::Tensor& weight,
-    int64_t stride, const at::Tensor& gamma, const at::Tensor& beta, double eps, c10::string_view form_name) {
+    int64_t stride, const at::Tensor& gamma, const at::Tensor& beta, double eps, c10::string_view form_name,
+    const OptionalTensor& quantised) {
   at::AutoDispatchBelowADInplaceOrView guard;
   const Form& form = form_named(form_name);
   Layer layer = layer_of(x, scale, shift, slope, weight, form.weight);
@@ -101,18 +105,30 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> conv(
     layer.source_count = 2;
   }
   // The network's input has few channels and no normalisation before it; the direct form alone takes it.
-  bool input = form.positions == 27 && layer.source_count == 1 && stride == 1 && x.size(1) <= 4 && !scale.has_value();
+  bool input = form.input_positions > 0 && layer.source_count == 1 && stride == 1 && x.size(1) <= 4 && !scale.has_value();
   if (!input) check_blocks(layer);
   TORCH_CHECK(1 <= stride && stride <= form.stride, form.name, " has no stride ", stride);
-  TORCH_CHECK(form.weight == at::kFloat || layer.storage == form.weight, form.name, " is for bf16 tensors");
+  TORCH_CHECK(form.weight == at::kFloat || layer.storage == at::kBFloat16, form.name, " is for bf16 tensors");
   layer.stride = stride;
   layer.out = {(layer.in.d - 1) / stride + 1, (layer.in.h - 1) / stride + 1, (layer.in.w - 1) / stride + 1};
   layer.channels_out = gamma.numel();
-  int64_t channels_in = input ? 4 : layer.channels_in();
-  TORCH_CHECK(layer.channels_out % kBlock == 0 && weight.numel() == form.positions * channels_in * layer.channels_out,
+  int64_t channels_in = input ? 4 : layer.channels_in(), numbers = (input ? form.input_positions : form.positions) * channels_in;
+  // Tiles of int8 are rows of 64 channels, or of 32 of two taps, of which the kernel then has 18 pairs.
+  if (form.weight == at::kChar) numbers = 64 * (channels_in == kBlock ? 18 : 27 * ((channels_in + 63) / 64));
+  TORCH_CHECK(layer.channels_out % kBlock == 0 && weight.numel() == numbers * layer.channels_out,
               "the weight is not packed for ", form.name, " from ", channels_in, " to ", layer.channels_out, " channels");
   const float* gammas = per_channel(gamma, layer.channels_out, "gamma");
   const float* betas = per_channel(beta, layer.channels_out, "beta");
+  Quantised values;
+  TORCH_CHECK(quantised.has_value() == (form.weight == at::kChar), "int8 products, and no others, need their quantisation");
+  if (const float* numbers = per_channel(quantised, 2 * layer.channels_out + 4, "quantised")) {
+    values = {numbers, numbers + layer.channels_out, {}, {}};
+    for (int i = 0; i < 2; ++i) {
+      values.step[i] = numbers[2 * layer.channels_out + i];
+      values.zero[i] = numbers[2 * layer.channels_out + 2 + i];
+    }
+    layer.quantised = &values;
+  }
   at::Tensor y = output_of(layer);
   Moments moments;
   layer.moments = &moments;
@@ -123,17 +139,18 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> conv(
 }
 
 at::Tensor upsample(const at::Tensor& x, const OptionalTensor& scale, const OptionalTensor& shift, double slope,
-                    const at::Tensor& weight) {
+                    const at::Tensor& weight, bool tiles) {
   at::AutoDispatchBelowADInplaceOrView guard;
   bool bf16 = weight.scalar_type() == at::kBFloat16;
   Layer layer = layer_of(x, scale, shift, slope, weight, bf16 ? at::kBFloat16 : at::kFloat);
   TORCH_CHECK(!bf16 || layer.storage == at::kBFloat16, "bf16 products are for bf16 tensors");
+  TORCH_CHECK(bf16 || !tiles, "AMX tiles are for bf16 products");
   check_blocks(layer);
   layer.out = {2 * layer.in.d, 2 * layer.in.h, 2 * layer.in.w};
   layer.channels_out = weight.numel() / (8 * x.size(1));
   TORCH_CHECK(layer.channels_out % kBlock == 0 && layer.channels_out > 0, "the weight is not packed for upsampling");
   at::Tensor y = output_of(layer);
-  (bf16 ? upsample_bf16 : upsample_fp32)(layer);
+  (tiles ? upsample_amx : bf16 ? upsample_bf16 : upsample_fp32)(layer);
   return y;
 }
 
@@ -159,10 +176,12 @@ std::string vectors() { return std::string(UNET3D_VECTORS) + (bf16_products() ? 
 TORCH_LIBRARY(unet3d_fused, m) {
   m.def(
       "conv(Tensor x, Tensor? scale, Tensor? shift, Tensor? skip, Tensor? skip_scale, Tensor? skip_shift, float slope, "
-      "Tensor weight, int stride, Tensor gamma, Tensor beta, float eps, str form) -> (Tensor, Tensor, Tensor)");
-  m.def("upsample(Tensor x, Tensor? scale, Tensor? shift, float slope, Tensor weight) -> Tensor");
+      "Tensor weight, int stride, Tensor gamma, Tensor beta, float eps, str form, Tensor? quantised=None) "
+      "-> (Tensor, Tensor, Tensor)");
+  m.def("upsample(Tensor x, Tensor? scale, Tensor? shift, float slope, Tensor weight, bool tiles=False) -> Tensor");
   m.def("head(Tensor x, Tensor? scale, Tensor? shift, float slope, Tensor weight, Tensor? bias) -> Tensor");
   m.def("vectors() -> str", vectors);
+  m.def("amx() -> bool", has_amx);
 }
 
 TORCH_LIBRARY_IMPL(unet3d_fused, CPU, m) {

@@ -77,6 +77,47 @@ def direct_input(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return panels(pad(weight, 1, INPUT).flatten(2), dtype)
 
 
+def amx_tiles(weight: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    """[Cout, numbers] -> [panels, 2, steps, 16, 16, numbers in 4 bytes]; steps [steps, row of a tile] of numbers, -1: zero."""
+    padded_weight = torch.cat((weight, weight.new_zeros(weight.shape[0], 1)), 1)[:, steps]
+    packed = padded_weight.view(weight.shape[0] // BLOCK, 2, 16, steps.shape[0], 16, steps.shape[1] // 16)
+    return packed.permute(0, 1, 3, 4, 2, 5).contiguous()
+
+
+def amx_bf16(weight: torch.Tensor) -> torch.Tensor:
+    """[Cout, Cin, 3, 3, 3], channels padded, for bf16 products on AMX tiles: a row is a block of channels in slots."""
+    inputs = weight.shape[1]
+    blocks = slots(inputs, torch.bfloat16).view(-1, 1, BLOCK)
+    steps = (torch.arange(27).view(1, -1, 1) * inputs + blocks).flatten(0, 1)
+    return amx_tiles(weight.flatten(2).transpose(1, 2).flatten(1).bfloat16(), steps)
+
+
+def amx_input(weight: torch.Tensor) -> torch.Tensor:
+    """[Cout, up to 4, 3, 3, 3] of the network's input, Cout padded: a row is three taps in x of 4 channels, and zeros."""
+    column = torch.arange(BLOCK)
+    steps = torch.where(column < 3 * INPUT, torch.arange(9).view(-1, 1) * 3 * INPUT + column, -1)
+    return amx_tiles(pad(weight, 1, INPUT).flatten(2).transpose(1, 2).flatten(1).bfloat16(), steps)
+
+
+def amx_int8(weight: torch.Tensor) -> torch.Tensor:
+    """int8 [Cout, Cin, 3, 3, 3], channels padded to 32, for AMX tiles in the order of bytes of amx_int8.cpp.
+
+    A row is two blocks of channels, or for 32 channels two taps in x.
+    """
+    inputs = weight.shape[1]
+    byte = torch.arange(2 * BLOCK)
+    slot = 16 * (byte // 4 % 4) + 4 * (byte // 16) + byte % 4
+    channels = slots(inputs, torch.bfloat16)
+    if inputs == BLOCK:
+        taps = torch.arange(0, 3, 2).view(1, -1, 1) + slot // BLOCK
+        steps = (3 * torch.arange(9).view(-1, 1, 1) + taps) * inputs + channels[slot % BLOCK]
+        steps = torch.where(taps < 3, steps, -1)
+    else:
+        blocks = torch.cat((channels, channels.new_full((inputs % (2 * BLOCK),), -1))).view(-1, 1, 2 * BLOCK)[..., slot]
+        steps = torch.where(blocks < 0, -1, torch.arange(27).view(1, -1, 1) * inputs + blocks)
+    return amx_tiles(weight.flatten(2).transpose(1, 2).flatten(1), steps.flatten(0, 1))
+
+
 def head(weight: torch.Tensor, storage: torch.dtype) -> torch.Tensor:
     """[classes, Cin, 1, 1, 1] -> [classes, Cin padded] in fp32, in slots."""
     weight = pad(weight.flatten(1), 1).float()

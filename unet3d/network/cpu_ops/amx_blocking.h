@@ -1,0 +1,27 @@
+// How a convolution on AMX tiles is cut into work items, by a small model of what an item costs.
+#pragma once
+
+#include <cstdint>
+
+#include "layer.h"
+
+namespace unet3d::amx {
+
+// Output voxels and panels of an item, and the planes that it computes at once on its way along z.
+struct Blocking {
+  int64_t planes, z, y, x, panels;
+};
+
+// What the model must know of a layer's form.
+struct Shape {
+  Extent out;
+  int64_t samples, stride, panels, chunks;
+  int64_t kernel;   // extent of a plane's neighbourhood: 3, or 1 for an upsampling
+  int64_t offsets;  // products with a pair of tiles of weights for one plane and chunk
+  int64_t cell_bytes;
+};
+
+// The cheapest blocking for so many threads; kept for the next time.
+Blocking blocking_of(const Shape& shape, int64_t threads);
+
+}  // namespace unet3d::amx
