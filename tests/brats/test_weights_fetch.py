@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import re
 import socket
 import threading
@@ -192,6 +193,18 @@ def test_unpacked_once(server, tmp_path):
     before = (folder / "origin.json").stat().st_mtime_ns
     assert fetch.fetch_or_explain(tmp_path, **FAST) == folder
     assert (folder / "origin.json").stat().st_mtime_ns == before and len(server.requests) == 1
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_other_users_may_read_what_they_may_read_of_this_one(server, tmp_path, mask):
+    """A container fetches as root and runs as another user, to whom weights without a readable record are unknown."""
+    before = os.umask(mask)
+    try:
+        folder = fetch.fetch_or_explain(tmp_path, **FAST)
+    finally:
+        os.umask(before)
+    for path in (folder, *folder.rglob("*"), *tmp_path.glob("fold_1.zip*")):
+        assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~mask, path
 
 
 def test_host_that_refuses_is_explained_in_one_line(tmp_path, monkeypatch, capsys):

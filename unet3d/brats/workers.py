@@ -7,9 +7,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import TypeVar
 
 from unet3d.errors import OutOfMemory
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 # What one case of 240x240x155 with four modalities takes at its peak, in bytes.
 MEMORY_PER_CASE = 1_200_000_000
@@ -24,8 +27,8 @@ def default_processes(items: int) -> int:
 
 
 def run(
-    function: Callable[[Any], Any], items: Iterable[Any], processes: int | None, description: str
-) -> Iterator[tuple[Any, Any]]:
+    function: Callable[[Item], Made], items: Iterable[Item], processes: int | None, description: str
+) -> Iterator[tuple[Item, Made]]:
     """Yields (item, function(item)) in the order in which items finish.
 
     `function` and the items must be picklable. One process means this very process. An error raised by `function`

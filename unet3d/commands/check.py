@@ -9,10 +9,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from unet3d import places
 from unet3d.config import names, parse, table
@@ -22,6 +22,9 @@ from unet3d.devices import host
 from unet3d.errors import UserErrors
 from unet3d.planning import memory, mlperf
 from unet3d.planning.refusals import weights_are_missing
+
+if TYPE_CHECKING:
+    from unet3d.network.flops import Layer
 
 # After a convolution the normalisation reads its output for the statistics, then reads and writes it once more.
 NORMALISATION_PASSES = 3
@@ -131,7 +134,7 @@ def _described(platform: str) -> str:
     )
 
 
-def bounds(layers: Sequence[Any], tflops: float, gbs: float) -> Bounds:
+def bounds(layers: Iterable[Layer], tflops: float, gbs: float) -> Bounds:
     """What the layers (of `unet3d.network.flops.layers`) take at these rates, in 1e12 FLOP and 1e9 bytes a second.
 
     best: each layer takes the longer of its arithmetic and of reading its input and weights and writing its output
@@ -139,10 +142,10 @@ def bounds(layers: Sequence[Any], tflops: float, gbs: float) -> Bounds:
     passes of the normalisation over each output.
     """
 
-    def arithmetic(layer: Any) -> float:
+    def arithmetic(layer: Layer) -> float:
         return layer.flop / (tflops * 1e12)
 
-    def moved(layer: Any) -> float:
+    def moved(layer: Layer) -> float:
         return (layer.input_bytes + layer.weight_bytes + layer.output_bytes) / (gbs * 1e9)
 
     best = sum(max(arithmetic(layer), moved(layer)) for layer in layers)
@@ -233,10 +236,10 @@ def _too_small(asked: Asked) -> list[str]:
         )
     for name, folder, size in folders:
         there = next((place for place in (folder, *folder.absolute().parents) if place.is_dir()), Path("/"))
-        free = shutil.disk_usage(there).free
-        if free < size:
+        room = shutil.disk_usage(there).free
+        if room < size:
             lacking.append(
-                f"disk: {name} {folder} needs about {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; free some "
+                f"disk: {name} {folder} needs about {size / 1e9:.1f} GB, {room / 1e9:.1f} GB are free; free some "
                 f"or name another folder with {name}"
             )
         if not os.access(there, os.W_OK):

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import NotRequired, TypedDict, cast
 
 from unet3d import places
 from unet3d.config.kinds import show
@@ -18,7 +18,7 @@ from unet3d.errors import Stopped, UserErrors
 from unet3d.files import move_aside, write_atomically
 from unet3d.planning import resolve
 from unet3d.results import report
-from unet3d.results.schema import Results
+from unet3d.results.schema import Results, Statistics
 
 # Chosen for each run; what the user gave for them, if anything, is the whole's.
 CHOSEN = ("scaling", "devices", "instances", "threads", "output_dir", "multi_tile")
@@ -37,6 +37,26 @@ class Point:
     def name(self) -> str:
         units = self.units // self.ranks
         return f"{self.ranks} x {units} {self.unit}{'s' if units > 1 else ''}"
+
+
+class Row(TypedDict):
+    """A row of scaling.json: throughputs in volumes a second, times in ms; over the first row `speed_up` and
+    `efficiency`."""
+
+    name: str
+    ranks: int
+    units: int
+    unit: str
+    throughput: float
+    throughput_with_overhead: float
+    mean: float
+    p90: float
+    calls: int
+    peak_host_bytes: int
+    warnings: list[str]
+    results: str
+    speed_up: NotRequired[float]
+    efficiency: NotRequired[float]
 
 
 def points(counts: Sequence[int], platform: str, threads: int) -> list[Point]:
@@ -94,7 +114,7 @@ def _command(asked: Asked, point: Point, target: Path) -> list[str]:
 
 
 def _carry_out(todo: Sequence[Point], folder: Path, command: list[str], command_of: Callable[[Point, Path], list[str]]) -> int:
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     environment = {
         name: text for name, text in os.environ.items() if name not in {BY_NAME[setting].variable for setting in CHOSEN}
     }
@@ -137,28 +157,32 @@ def _child(command: list[str], environment: Mapping[str, str]) -> int:
             raise
 
 
-def _row(point: Point, doc: Results, target: Path) -> dict[str, Any]:
-    stats = cast(Mapping[str, float], doc["statistics"])
+def _row(point: Point, doc: Results, target: Path) -> Row:
+    stats = cast(Statistics, doc["statistics"])
     return {
         "name": point.name,
         "ranks": point.ranks,
         "units": point.units,
         "unit": point.unit,
-        **{name: stats[name] for name in ("throughput", "throughput_with_overhead", "mean", "p90", "calls")},
+        "throughput": stats["throughput"],
+        "throughput_with_overhead": stats["throughput_with_overhead"],
+        "mean": stats["mean"],
+        "p90": stats["p90"],
+        "calls": stats["calls"],
         "peak_host_bytes": doc["memory"]["peak_host_bytes"],
         "warnings": [warning["name"] for warning in doc["warnings"]],
         "results": str(target / "results.json"),
     }
 
 
-def efficiency(rows: Sequence[dict[str, Any]]) -> None:
+def efficiency(rows: Sequence[Row]) -> None:
     """Add to each row its speed-up over the first and its efficiency: throughput a unit over the first's a unit."""
     for row in rows:
         row["speed_up"] = row["throughput"] / rows[0]["throughput"]
         row["efficiency"] = row["speed_up"] * rows[0]["units"] / row["units"]
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def table(rows: Sequence[Row]) -> list[str]:
     """The rows as lines of text."""
     width = max([len("ranks"), *(len(row["name"]) for row in rows)])
     return [f"{'ranks':<{width}}      img/s  speed-up  efficiency    mean ms     p90 ms  peak GiB"] + [

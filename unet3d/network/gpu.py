@@ -36,7 +36,7 @@ Raw = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # a convolution's output 
 
 
 def sm_90(conv: nn.Conv3d) -> str:
-    """Forms that were fastest on an H100 (benchmarks/gpu.py --layers): marching from 32 channels to 32, by planes where
+    """Forms that were fastest on an H100 (benchmarks/gpu_layers.py): marching from 32 channels to 32, by planes where
     outputs are few for the inputs."""
     if conv.in_channels == conv.out_channels == 32:
         return "march"

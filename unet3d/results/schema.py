@@ -7,7 +7,7 @@ whose keys a machine, an engine or a library decides are left open.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NotRequired, TypedDict
+from typing import NotRequired, TypedDict, cast
 
 # What JSON can hold.
 Value = str | int | float | bool | None | Sequence["Value"] | Mapping[str, "Value"]
@@ -142,6 +142,11 @@ class Accuracy(TypedDict):
     fp32: NotRequired[dict[str, float | None]]
     mlperf_reference: NotRequired[dict[str, float]]
     difference_from_mlperf: NotRequired[dict[str, float | None]]
+
+
+def dice_of(accuracy: Accuracy, region: str) -> float | None:
+    """The mean Dice of WT, TC, ET or `total`."""
+    return cast(Mapping[str, float | None], accuracy)[region]
 
 
 class Memory(TypedDict, total=False):

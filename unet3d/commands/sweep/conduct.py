@@ -94,7 +94,7 @@ class Sweep:
         print(f"Results: {self.folder / 'sweep.md'}, sweep.csv, sweep.json")
         return 0 if document["winners"] else 1
 
-    def _run_one(self, planned: Planned, now: dict[str, Any], label: str, ahead: Sequence[Planned]) -> None:
+    def _run_one(self, planned: Planned, now: resume.Fingerprint, label: str, ahead: Sequence[Planned]) -> None:
         remaining = self._remaining(ahead)
         print(f"{label}: running{remaining and f', about {remaining} remain'}", flush=True)
         outcome = process.run(

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -134,7 +133,7 @@ def read(path: Path, given: Mapping[str, Given]) -> list[Configuration]:
     return rows
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
     kind = path.suffix.casefold()
     if kind not in (".csv", ".yaml", ".yml"):
         raise UserErrors([f"{path}: a grid is a .yaml, .yml or .csv file; rename it"])
@@ -147,7 +146,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     yield from _csv_rows(path, text) if kind == ".csv" else _yaml_rows(path, text)
 
 
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, object]]]:
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     table = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO("\n".join(lines)), skipinitialspace=True)]
     if not table:
@@ -167,7 +166,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, dict(zip(header, cells, strict=False))
 
 
-def _yaml_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _yaml_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, object]]]:
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -186,10 +185,11 @@ def _setting_name(column: object) -> str:
 
 
 def _settings(
-    raw: Mapping[str, Any], where: str, given: Mapping[str, Given], problems: list[str]
-) -> tuple[dict[str, Any], str | None]:
+    raw: Mapping[str, object], where: str, given: Mapping[str, Given], problems: list[str]
+) -> tuple[dict[str, object], str | None]:
     """The row's cells by setting name without the empty ones, and its name."""
-    settings, name = {}, None
+    settings: dict[str, object] = {}
+    name = None
     for column, value in raw.items():
         key = _setting_name(column)
         if value is None or value == "":
@@ -213,7 +213,7 @@ def _settings(
     return settings, name
 
 
-def _each(settings: Mapping[str, Any], where: str, problems: list[str]) -> Iterator[dict[str, str]]:
+def _each(settings: Mapping[str, object], where: str, problems: list[str]) -> Iterator[dict[str, str]]:
     """The row with every combination of the values of its lists, each value checked and written in one form."""
     choices = []
     for name, value in settings.items():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from unet3d import places
 from unet3d.brats import weights
@@ -22,8 +22,29 @@ STATE = "configuration.json"
 CODE = (".py", ".cpp", ".h")
 
 
-def fingerprint(settings: Settings, prefix: Sequence[str]) -> dict[str, Any]:
-    """Everything a run's figures depend on and that can be known beforehand.
+class Fingerprint(TypedDict):
+    """Everything a run's figures depend on and that can be known beforehand."""
+
+    settings: dict[str, str]
+    prefix: list[str]
+    weights_sha256: str | None
+    git_commit: str | None
+    code_sha256: str
+    versions: dict[str, str]
+    variables: dict[str, str]
+    cpu: str
+    cores: int
+
+
+class State(TypedDict, total=False):
+    """configuration.json beside a run's results."""
+
+    fingerprint: Fingerprint
+    seconds: float
+
+
+def fingerprint(settings: Settings, prefix: Sequence[str]) -> Fingerprint:
+    """The fingerprint of a run with these settings, the words of `prefix` before its command.
 
     Raises:
         UserError: when the weights cannot be read.
@@ -42,7 +63,7 @@ def fingerprint(settings: Settings, prefix: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def earlier(folder: Path, now: Mapping[str, Any]) -> Results | None:
+def earlier(folder: Path, now: Fingerprint) -> Results | None:
     """The complete results that a run of the same fingerprint left in the folder, None if it has to run (again)."""
     document = complete_results(folder)
     state = read_state(folder)
@@ -59,16 +80,16 @@ def earlier(folder: Path, now: Mapping[str, Any]) -> Results | None:
     return document if same else None
 
 
-def read_state(folder: Path) -> dict[str, Any]:
-    """What an earlier sweep noted about this folder; empty when there is nothing to read."""
+def read_state(folder: Path) -> State:
+    """What an earlier sweep noted about this folder; empty when there is nothing that can be read."""
     try:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return state if isinstance(state, dict) else {}
+    return cast(State, state) if isinstance(state, dict) else {}
 
 
-def write_state(folder: Path, now: Mapping[str, Any], seconds: float) -> None:
+def write_state(folder: Path, now: Fingerprint, seconds: float) -> None:
     """Note a run's fingerprint and how long it took, for the next sweep and its estimate of the time."""
     write_atomically(folder / STATE, json.dumps({"fingerprint": now, "seconds": seconds}, indent=1) + "\n")
 

@@ -63,5 +63,5 @@ def page(doc: Results, folder: Path) -> str:
         lstrip_blocks=True,
     )
     context = content.context(doc, folder)
-    context["figures"] = {name: Markup(svg) for name, svg in context["figures"].items()}
-    return environment.get_template("template.html").render(**context)
+    figures = {name: Markup(svg) for name, svg in context["figures"].items()}
+    return environment.get_template("template.html").render({**context, "figures": figures})

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from unet3d.results.report.theme import ACCENT, INK, MUTED, PANEL, REGION_COLOURS, SECOND, SOFT, canvas, number
+from unet3d.results.schema import Accuracy, Layer, Samples, Statistics, dice_of
 from unet3d.workload import REGIONS
+
+if TYPE_CHECKING:
+    from matplotlib.ticker import MaxNLocator
 
 LAYERS_SHOWN = 15
 NAMES = {"WT": "Whole tumour", "TC": "Tumour core", "ET": "Enhancing tumour"}
 
 
-def latency_distribution(doc: Mapping[str, Any]) -> str:
+def latency_distribution(latency_ms: Sequence[float], stats: Statistics) -> str:
     """Histogram of the timed calls' latencies with every sample below it, mean and percentiles."""
-    values, stats = np.asarray(doc["samples"]["latency_ms"]), doc["statistics"]
+    values = np.asarray(latency_ms)
     with canvas("distribution", f"Histogram of {len(values)} latencies, mean {number(stats['mean'])} ms", 2.8) as drawn:
         axes = drawn.axes
         bins = min(40, max(5, 2 * int(np.ceil(len(values) ** 0.5))))
         counts, _, _ = axes.hist(values, bins=bins, color=SOFT, edgecolor=PANEL, linewidth=1)
-        top = max(1, counts.max())
+        top = max(1.0, float(np.max(counts)))
         jitter = np.random.default_rng(0).uniform(-0.05, 0.05, len(values))
         axes.plot(values, top * (-0.14 + jitter), "o", color=ACCENT, markersize=4.5, alpha=0.75, markeredgewidth=0)
         for value, style, name in (
@@ -38,11 +42,10 @@ def latency_distribution(doc: Mapping[str, Any]) -> str:
     return drawn.svg
 
 
-def latency_series(doc: Mapping[str, Any]) -> str:
-    """Latency of each call in the order of their starts, the untimed warm-up calls before them."""
-    warm = doc["warm_up"].get("latency_ms") or []
-    values, stats = doc["samples"]["latency_ms"], doc["statistics"]
-    ranks = sorted(set(doc["samples"]["rank"]))
+def latency_series(samples: Samples, warm: Sequence[float], stats: Statistics) -> str:
+    """Latency of each call in the order of their starts, the untimed warm-up calls (`warm`, in ms) before them."""
+    values = samples["latency_ms"]
+    ranks = sorted(set(samples["rank"]))
     label = f"Latency of {len(values)} calls in their order, from {number(stats['min'])} to {number(stats['max'])} ms"
     with canvas("series", label, 2.8) as drawn:
         axes = drawn.axes
@@ -58,9 +61,9 @@ def latency_series(doc: Mapping[str, Any]) -> str:
                 linewidth=0.8,
                 label="warm-up, not counted",
             )
-        mark = {"markersize": 3.5 if len(values) > 60 else 4.5, "linewidth": 1}
-        if len(ranks) == 1 and max(doc["samples"]["stream"], default=0) == 0:
-            axes.plot(calls, values, "o-", color=ACCENT, label="timed", **mark)
+        size = 3.5 if len(values) > 60 else 4.5
+        if len(ranks) == 1 and max(samples["stream"], default=0) == 0:
+            axes.plot(calls, values, "o-", color=ACCENT, label="timed", markersize=size, linewidth=1)
         else:  # calls that overlap are no sequence
             axes.plot(
                 calls,
@@ -69,23 +72,23 @@ def latency_series(doc: Mapping[str, Any]) -> str:
                 color=ACCENT,
                 label=f"timed, {len(ranks)} ranks" if len(ranks) > 1 else "timed",
                 alpha=0.7,
-                **mark,
+                markersize=size,
+                linewidth=1,
             )
         axes.axhline(stats["mean"], color=INK, linewidth=1, linestyle="--", label="mean")
         highest = max([*values, *warm])
         axes.set(xlabel="call" + (" (0 and below: warm-up)" if warm else ""), ylabel="latency, ms", ylim=(0, 1.08 * highest))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        cast("MaxNLocator", axes.xaxis.get_major_locator()).set_params(integer=True)
         drawn.figure.legend(loc="outside upper center", ncols=3)
     return drawn.svg
 
 
-def call_parts(doc: Mapping[str, Any]) -> str:
+def call_parts(samples: Samples) -> str:
     """Mean milliseconds of a call's three parts: staging, inference, labels."""
-    samples = doc["samples"]
     parts = [
-        ("staging", np.mean(samples["stage_ms"]), MUTED),
-        ("inference (the latency)", np.mean(samples["latency_ms"]), ACCENT),
-        ("labels to the host", np.mean(samples["post_ms"]), SECOND),
+        ("staging", float(np.mean(samples["stage_ms"])), MUTED),
+        ("inference (the latency)", float(np.mean(samples["latency_ms"])), ACCENT),
+        ("labels to the host", float(np.mean(samples["post_ms"])), SECOND),
     ]
     whole = sum(value for _, value, _ in parts)
     with canvas("parts", "Mean time of staging, inference and labels of a call", 1.6) as drawn:
@@ -110,18 +113,19 @@ def call_parts(doc: Mapping[str, Any]) -> str:
 def telemetry(series: Mapping[str, Sequence[float | None]], metrics: Sequence[tuple[str, str]]) -> str:
     """One row a metric over the seconds of the measured window; `metrics`: key and axis label of each."""
     label = "While measuring: " + ", ".join(text for _, text in metrics)
-    with canvas("telemetry", label, 0.5 + 1.05 * len(metrics), nrows=len(metrics), sharex=True, squeeze=False) as drawn:
-        for axes, (key, text) in zip(drawn.axes[:, 0], metrics, strict=True):
+    with canvas("telemetry", label, 0.5 + 1.05 * len(metrics), rows=len(metrics)) as drawn:
+        seconds = np.array(series["time_s"], float)
+        for axes, (key, text) in zip(drawn.stacked, metrics, strict=True):
             values = np.array([np.nan if value is None else value for value in series[key]], float)
-            axes.plot(series["time_s"], values, color=ACCENT, linewidth=1.2)
+            axes.plot(seconds, values, color=ACCENT, linewidth=1.2)
             axes.set_title(text, loc="left", fontsize=8.5, color=MUTED)
             axes.set_ylim(0, max(1e-9, 1.15 * float(np.nanmax(values))))
-            axes.yaxis.get_major_locator().set_params(nbins=3)
-        drawn.axes[-1, 0].set_xlabel("s")
+            cast("MaxNLocator", axes.yaxis.get_major_locator()).set_params(nbins=3)
+        drawn.stacked[-1].set_xlabel("s")
     return drawn.svg
 
 
-def layers(rows: Sequence[Mapping[str, Any]]) -> str:
+def layers(rows: Sequence[Layer]) -> str:
     """Share of the time of each row of `unet3d.measure.profile`, the longest first; the rest of them in one bar."""
     ordered = sorted(rows, key=lambda row: -row["ms"])
     whole = sum(row["ms"] for row in ordered)
@@ -150,19 +154,16 @@ def layers(rows: Sequence[Mapping[str, Any]]) -> str:
     return drawn.svg
 
 
-def _layer_name(row: Mapping[str, Any], most: int = 34) -> str:
+def _layer_name(row: Layer, most: int = 34) -> str:
     """The operator without its library's name, with its first input's shape."""
     shape = next((shape for shape in row.get("shapes") or [] if len(shape) == 5), [])
     name = " ".join([row["name"].rpartition("::")[2], "×".join(map(str, shape[1:]))]).strip()
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
-def _reached(row: Mapping[str, Any]) -> str:
-    shares = [
-        f", {row[key]:.0%} of {what}"
-        for key, what in (("share_of_matmul", "arithmetic"), ("share_of_copy", "copying"))
-        if row.get(key)
-    ]
+def _reached(row: Layer) -> str:
+    reached = ((row.get("share_of_matmul"), "arithmetic"), (row.get("share_of_copy"), "copying"))
+    shares = [f", {share:.0%} of {what}" for share, what in reached if share]
     return max(shares, key=lambda text: float(text[2:].partition("%")[0])) if shares else ""
 
 
@@ -179,20 +180,21 @@ def ceilings(reached: float, ceiling: float, what: str) -> str:
     return drawn.svg
 
 
-def dice(accuracy: Mapping[str, Any]) -> str:
+def dice(accuracy: Accuracy) -> str:
     """A strip of cases for each region with the mean."""
     cases = accuracy["cases"]
-    means = ", ".join(f"{NAMES[region]} {accuracy[region]:.4f}" for region in REGIONS if accuracy[region] is not None)
+    mean_of = {region: mean for region in REGIONS if (mean := dice_of(accuracy, region)) is not None}
+    means = ", ".join(f"{NAMES[region]} {mean:.4f}" for region, mean in mean_of.items())
     with canvas("dice", f"Dice of {len(cases)} cases by region; means: {means}", 2.7) as drawn:
         axes, rng = drawn.axes, np.random.default_rng(0)
         for row, region in enumerate(REGIONS):
-            values = [scores[region] for scores in cases.values() if scores[region] is not None]
+            values = [value for scores in cases.values() if (value := scores[region]) is not None]
             spread = rng.uniform(-0.2, 0.2, len(values)) if len(values) > 8 else np.zeros(len(values))
             axes.plot(values, row + spread, "o", color=REGION_COLOURS[region], markersize=5, alpha=0.65, markeredgewidth=0)
-            if accuracy[region] is not None:
-                axes.plot([accuracy[region]] * 2, [row - 0.36, row + 0.36], color=INK, linewidth=2)
+            if region in mean_of:
+                axes.plot([mean_of[region]] * 2, [row - 0.36, row + 0.36], color=INK, linewidth=2)
                 axes.annotate(
-                    f"mean {accuracy[region]:.4f}", (accuracy[region], row - 0.38), ha="center", va="bottom", fontsize=8.5
+                    f"mean {mean_of[region]:.4f}", (mean_of[region], row - 0.38), ha="center", va="bottom", fontsize=8.5
                 )
         lowest = min((value for scores in cases.values() for value in scores.values() if value is not None), default=0)
         axes.set_yticks(range(len(REGIONS)), [NAMES[region] for region in REGIONS])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-from unet3d.config import kinds
-from unet3d.config.settings import BY_NAME
-from unet3d.results.report import charts, slices
+from unet3d.results.report import charts, slices, tables
+from unet3d.results.report.tables import Row3, Rows
 from unet3d.results.report.theme import VARIABLES, number
+from unet3d.results.schema import Accuracy, Results, dice_of
 from unet3d.workload import REGIONS
 
 # Outlines lie on a black image in either scheme.
@@ -29,69 +28,105 @@ TELEMETRY = (
     ("gpu_temperature_c", "GPU temperature, °C"),
 )
 
-Rows = list[tuple[str, str]]
+
+class Picture(TypedDict):
+    """An image of a case: its caption, the WebP in base64, and what it shows for those who cannot see it."""
+
+    caption: str
+    data: str
+    alt: str
 
 
-def context(doc: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Everything that the template shows.
+class ShownCase(TypedDict):
+    """One of the three cases with pictures; `z`: the slice."""
 
-    doc: `results.json`. folder: where `slices.npz` may be.
-    """
-    stats = doc["statistics"]
-    page: dict[str, Any] = {
+    place: str
+    name: str
+    z: int
+    pictures: list[Picture]
+    scores: str
+
+
+class Context(TypedDict):
+    """Everything that the template shows; `figures`: SVG by name."""
+
+    doc: Results
+    variables: tuple[str, ...]
+    title: str
+    tiles: list[Row3]
+    what: str
+    settings: list[Row3]
+    machine: Rows
+    software: Rows
+    ran: Rows
+    figures: dict[str, str]
+    latency: Rows
+    outlines: dict[str, str]
+    cases: list[tuple[str, list[str]]]
+    slices: list[ShownCase]
+    regions: list[Row3]
+
+
+def context(doc: Results, folder: Path) -> Context:
+    """What the template shows of a results.json. folder: where `slices.npz` may be."""
+    stats, accuracy = doc["statistics"], doc["accuracy"]
+    return {
         "doc": doc,
         "variables": VARIABLES,
         "title": _title(doc),
         "tiles": _tiles(doc),
         "what": _what(doc),
-        "settings": _settings(doc),
-        "machine": _machine(doc),
-        "software": _software(doc),
-        "ran": _ran(doc),
-        "figures": {},
-        "cases": [],
-        "slices": [],
-        "latency": _latency(stats) if stats else [],
+        "settings": tables.settings(doc),
+        "machine": tables.machine(doc),
+        "software": tables.software(doc),
+        "ran": tables.ran(doc),
+        "figures": _figures(doc),
+        "latency": tables.latency(stats) if stats else [],
         "outlines": OUTLINES,
+        "cases": _cases(accuracy) if accuracy else [],
+        "slices": _slices(accuracy, folder) if accuracy else [],
+        "regions": _regions(accuracy) if accuracy else [],
     }
-    figures = page["figures"]
-    if stats:
+
+
+def _figures(doc: Results) -> dict[str, str]:
+    """SVG of every figure that there is something to draw for."""
+    figures: dict[str, str] = {}
+    if stats := doc["statistics"]:
         figures |= {
-            "distribution": charts.latency_distribution(doc),
-            "series": charts.latency_series(doc),
-            "parts": charts.call_parts(doc),
+            "distribution": charts.latency_distribution(doc["samples"]["latency_ms"], stats),
+            "series": charts.latency_series(doc["samples"], doc["warm_up"].get("latency_ms") or [], stats),
+            "parts": charts.call_parts(doc["samples"]),
         }
         if ceiling := _ceiling(doc):
             figures["ceilings"] = charts.ceilings(stats["tflops"], *ceiling)
-    if layers := [row for row in doc.get("profile") or [] if row["ms"]]:
+    if layers := [layer for layer in doc.get("profile") or [] if layer["ms"]]:
         figures["layers"] = charts.layers(layers)
-    series = (doc.get("telemetry") or {}).get("series") or {}
+    telemetry = doc.get("telemetry")
+    series = telemetry["series"] if telemetry else {}
     shown = [(key, text) for key, text in TELEMETRY if sum(value is not None for value in series.get(key, [])) > 1]
     if shown:
         figures["telemetry"] = charts.telemetry(series, shown)
     if doc["accuracy"]:
         figures["dice"] = charts.dice(doc["accuracy"])
-        page["cases"] = _cases(doc["accuracy"])
-        page["slices"] = _slices(doc["accuracy"], folder)
-        page["regions"] = _regions(doc["accuracy"])
-    return page
+    return figures
 
 
-def _ceiling(doc: Mapping[str, Any]) -> tuple[float, str] | None:
+def _ceiling(doc: Results) -> tuple[float, str] | None:
     """TFLOP/s that the machine reached at best in this precision, and how."""
-    measured = doc.get("ceilings") or {}
-    if not measured.get("matmul_tflops"):
+    measured = doc.get("ceilings")
+    if not measured or not measured["matmul_tflops"]:
         return None
     return measured["matmul_tflops"], f"{measured['matmul_how']}, {measured['precision']}"
 
 
-def _title(doc: Mapping[str, Any]) -> str:
+def _title(doc: Results) -> str:
     effective, hardware = doc["effective"], doc["environment"].get("hardware", {})
     device = effective.get("device") or doc["settings"]["requested"]["platform"]
-    return hardware.get("cpu", "CPU") if device == "cpu" else str(device)
+    return str(hardware.get("cpu", "CPU") if device == "cpu" else device)
 
 
-def _what(doc: Mapping[str, Any]) -> str:
+def _what(doc: Results) -> str:
     effective, requested = doc["effective"], doc["settings"]["requested"]
     jit = effective.get("jit")
     parts = [
@@ -111,9 +146,9 @@ def _what(doc: Mapping[str, Any]) -> str:
     return ", ".join(str(part) for part in parts if part)
 
 
-def _tiles(doc: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def _tiles(doc: Results) -> list[tuple[str, str, str]]:
     """Name, figure, unit of the headline."""
-    stats, accuracy = doc["statistics"], doc["accuracy"] or {}
+    stats, accuracy, telemetry = doc["statistics"], doc["accuracy"], doc.get("telemetry")
     tiles = []
     if stats:
         tiles += [
@@ -122,125 +157,22 @@ def _tiles(doc: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             ("latency, p90", number(stats["p90"]), "ms"),
             ("compute rate", number(stats["tflops"]), "TFLOP/s"),
         ]
-    if accuracy.get("total") is not None:
+    if accuracy and accuracy["total"] is not None:
         tiles.append(("Dice, mean of regions", f"{accuracy['total']:.4f}", f"{len(accuracy['cases'])} cases"))
     peak = doc["memory"].get("peak_device_bytes") or doc["memory"].get("peak_host_bytes")
     if peak:
         where = "device" if doc["memory"].get("peak_device_bytes") else "host"
         tiles.append((f"peak memory, {where}", number(peak / 2**30), "GiB"))
-    energy = (doc.get("telemetry") or {}).get("energy") or {}
-    tiles += [(f"energy, {name}", number(value), "J/volume") for name, value in (energy.get("joules_per_volume") or {}).items()]
-    return tiles
-
-
-def _latency(stats: Mapping[str, Any]) -> Rows:
-    names = (
-        ("mean", "mean"),
-        ("p50", "p50"),
-        ("p90", "p90 (MLPerf SingleStream's figure)"),
-        ("p99", "p99"),
-        ("min", "min"),
-        ("max", "max"),
-        ("stdev", "standard deviation"),
-        ("latency_with_overhead", "mean with the host's work"),
-    )
-    return [(text, f"{number(stats[key])} ms") for key, text in names] + [
-        ("throughput with the host's work", f"{number(stats['throughput_with_overhead'])} volumes/s"),
-        ("calls", str(stats["calls"])),
-    ]
-
-
-def _settings(doc: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Variable, value, why it has it."""
-    settings = doc["settings"]
-    rows = []
-    for name, value in settings["requested"].items():
-        source = settings["source"].get(name, "default")
-        left_open = value == "none" and source == "default" and name in BY_NAME
-        rows.append(
-            (
-                name.upper(),
-                BY_NAME[name].shown_default if left_open else value,
-                settings["reasons"].get(name) or ("" if source == "default" else source),
-            )
-        )
-    return rows
-
-
-def _machine(doc: Mapping[str, Any]) -> Rows:
-    hardware = doc["environment"].get("hardware", {})
-    return [
-        (name.removesuffix("_bytes").replace("_", " "), _shown(name, value))
-        for name, value in hardware.items()
-        if value is not None
-    ]
-
-
-def _software(doc: Mapping[str, Any]) -> Rows:
-    environment, benchmark = doc["environment"], doc["benchmark"]
-    commit = benchmark.get("git_commit")
-    rows = [
-        (
-            "benchmark",
-            f"{benchmark['name']} {benchmark['version']}"
-            + (f", commit {commit[:12]}{' and changed files' if benchmark.get('git_dirty') else ''}" if commit else ""),
-        )
-    ]
-    rows += list(environment.get("versions", {}).items())
-    return rows + list(environment.get("variables", {}).items())
-
-
-def _ran(doc: Mapping[str, Any]) -> Rows:
-    """What was read back from what ran, and what it was fed with."""
-    weights, data, check = doc["weights"], doc["data"], doc["check"]
-    rows = [(name, _shown(name, value)) for name, value in doc["effective"].items() if name != "details" and value is not None]
-    if "parameters" in weights:
-        rows.append(("weights", f"{weights['kind']}, {weights['parameters']:,} parameters"))
-    if weights.get("sha256"):
-        rows.append(("weights' SHA-256", weights["sha256"]))
-    if data:
-        cases = f", fold {data['fold']}, {len(data['cases'])} cases" if data.get("cases") else ""
-        rows.append(("volumes", data["kind"] + cases))
-    if check:
-        rows.append(
-            (
-                "check against fp32",
-                f"relative error {check['relative_error']:.2g} (limit {check['limit']}), labels "
-                f"agree in {check['label_agreement']:.2%} of voxels",
-            )
-        )
-    if doc["load_seconds"]:
-        rows.append(("before timing", ", ".join(f"{name} {seconds:.3g} s" for name, seconds in doc["load_seconds"].items())))
-    if doc["warm_up"].get("rule"):
-        rows.append(("warm-up", doc["warm_up"]["rule"]))
-    return rows + [
-        (
-            f"rank {rank.get('rank')}",
-            ", ".join(
-                f"{name.replace('_', ' ')} {_shown(name, value)}"
-                for name, value in rank.items()
-                if name != "rank" and isinstance(value, (int, float, str))
-            ),
-        )
-        for rank in doc["ranks"]
-    ]
-
-
-def _shown(name: str, value: Any) -> str:
-    if name.endswith("_bytes") and isinstance(value, (int, float)):
-        return f"{value / 2**30:.1f} GiB"
-    if isinstance(value, float):
-        return number(value)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(str(part) for part in value)
-    return kinds.show(value)
+    energy = telemetry["energy"] if telemetry else None
+    joules = energy["joules_per_volume"] if energy else {}
+    return tiles + [(f"energy, {name}", number(value), "J/volume") for name, value in joules.items()]
 
 
 def _fraction(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.4f}"
 
 
-def _regions(accuracy: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def _regions(accuracy: Accuracy) -> list[tuple[str, str, str]]:
     """Region, mean Dice, and what else is known of it."""
     reference = accuracy.get("mlperf_reference") or {}
     rows = []
@@ -250,26 +182,27 @@ def _regions(accuracy: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             notes.append(f"undefined in {undefined} of {len(accuracy['cases'])} cases, which are left out")
         if region in reference:
             notes.append(f"MLPerf's reference {reference[region]:.4f}")
-        rows.append((name, _fraction(accuracy[region]), "; ".join(notes)))
+        rows.append((name, _fraction(dice_of(accuracy, region)), "; ".join(notes)))
     return rows
 
 
-def _cases(accuracy: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+def _cases(accuracy: Accuracy) -> list[tuple[str, list[str]]]:
     return [(name, [_fraction(scores[region]) for region in REGIONS]) for name, scores in accuracy["cases"].items()]
 
 
-def _slices(accuracy: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
-    shown = []
+def _slices(accuracy: Accuracy, folder: Path) -> list[ShownCase]:
+    shown: list[ShownCase] = []
     for case in slices.load(folder, accuracy["cases"]):
         scores = accuracy["cases"][case.name]
-        pictures = []
+        pictures: list[Picture] = []
         for modality, outlined in OUTLINED.items():
             data = slices.picture(case, modality, {region: REGIONS[region] for region in outlined}, OUTLINES)
             pictures.append(
                 {
                     "caption": MODALITY_NAMES[modality],
                     "data": base64.b64encode(data).decode("ascii"),
-                    "alt": f"{MODALITY_NAMES[modality]} slice {case.labels.z} of {case.name}, {' and '.join(outlined)} outlined",
+                    "alt": f"{MODALITY_NAMES[modality]} slice {case.labels.z} of {case.name}, "
+                    f"{' and '.join(outlined)} outlined",
                 }
             )
         place = "Only case" if len(accuracy["cases"]) == 1 else PLACE_NAMES[case.place]

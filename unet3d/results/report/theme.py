@@ -48,10 +48,11 @@ WIDTH = 5.2  # inches: text stays readable where the figure fills a phone's widt
 
 
 @contextmanager
-def canvas(name: str, label: str, height: float, **grid: object) -> Iterator[Canvas]:
+def canvas(name: str, label: str, height: float, rows: int = 1) -> Iterator[Canvas]:
     """A figure to draw in; after the block `svg` of what was given holds it.
 
     name: distinguishes its identifiers from those of the page's other figures. label: said by screen readers.
+    height: in inches. rows: of axes, one below the other over one x axis.
     """
     import logging
 
@@ -62,7 +63,7 @@ def canvas(name: str, label: str, height: float, **grid: object) -> Iterator[Can
 
     with matplotlib.style.context(["default", {**STYLE, "svg.hashsalt": name}]):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        drawn = Canvas(figure, figure.subplots(**grid))
+        drawn = Canvas(figure, list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]))
         yield drawn
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -70,16 +71,18 @@ def canvas(name: str, label: str, height: float, **grid: object) -> Iterator[Can
 
 
 class Canvas:
-    """`axes`: what Figure.subplots gave. `svg`: the finished figure."""
+    """`stacked`: the axes from top to bottom, `axes`: the first of them. `svg`: the finished figure."""
 
-    def __init__(self, figure: Figure, axes: Axes):
-        self.figure, self.axes, self.svg = figure, axes, ""
+    def __init__(self, figure: Figure, stacked: list[Axes]):
+        self.figure, self.stacked, self.axes, self.svg = figure, stacked, stacked[0], ""
 
 
 def _for_page(svg: str, name: str, label: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()
+    extent = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    assert extent is not None, "Matplotlib writes one"
+    width, height = extent.groups()
     svg = re.sub(
         r"<svg[^>]*>",
         f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">',

@@ -1,1 +1,0 @@
-"""The benchmark's own benchmarks: predict.py in fresh processes, ours beside what other stacks make of the network."""

@@ -1,0 +1,122 @@
+"""The report's tables of text: settings, machine, software, what ran, latencies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from unet3d.config import kinds
+from unet3d.config.settings import BY_NAME
+from unet3d.results.report.theme import number
+from unet3d.results.schema import Results, Statistics, Value
+
+Rows = list[tuple[str, str]]
+Row3 = tuple[str, str, str]
+
+
+def latency(stats: Statistics) -> Rows:
+    """Name and text of each figure of a call's time."""
+    names = (
+        ("mean", "mean"),
+        ("p50", "p50"),
+        ("p90", "p90 (MLPerf SingleStream's figure)"),
+        ("p99", "p99"),
+        ("min", "min"),
+        ("max", "max"),
+        ("stdev", "standard deviation"),
+        ("latency_with_overhead", "mean with the host's work"),
+    )
+    milliseconds = cast(Mapping[str, float], stats)
+    return [(text, f"{number(milliseconds[key])} ms") for key, text in names] + [
+        ("throughput with the host's work", f"{number(stats['throughput_with_overhead'])} volumes/s"),
+        ("calls", str(stats["calls"])),
+    ]
+
+
+def settings(doc: Results) -> list[tuple[str, str, str]]:
+    """Variable, value, why it has it."""
+    requested, sources, reasons = doc["settings"]["requested"], doc["settings"]["source"], doc["settings"]["reasons"]
+    rows = []
+    for name, value in requested.items():
+        source = sources.get(name, "default")
+        left_open = value == "none" and source == "default" and name in BY_NAME
+        rows.append(
+            (
+                name.upper(),
+                BY_NAME[name].shown_default if left_open else value,
+                reasons.get(name) or ("" if source == "default" else source),
+            )
+        )
+    return rows
+
+
+def machine(doc: Results) -> Rows:
+    """What the machine is."""
+    hardware = doc["environment"].get("hardware", {})
+    return [
+        (name.removesuffix("_bytes").replace("_", " "), _shown(name, value))
+        for name, value in hardware.items()
+        if value is not None
+    ]
+
+
+def software(doc: Results) -> Rows:
+    """Versions of the benchmark and of what it uses, and the variables that may change a result."""
+    environment, benchmark = doc["environment"], doc["benchmark"]
+    commit = benchmark.get("git_commit")
+    rows = [
+        (
+            "benchmark",
+            f"{benchmark['name']} {benchmark['version']}"
+            + (f", commit {commit[:12]}{' and changed files' if benchmark.get('git_dirty') else ''}" if commit else ""),
+        )
+    ]
+    rows += list(environment.get("versions", {}).items())
+    return rows + list(environment.get("variables", {}).items())
+
+
+def ran(doc: Results) -> Rows:
+    """What was read back from what ran, and what it was fed with."""
+    weights, data, check = doc["weights"], doc["data"], doc["check"]
+    effective = cast(Mapping[str, Value], doc["effective"])
+    rows = [(name, _shown(name, value)) for name, value in effective.items() if name != "details" and value is not None]
+    if "parameters" in weights:
+        rows.append(("weights", f"{weights['kind']}, {weights['parameters']:,} parameters"))
+    if sha256 := weights.get("sha256"):
+        rows.append(("weights' SHA-256", sha256))
+    if data:
+        cases = f", fold {data['fold']}, {len(data['cases'])} cases" if data.get("cases") else ""
+        rows.append(("volumes", data["kind"] + cases))
+    if check:
+        rows.append(
+            (
+                "check against fp32",
+                f"relative error {check['relative_error']:.2g} (limit {check['limit']}), labels "
+                f"agree in {check['label_agreement']:.2%} of voxels",
+            )
+        )
+    if doc["load_seconds"]:
+        rows.append(("before timing", ", ".join(f"{name} {seconds:.3g} s" for name, seconds in doc["load_seconds"].items())))
+    if doc["warm_up"].get("rule"):
+        rows.append(("warm-up", doc["warm_up"]["rule"]))
+    return rows + [
+        (
+            f"rank {rank.get('rank')}",
+            ", ".join(
+                f"{name.replace('_', ' ')} {_shown(name, value)}"
+                for name, value in rank.items()
+                if name != "rank" and isinstance(value, (int, float, str))
+            ),
+        )
+        for rank in doc["ranks"]
+    ]
+
+
+def _shown(name: str, value: Value) -> str:
+    if name.endswith("_bytes") and isinstance(value, (int, float)):
+        return f"{value / 2**30:.1f} GiB"
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(str(part) for part in value)
+    return kinds.show(value)
