@@ -1,6 +1,6 @@
 """Released PyTorch versions that compute this network wrongly or waste memory on it, by version.
 
-A warning only: the check against fp32 decides whether a run counts.
+A warning only: the comparison with fp32 decides whether a run counts.
 """
 
 from __future__ import annotations

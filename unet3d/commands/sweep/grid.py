@@ -7,7 +7,7 @@ import difflib
 import io
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,15 @@ import yaml
 
 from unet3d.config import kinds
 from unet3d.config.parse import Given
+from unet3d.config.precisions import PRECISIONS
 from unet3d.config.settings import BY_NAME
 from unet3d.config.values import Settings
 from unet3d.devices import host
+from unet3d.engines import registry
 from unet3d.errors import UserError, UserErrors
 
+# The likely fastest first.
+FASTEST = ("openvino", "torch", "int8", "fp16", "bf16")
 # Values of these settings say by themselves what they are; others carry the setting's name in a configuration's name.
 PLAIN = ("platform", "engine", "precision", "jit")
 NOT_IN_ROWS = {"output_dir": "the sweep gives each configuration a folder of its own"}
@@ -45,6 +49,11 @@ def named(settings: Mapping[str, str]) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(words)).strip("-.")[:100]
 
 
+def _fastest_first(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of engines or precisions, those that nothing is known of last."""
+    return tuple(sorted(names, key=lambda name: FASTEST.index(name) if name in FASTEST else len(FASTEST)))
+
+
 def default(given: Mapping[str, Given], platform: str, cores: int, numa_nodes: int) -> list[Configuration]:
     """Engines x precisions x JIT x streams, the likely fastest first; what the user has set is not varied.
 
@@ -52,8 +61,9 @@ def default(given: Mapping[str, Given], platform: str, cores: int, numa_nodes: i
     """
     on_cpu = platform == "CPU"
     axes: dict[str, tuple[str, ...]] = {
-        "engine": ("openvino", "torch", "onnxruntime"),
-        "precision": ("int8", "bf16", "fp32") if on_cpu else ("int8", "fp16", "bf16", "fp32"),
+        "engine": _fastest_first(registry.names()),
+        # The few CPUs that compute fp16 compute bf16 too.
+        "precision": _fastest_first(name for name in PRECISIONS if name != "fp16" or not on_cpu),
         "jit": ("compile", "trace", "none"),
         "ipex": ("no", "yes"),
         "streams": tuple(map(str, stream_counts(cores, numa_nodes) if on_cpu else (1, 2))),
@@ -62,7 +72,7 @@ def default(given: Mapping[str, Given], platform: str, cores: int, numa_nodes: i
     configurations: dict[str, Configuration] = {}
     for values in itertools.product(*((fixed[name],) if name in fixed else axes[name] for name in axes)):
         shown = dict(zip(axes, values, strict=True))
-        if shown["engine"] != "torch":
+        if registry.engine_class(shown["engine"]).jits == ("none",):
             del shown["jit"], shown["ipex"]
         elif shown["ipex"] == "yes" and shown["jit"] != "trace" and "jit" not in fixed:
             continue  # IPEX's own fusions work on a trace

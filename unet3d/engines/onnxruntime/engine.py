@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import queue
 import tempfile
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unet3d.config.precisions import name_of_type
 from unet3d.engines.base import CONTIGUOUS, Effective, Engine, Operator, Request
@@ -14,6 +15,7 @@ from unet3d.errors import MismatchError
 
 if TYPE_CHECKING:
     import numpy as np
+    import onnxruntime
     import torch
     from numpy.typing import NDArray
 
@@ -75,13 +77,11 @@ class OnnxRuntimeEngine(Engine["NDArray[np.float32]", "NDArray[np.float32]"]):
             for _ in range(self.request.streams)
         ]
         self._threads = options.intra_op_num_threads
-        self._free: Any = None
+        self._free: queue.SimpleQueue[onnxruntime.InferenceSession] | None = None
         self.load_seconds["create sessions"] = perf_counter() - start
 
-    def _pool(self) -> Any:
+    def _pool(self) -> queue.SimpleQueue[onnxruntime.InferenceSession]:
         if self._free is None:
-            import queue
-
             self._free = queue.SimpleQueue()
             for session in self._sessions:
                 self._free.put(session)

@@ -12,7 +12,7 @@ import queue
 import threading
 from collections import Counter
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unet3d.config.precisions import PRECISIONS
 from unet3d.devices import host
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     import openvino
     import torch
+    from numpy.typing import NDArray
 
 INSTALL = "pip install -r requirements-openvino.txt"
 DEVICES = {"cpu": "CPU", "xpu": "GPU"}
@@ -88,7 +89,7 @@ class OpenVINOEngine(Engine["openvino.Tensor", "openvino.Tensor"]):
         self._openvino = openvino
         self._core = openvino.Core()
         self._device = self._pick_device()
-        self._compiled: dict[tuple[int, ...], tuple[openvino.CompiledModel, queue.SimpleQueue]] = {}
+        self._compiled: dict[tuple[int, ...], tuple[openvino.CompiledModel, queue.SimpleQueue[openvino.InferRequest]]] = {}
         self._compiling = threading.Lock()
         self._calls: Counter[tuple[int, ...]] = Counter()
         if self.request.precision == "int8":
@@ -113,11 +114,11 @@ class OpenVINOEngine(Engine["openvino.Tensor", "openvino.Tensor"]):
             )
         return there[self.request.device.index] if len(there) > self.request.device.index else there[0]
 
-    def _properties(self) -> dict[str, Any]:
+    def _properties(self) -> dict[str, object]:
         request = self.request
         computed = PRECISIONS[request.precision]
         hint = computed.openvino_hint or PRECISIONS[fastest_float(request.device.kind)].openvino_hint
-        properties: dict[str, Any] = {
+        properties: dict[str, object] = {
             "INFERENCE_PRECISION_HINT": hint,
             "NUM_STREAMS": request.streams,
             "PERFORMANCE_HINT": "THROUGHPUT" if request.streams > 1 else "LATENCY",
@@ -128,19 +129,19 @@ class OpenVINOEngine(Engine["openvino.Tensor", "openvino.Tensor"]):
             properties["ENABLE_CPU_PINNING"] = True
         return properties
 
-    def _for_shape(self, shape: tuple[int, ...]) -> tuple[openvino.CompiledModel, queue.SimpleQueue]:
+    def _for_shape(self, shape: tuple[int, ...]) -> tuple[openvino.CompiledModel, queue.SimpleQueue[openvino.InferRequest]]:
         with self._compiling:
             if shape not in self._compiled:
                 model = self._core.read_model(self._path)
                 model.reshape(list(shape))
                 compiled = self._core.compile_model(model, self._device, self._properties())
-                requests: queue.SimpleQueue = queue.SimpleQueue()
+                requests: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
                 for _ in range(self.request.streams):
                     requests.put(compiled.create_infer_request())
                 self._compiled[shape] = compiled, requests
             return self._compiled[shape]
 
-    def stage(self, volumes: np.ndarray) -> openvino.Tensor:
+    def stage(self, volumes: NDArray[np.float32]) -> openvino.Tensor:
         import numpy as np
 
         return self._openvino.Tensor(np.ascontiguousarray(volumes, dtype=np.float32), shared_memory=True)
@@ -168,7 +169,7 @@ class OpenVINOEngine(Engine["openvino.Tensor", "openvino.Tensor"]):
         finally:
             requests.put(request)
 
-    def logits(self, output: openvino.Tensor) -> np.ndarray:
+    def logits(self, output: openvino.Tensor) -> NDArray[np.float32]:
         return output.data
 
     def operators(self, staged: openvino.Tensor) -> tuple[list[Operator], float]:

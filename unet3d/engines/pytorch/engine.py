@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import queue
-import warnings
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from unet3d.config.precisions import PRECISIONS, name_of_type
+from unet3d.config.precisions import PRECISIONS
 from unet3d.engines.base import CHANNELS_LAST, CONTIGUOUS, Effective, Engine, Operator, Request
+from unet3d.engines.pytorch import jit, witness
 from unet3d.engines.pytorch.lanes import Lane
 from unet3d.engines.pytorch.pinning import Pinning
 from unet3d.errors import MismatchError
@@ -19,9 +19,10 @@ from unet3d.network.cpu_ops import library
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from numpy.typing import NDArray
 
-# Operators that compute a convolution, as PyTorch's profiler names them; ours are registered as unet3d::conv….
-CONVOLUTIONS = ("aten::convolution", "aten::_convolution", "mkldnn::_convolution", "torch_ipex::", "unet3d::conv")
+    from unet3d.engines.pytorch.jit import Runnable
+
 CALLS_BEFORE_CAPTURE = 3
 
 
@@ -81,7 +82,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
 
             network = ipex.optimize(network, dtype=self._dtype, inplace=True)
         self._module = network
-        self._run: Any = None
+        self._run: Runnable | None = None
         self._no_graph = self._why_no_graph()
         self._lanes = [Lane(device, own_stream=self.request.streams > 1) for _ in range(self.request.streams)]
         self._free: queue.SimpleQueue[Lane] = queue.SimpleQueue()
@@ -143,12 +144,12 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         """Each stream's calls come from a thread of its own, which owns its share of the CPU threads."""
         self._torch.set_num_threads(max(1, self.request.threads // self.request.streams))
 
-    def _autocast(self) -> contextlib.AbstractContextManager:
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
         if self.request.amp and self.request.precision != "fp32":
             return self._torch.autocast(self.request.device.kind, dtype=self._dtype)
         return contextlib.nullcontext()
 
-    def stage(self, volumes: np.ndarray) -> torch.Tensor:
+    def stage(self, volumes: NDArray[np.float32]) -> torch.Tensor:
         """Volumes in the network's data type and layout, in pinned memory where the device copies from it."""
         torch = self._torch
         staged = torch.from_numpy(volumes).to(dtype=self._dtype).contiguous(memory_format=torch.channels_last_3d)
@@ -175,6 +176,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         with lane.running(), self._torch.inference_mode(), self._autocast():
             captured = lane.graphs.get(tuple(staged.shape))
             if captured is None:
+                assert self._run is not None
                 return self._run(self.request.device.upload(staged))
             logits = captured.replay(staged)
             return logits.clone() if len(self._lanes) > 1 else logits
@@ -188,7 +190,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
             self._infer_on(lane, staged)
         try:
             with self._torch.inference_mode(), self._autocast():
-                lane.capture(self._run, staged)
+                lane.capture(self._ensure_jit(staged), staged)
         except RuntimeError as error:
             if self.request.device.is_out_of_memory(error):
                 raise
@@ -203,13 +205,13 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
             self._infer_on(lane, staged)
         self.load_seconds["compile"] = perf_counter() - start
 
-    def compare(self, volumes: np.ndarray) -> np.ndarray:
+    def compare(self, volumes: NDArray[np.float32]) -> NDArray[np.float32]:
         staged = self.stage(volumes)
         self._ensure_jit(staged)
         lane = self._lanes[0]
         self._infer_on(lane, staged)
         # A graph's replay shows no operators: they are seen while it is recorded.
-        with self._witness():
+        with witness.observing(self._observed, packed=self.request.ipex and self.request.device.is_host):
             self._capture(lane, staged)
             output = self._infer_on(lane, staged)
         # The last layer keeps the layout of the one before it, and so on up: one layer that leaves it shows here.
@@ -220,49 +222,22 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
             lane.graphs.pop(tuple(staged.shape), None)
         return logits
 
-    def _ensure_jit(self, staged: torch.Tensor) -> None:
-        """Make the callable that is checked, warmed up and timed; a trace serves every shape."""
-        if self._run is not None:
-            return
-        torch = self._torch
-        if self.request.jit == "none":
-            self._run = self._module
-        elif self.request.jit == "compile":
-            torch._dynamo.utils.counters.clear()
-            # Static shapes: the check's small volume and the measured one get a graph each.
-            # Our form for GPUs leaves Inductor nothing to fuse: its operators are kernels of their own. Inductor needed
-            # more than 85 s for it without coming to an end on torch 2.11, so only the graph is taken and run as it is.
-            backend = "aot_eager" if self._casts_itself else "inductor"
-            self._run = torch.compile(self._module, dynamic=False, backend=backend)
-        else:
-            example = staged.to(self.request.device.torch_device)
-            with torch.inference_mode(), self._autocast(), warnings.catch_warnings():
-                # The deprecation of torch.jit is told once in the README, not in every run's output.
-                warnings.simplefilter("ignore")
-                traced = torch.jit.trace(self._module, example, check_trace=False)
-                self._run = torch.jit.freeze(traced.eval())
+    def _ensure_jit(self, staged: torch.Tensor) -> Runnable:
+        """The callable that is compared with fp32, warmed up and timed, made at the first call."""
+        if self._run is None:
+            self._run = jit.make_runnable(self._module, self.request.jit, self._compile_backend, staged, self._autocast())
+        return self._run
 
-    @contextlib.contextmanager
-    def _witness(self):
-        """Record which data types the convolutions of one inference really got."""
-        torch = self._torch
-        from unet3d.engines.pytorch import ipex_witness
+    @property
+    def _compile_backend(self) -> str:
+        # Our form for GPUs leaves Inductor nothing to fuse: its operators are kernels of their own. Inductor needed more
+        # than 85 s for it without coming to an end on torch 2.11, so only the graph is taken and run as it is.
+        return "aot_eager" if self._casts_itself else "inductor"
 
-        packed = self.request.ipex and self.request.device.is_host
-        with (
-            ipex_witness.observing(self._observed) if packed else contextlib.nullcontext(),
-            torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile,
-        ):
-            yield
-        for event in profile.profiler.kineto_results.events():
-            name = event.name()
-            if name.startswith(CONVOLUTIONS) and event.dtypes():
-                self._observed.setdefault(name_of_type(event.dtypes()[0]), set()).add(name)
-
-    def logits(self, output: torch.Tensor) -> np.ndarray:
+    def logits(self, output: torch.Tensor) -> NDArray[np.float32]:
         return output.float().cpu().contiguous().numpy()
 
-    def labels(self, output: torch.Tensor) -> np.ndarray:
+    def labels(self, output: torch.Tensor) -> NDArray[np.uint8]:
         with self._torch.inference_mode():
             return output.argmax(dim=1).to(self._torch.uint8).cpu().numpy()
 
@@ -278,14 +253,9 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
                 "torch: no convolution was seen while the network ran, so its data type is unknown; "
                 "please report this with results.json"
             )
-        if isinstance(self._run, torch.jit.ScriptModule):
-            jit = "trace"
-        elif self._run is self._module:
-            jit = "none"
-        else:
-            jit = self._compiled_state()
+        form = jit.ran_as(self._run, self._module)
         parameter = next(self._module.parameters())
-        details = {
+        details: dict[str, object] = {
             "convolutions": {dtype: sorted(names) for dtype, names in self._observed.items()},
             "parameter_dtype": str(parameter.dtype).removeprefix("torch."),
             "operators": self._operators,
@@ -299,13 +269,13 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
 
             assert isinstance(self._module, GpuUNet)
             details["convolution_forms"] = self._module.forms()
-            if jit == "compile":
-                details["compile_backend"] = "aot_eager"
+            if form == "compile":
+                details["compile_backend"] = self._compile_backend
         return Effective(
             engine=f"torch {torch.__version__}",
             device=str(parameter.device),
             precision="+".join(sorted(self._observed)),
-            jit=jit,
+            jit=form,
             layout=self._layout,
             network=type(self._module).__name__,
             # Our GPU form holds its weights in the precision, whatever AMP says.
@@ -321,10 +291,3 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
     def close(self) -> None:
         for lane in self._lanes:
             lane.graphs.clear()
-
-    def _compiled_state(self) -> str:
-        counters = self._torch._dynamo.utils.counters
-        graphs, breaks = counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
-        if not graphs:
-            return "none"
-        return "compile" if not breaks else f"compile with {breaks} graph breaks"

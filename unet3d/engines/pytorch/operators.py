@@ -6,8 +6,9 @@ such as the loops that torch.compile writes, is in no row.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unet3d.config.precisions import PRECISIONS
 from unet3d.engines.base import Operator
@@ -30,7 +31,7 @@ PASSES = {
 }
 
 
-def work(name: str, shapes: list[list[int]], arguments: list[Any], size: int) -> tuple[int, int]:
+def work(name: str, shapes: list[list[int]], arguments: Sequence[object], size: int) -> tuple[int, int]:
     """FLOP and bytes of an operator with inputs of these shapes; `arguments` holds those that are no tensors.
 
     Convolutions have the arguments (x, weight, …, stride, padding, …); our `conv_add_` has what it adds to before them.
