@@ -56,7 +56,7 @@ def _time_layers(options: argparse.Namespace) -> int:
     kind = options.device or next((kind for kind in ("cuda", "xpu") if registry.device_class(kind).is_available()), "cuda")
     device = registry.open_device(kind)
     loaded = weights.random_weights()
-    network = InferenceUNet.from_reference(reference.build(loaded.plans, loaded.state_dict), native=False)
+    network = InferenceUNet.from_reference(reference.build(loaded.plans, loaded.state_dict))
     extent = list(options.shape)
     blocks = []
     for stage in network.encoder:

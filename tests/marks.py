@@ -2,15 +2,15 @@
 
 import pytest
 
-from unet3d.network.cpu_ops import library
+from unet3d.engines.pytorch import onednn
 
 
 def needs(precision):
     return pytest.mark.skipif(
-        not library.onednn_computes(precision),
-        reason=f"oneDNN computes {precision} only on CPUs with {library.HALF_NEEDS[precision]}",
+        not onednn.computes(precision),
+        reason=f"oneDNN computes {precision} only on CPUs with {onednn.HALF_NEEDS[precision]}",
     )
 
 
-HAS_BF16 = library.onednn_computes("bf16")
+HAS_BF16 = onednn.computes("bf16")
 needs_bf16, needs_fp16 = needs("bf16"), needs("fp16")

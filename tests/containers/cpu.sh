@@ -139,7 +139,7 @@ settings() {
 
 # The C++ operators made with the image serve the CPU that it was made on; on another they are compiled anew.
 operators() {
-    local status='from unet3d.network.cpu_ops import library; import os, sys; kind, path = library.status(); print(kind, os.path.realpath(path))'
+    local status='from unet3d.network.cpu_ops import build; import os, sys; kind, path = build.status(); print(kind, os.path.realpath(path))'
     expect "the C++ operators made with the image are used" ends 0 docker run --rm "$cpu_image" python -c "$status"
     expect "here" grep -q '^native /opt/unet3d/operators/' "$WORK/stdout.log"
     sed 's/^flags\t*:/& another_cpu/' /proc/cpuinfo > "$WORK/cpuinfo"

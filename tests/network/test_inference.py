@@ -87,7 +87,7 @@ def test_fp32_equals_reference(reference, fused, shape):
 @needs_bf16
 @torch.inference_mode()
 def test_layout_is_kept_through_every_layer(reference):
-    fused = InferenceUNet.from_reference(reference, native=False)
+    fused = InferenceUNet.from_reference(reference)
     layouts = []
     hooks = [
         m.register_forward_hook(lambda _, __, y: layouts.append(y.is_contiguous(memory_format=torch.channels_last_3d)))

@@ -16,8 +16,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from unet3d.model.inference import ConvNormAct, InferenceUNet
 from unet3d.network.cpu_ops import build, forms, pack
+from unet3d.network.inference import ConvNormAct, InferenceUNet
 from unet3d.network.quantization import Ranges, quantise
 
 # A convolution's output, and scale and shift of the normalisation after it.
@@ -144,7 +144,7 @@ class CpuUNet(nn.Module):
         Raises ValueError where the reference uses something that this form does not compute, and RuntimeError where the
         operators cannot be had (build.status says so before).
         """
-        return cls(InferenceUNet.from_reference(reference, native=False), dtype, ranges, tiles).eval()
+        return cls(InferenceUNet.from_reference(reference), dtype, ranges, tiles).eval()
 
     def forms(self) -> dict[str, str]:
         """Algorithm, tile and type of products of each layer, and the vectors that compute it."""

@@ -137,7 +137,7 @@ class GpuUNet(nn.Module):
         architecture: as the device names it ("sm_90"); it decides the convolutions' forms unless `choose` does.
         Raises ValueError where the reference uses something that this form does not compute.
         """
-        form = InferenceUNet.from_reference(reference, native=False)
+        form = InferenceUNet.from_reference(reference)
         return cls(form, dtype, choose or FORMS.get(architecture or "", elsewhere)).eval()
 
     def forms(self) -> dict[str, int]:

@@ -7,12 +7,7 @@ What differs from nnU-Net's own form, and why the result does not:
   biased variance over all voxels of a channel), which keeps it. A larger batch is normalised sample by sample.
 - LeakyReLU works in place, only the full-resolution head is computed, dropout (off in inference) is left out.
 
-On a CPU the C++ operators of unet3d.network.cpu_ops.library, where they can be had, allow three more exact rewritings:
-
-- a convolution's bias is left out, since the normalisation after it takes any constant of a channel off again.
-- in the decoder conv(concat(up(x), skip)) = conv_a(up(x)) + conv_b(skip), the weights split by input channel: nothing
-  is concatenated, and oneDNN adds the second convolution to the result of the first.
-- conv_a(up(x)) is one transposed convolution with a wider kernel, see unet3d.network.merging.
+The forms for CPUs and GPUs (unet3d.network.cpu, unet3d.network.gpu) are made from it.
 """
 
 from __future__ import annotations
@@ -25,8 +20,6 @@ import torch
 from torch import nn
 
 from unet3d.network import nnunet_types
-from unet3d.network.cpu_ops import library
-from unet3d.network.merging import merged_kernel
 
 
 @torch.jit.script_if_tracing
@@ -66,10 +59,6 @@ class ConvNormAct(nn.Module):
         x = instance_norm(_channels_last(self.conv(x)), self.weight, self.bias, self.eps)
         return nn.functional.leaky_relu_(x, self.negative_slope)
 
-    def norm_parameters(self) -> tuple[torch.Tensor, torch.Tensor, float, float]:
-        """Scale, shift, epsilon and negative slope, in the order in which the C++ operators want them."""
-        return self.weight, self.bias, self.eps, self.negative_slope
-
 
 class Stage(Protocol):
     """An nn.Sequential of blocks, with the blocks' type."""
@@ -103,16 +92,11 @@ class InferenceUNet(nn.Module):
         self.upsamplings = cast("Sequence[nn.ConvTranspose3d]", nn.ModuleList(upsamplings))
         self.decoder = cast("Sequence[Stage]", nn.ModuleList(nn.Sequential(*stage) for stage in decoder))
         self.head = head
-        # What the C++ operators need in the place of the upsampling and the decoder's first convolution of each level.
-        self.merged, self.split = nn.ParameterList(), nn.ParameterList()
-        self.native_types: tuple[torch.dtype, ...] = ()
 
     @classmethod
-    def from_reference(cls, reference: nn.Module, native: bool = True) -> InferenceUNet:
+    def from_reference(cls, reference: nn.Module) -> InferenceUNet:
         """Build from nnU-Net's Generic_UNet with copies of its parameters (dtype and device are kept).
 
-        native: on a CPU, in fp32 and bf16, use the C++ operators of unet3d.network.cpu_ops.library where they can be had (a
-        compiler runs for a minute the first time); otherwise, and on other devices, PyTorch's own. `operators` says which.
         Raises ValueError where the reference uses something that this form does not compute.
         """
         source = nnunet_types.generic_unet(reference)
@@ -124,44 +108,10 @@ class InferenceUNet(nn.Module):
             [_blocks(stage) for stage in source.conv_blocks_localization],
             deepcopy(source.seg_outputs[-1]),
         )
-        if native and network.head.weight.device.type == "cpu" and network._mergeable() and library.available():
-            for upsampling, stage in zip(network.upsamplings, network.decoder, strict=True):
-                weight = stage[0].conv.weight
-                network.merged.append(merged_kernel(upsampling.weight, weight[:, : upsampling.out_channels]))
-                network.split.append(weight[:, upsampling.out_channels :].clone())
-            network.native_types = tuple(
-                dtype for dtype in (torch.float32, torch.bfloat16) if library.computes(dtype)[0] == "native"
-            )
         network.requires_grad_(False)
         return network.to(memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload] # PyTorch's types lack it
 
-    def _mergeable(self) -> bool:
-        return (
-            self.head.bias is None
-            and set(self.head.kernel_size) == {1}
-            and all(up.bias is None and up.stride == up.kernel_size for up in self.upsamplings)
-            and all(
-                len(stage) > 1
-                and set(stage[0].conv.stride) == {1}
-                and isinstance(stage[0].conv.padding, tuple)
-                and all(2 * p == k - 1 for p, k in zip(stage[0].conv.padding, stage[0].conv.kernel_size, strict=True))
-                for stage in self.decoder
-            )
-        )
-
-    def operators(self, dtype: torch.dtype) -> tuple[str, str]:
-        """('native', where the C++ operators are) or ('fallback', why PyTorch's own run) for activations of `dtype`."""
-        if self.head.weight.device.type != "cpu":
-            return "fallback", "the C++ operators are for the CPU"
-        if not self.native_types:
-            form, reason = library.status()
-            return "fallback", "not asked for, or the network has other layers" if form == "native" else reason
-        return library.computes(dtype)
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        dtype = self._activation_dtype(x)
-        if x.device.type == "cpu" and dtype in self.native_types:
-            return self._forward_native(x.to(dtype).contiguous(memory_format=torch.channels_last_3d))
         x = x.contiguous(memory_format=torch.channels_last_3d)
         skips = []
         for stage in self.encoder:
@@ -171,32 +121,6 @@ class InferenceUNet(nn.Module):
         for upsampling, stage in zip(self.upsamplings, self.decoder, strict=True):
             x = stage(torch.cat((_channels_last(upsampling(x)), skips.pop()), dim=1))
         return _channels_last(self.head(x))
-
-    def _activation_dtype(self, x: torch.Tensor) -> torch.dtype:
-        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-            return torch.get_autocast_dtype("cpu")
-        return self.head.weight.dtype
-
-    def _forward_native(self, x: torch.Tensor) -> torch.Tensor:
-        """The same by the C++ operators: x [N, Cin, D, H, W] channels_last_3d in the type of the activations."""
-        operators = torch.ops.unet3d_cpu
-        skips = []
-        for stage in self.encoder:
-            for block in stage:
-                x = operators.conv(x, block.conv.weight, block.conv.stride, block.conv.padding)
-                operators.norm_act_(x, *block.norm_parameters())
-            skips.append(x)
-        skips.pop()
-        for upsampling, stage, merged, split in zip(self.upsamplings, self.decoder, self.merged, self.split, strict=True):
-            conv = stage[0].conv
-            x = operators.conv_transpose(x, merged, upsampling.stride, conv.padding)
-            operators.conv_add_(x, skips.pop(), split, conv.stride, conv.padding)
-            operators.norm_act_(x, *stage[0].norm_parameters())
-            for block in stage[1:]:
-                x = operators.conv(x, block.conv.weight, block.conv.stride, block.conv.padding)
-                if stage is not self.decoder[-1] or block is not stage[-1]:
-                    operators.norm_act_(x, *block.norm_parameters())
-        return operators.norm_act_head(x, *self.decoder[-1][-1].norm_parameters(), self.head.weight)
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:

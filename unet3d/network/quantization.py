@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from unet3d.model.inference import InferenceUNet
+from unet3d.network.inference import InferenceUNet
 
 LEVELS, WEIGHT_LEVELS, MIDDLE = 255, 127, 128
 BINS = 2048

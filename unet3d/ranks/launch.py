@@ -101,9 +101,9 @@ def run(plan: Plan, record: Record, out: Console, task: str) -> None:
 def _build_operators(settings: Settings) -> None:
     """Have the CPU's C++ operators built once, rather than by every rank at the same time."""
     if settings.platform == "CPU" and settings.engine == "torch" and settings.network == "fast":
-        from unet3d.network.cpu_ops import library
+        from unet3d.network.cpu_ops import build
 
-        library.status()
+        build.status()
 
 
 def _job(plan: Plan, record: Record, task: str) -> Job:

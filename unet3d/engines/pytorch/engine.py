@@ -8,13 +8,14 @@ import queue
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from unet3d.config.precisions import PRECISIONS
+from unet3d.devices import host
 from unet3d.engines.base import CHANNELS_LAST, CONTIGUOUS, Effective, Engine, Operator, Request
-from unet3d.engines.pytorch import jit, witness
+from unet3d.engines.pytorch import form, jit, onednn
 from unet3d.engines.pytorch.lanes import Lane
 from unet3d.engines.pytorch.pinning import Pinning
+from unet3d.engines.pytorch.witness import Witness
 from unet3d.errors import MismatchError
-from unet3d.network.cpu_ops import library
+from unet3d.network.cpu_ops import build
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +31,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
     """See `unet3d.engines.base.Engine`."""
 
     name = "torch"
-    precisions = ("fp32", "fp16", "bf16")
+    precisions = ("fp32", "fp16", "bf16", "int8")
     jits = ("none", "trace", "compile")
     has_ipex = True
     # Whether a traced or compiled network is captured as a graph of the device's where there is such a thing.
@@ -38,7 +39,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
 
     @classmethod
     def _refuse_precision(cls, precision: str) -> list[str]:
-        return [f"PRECISION={precision} with ENGINE=torch is not possible; {precision} runs on ENGINE=openvino"]
+        return [f"PRECISION={precision} with ENGINE=torch is not possible; use {', '.join(cls.precisions)}"]
 
     @classmethod
     def _refuse_on_machine(cls, request: Request) -> list[str]:
@@ -48,16 +49,42 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
                 "IPEX=yes, but intel-extension-for-pytorch is not installed; "
                 "pip install -r requirements-ipex.txt, or use IPEX=no"
             )
-        if (
-            request.device.is_host
-            and request.precision in library.HALF_NEEDS
-            and not library.onednn_computes(request.precision)
-        ):
-            other = "bf16" if request.precision == "fp16" and library.onednn_computes("bf16") else "fp32"
+        if request.device.is_host:
+            reasons += cls._refuse_on_cpu(request)
+        elif request.precision == "int8":
             reasons.append(
-                f"PRECISION={request.precision} with ENGINE=torch needs a CPU with "
-                f"{library.HALF_NEEDS[request.precision]}, without it PyTorch takes hours a volume; "
-                f"use PRECISION={other}"
+                "PRECISION=int8 with ENGINE=torch runs on CPUs with AMX only; use PRECISION=fp16, or ENGINE=openvino on an "
+                "Intel GPU"
+            )
+        return reasons
+
+    @classmethod
+    def _refuse_on_cpu(cls, request: Request) -> list[str]:
+        if request.precision == "int8":
+            return cls._refuse_int8(request)
+        ours = request.network == "fast" and not request.ipex and build.computes_type(request.precision)
+        if ours or request.precision not in onednn.HALF_NEEDS or onednn.computes(request.precision):
+            return []
+        needs = f"a CPU with {onednn.HALF_NEEDS[request.precision]}"
+        other = "bf16" if request.precision == "fp16" and onednn.computes("bf16") else "fp32"
+        return [
+            f"PRECISION={request.precision} with ENGINE=torch needs {needs}, without it PyTorch takes hours a volume; "
+            f"use PRECISION={other}"
+        ]
+
+    @classmethod
+    def _refuse_int8(cls, request: Request) -> list[str]:
+        reasons = []
+        if "amx_int8" not in host.cpu_flags():
+            reasons.append(
+                "PRECISION=int8 with ENGINE=torch needs a CPU with AMX; use ENGINE=openvino, or PRECISION=bf16 or fp32"
+            )
+        if request.network != "fast" or request.ipex:
+            reasons.append("PRECISION=int8 with ENGINE=torch needs NETWORK=fast and IPEX=no")
+        if request.calibration is None:
+            reasons.append(
+                "PRECISION=int8 needs volumes to calibrate with, from outside the validated fold; set "
+                "DATASET_DIR or PREPROCESSED_DIR, or use PRECISION=bf16 or fp32"
             )
         return reasons
 
@@ -66,16 +93,18 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
 
         start = perf_counter()
         self._torch = torch
-        self._dtype = PRECISIONS[self.request.precision].dtype()
-        self._observed: dict[str, set[str]] = {}
-        self._operators = "PyTorch's"
+        self._dtype = form.storage_type(self.request.precision)
         device = self.request.device
+        self._witness = Witness(ipex_packed=self.request.ipex and device.is_host)
         self._pinning = Pinning(self.request.streams) if device.is_host else None
         self._set_threads()
-        network = self._network(reference).to(device.torch_device).eval()
-        if not self.request.amp and not self._casts_itself:
+        self._form = form.choose(self.request, reference)
+        self.warnings += self._form.warnings
+        self.load_seconds |= self._form.load_seconds
+        network = self._form.module.to(device.torch_device).eval()
+        if not self.request.amp and not self._form.casts_itself:
             network = network.to(self._dtype)
-        if not self._casts_itself:
+        if not self._form.casts_itself:
             network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload] # PyTorch's types lack it
         if self.request.ipex:
             import intel_extension_for_pytorch as ipex
@@ -89,42 +118,6 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         for lane in self._lanes:
             self._free.put(lane)
         self.load_seconds["build"] = perf_counter() - start
-
-    def _network(self, reference: torch.nn.Module) -> torch.nn.Module:
-        import copy
-
-        request = self.request
-        self._casts_itself = False
-        if request.network == "reference":
-            return copy.deepcopy(reference)
-        from unet3d.network.inference import InferenceUNet
-
-        if not request.device.runs_triton or request.ipex:
-            # IPEX replaces the layers, whose weights ours would read.
-            network = InferenceUNet.from_reference(reference, native=not request.ipex)
-            if not request.ipex:
-                self._note_operators(*network.operators(self._dtype))
-            return network
-        if importlib.util.find_spec("triton") is None:
-            self.warnings.append(
-                (
-                    "stock-kernels",
-                    "Triton is not installed, so the network runs with PyTorch's own "
-                    "operators, slower than it could; install the triton that belongs to this torch.",
-                )
-            )
-            return InferenceUNet.from_reference(reference)
-        from unet3d.network.gpu import GpuUNet
-
-        self._casts_itself = True
-        return GpuUNet.from_reference(reference, self._dtype, request.device.properties().architecture)
-
-    def _note_operators(self, form: str, reason: str) -> None:
-        self._operators = f"{form}: {reason}"
-        if form == "fallback":
-            from unet3d.network.cpu_ops import library
-
-            self.warnings.append(("fallback-operators", f"PyTorch's operators ran instead of ours: {reason}. {library.REMEDY}"))
 
     def _why_no_graph(self) -> str | None:
         """Why launches are not captured as a graph; None where they are."""
@@ -211,7 +204,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         lane = self._lanes[0]
         self._infer_on(lane, staged)
         # A graph's replay shows no operators: they are seen while it is recorded.
-        with witness.observing(self._observed, packed=self.request.ipex and self.request.device.is_host):
+        with self._witness.watching():
             self._capture(lane, staged)
             output = self._infer_on(lane, staged)
         # The last layer keeps the layout of the one before it, and so on up: one layer that leaves it shows here.
@@ -225,14 +218,9 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
     def _ensure_jit(self, staged: torch.Tensor) -> Runnable:
         """The callable that is compared with fp32, warmed up and timed, made at the first call."""
         if self._run is None:
-            self._run = jit.make_runnable(self._module, self.request.jit, self._compile_backend, staged, self._autocast())
+            backend = self._form.compile_backend
+            self._run = jit.make_runnable(self._module, self.request.jit, backend, staged, self._autocast())
         return self._run
-
-    @property
-    def _compile_backend(self) -> str:
-        # Our form for GPUs leaves Inductor nothing to fuse: its operators are kernels of their own. Inductor needed more
-        # than 85 s for it without coming to an end on torch 2.11, so only the graph is taken and run as it is.
-        return "aot_eager" if self._casts_itself else "inductor"
 
     def logits(self, output: torch.Tensor) -> NDArray[np.float32]:
         return output.float().cpu().contiguous().numpy()
@@ -248,38 +236,35 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
 
     def effective(self) -> Effective:
         torch = self._torch
-        if not self._observed:
+        if not self._witness.observed:
             raise MismatchError(
                 "torch: no convolution was seen while the network ran, so its data type is unknown; "
                 "please report this with results.json"
             )
-        form = jit.ran_as(self._run, self._module)
+        ran_as = jit.ran_as(self._run, self._module)
         parameter = next(self._module.parameters())
         details: dict[str, object] = {
-            "convolutions": {dtype: sorted(names) for dtype, names in self._observed.items()},
+            "convolutions": {dtype: sorted(names) for dtype, names in self._witness.observed.items()},
             "parameter_dtype": str(parameter.dtype).removeprefix("torch."),
-            "operators": self._operators,
+            "operators": self._form.operators,
             "intra_op_threads": torch.get_num_threads(),
         }
         if not self.request.device.is_host:
             details["graph"] = self._graph_name() if self._no_graph is None else f"none: {self._no_graph}"
             details["input_on_device"] = self.request.input_on_device
-        if self._casts_itself:
-            from unet3d.network.gpu import GpuUNet
-
-            assert isinstance(self._module, GpuUNet)
-            details["convolution_forms"] = self._module.forms()
-            if form == "compile":
-                details["compile_backend"] = self._compile_backend
+        if self._form.convolutions:
+            details["convolution_forms"] = self._form.convolutions()
+        if ran_as == "compile":
+            details["compile_backend"] = self._form.compile_backend
         return Effective(
             engine=f"torch {torch.__version__}",
             device=str(parameter.device),
-            precision="+".join(sorted(self._observed)),
-            jit=form,
+            precision=self._witness.precision(),
+            jit=ran_as,
             layout=self._layout,
             network=type(self._module).__name__,
-            # Our GPU form holds its weights in the precision, whatever AMP says.
-            amp=None if self._casts_itself else self.request.amp,
+            # A form of ours holds its weights in the precision, whatever AMP says.
+            amp=None if self._form.casts_itself else self.request.amp,
             ipex=self.request.ipex,
             details=details,
         )

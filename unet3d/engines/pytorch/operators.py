@@ -1,6 +1,6 @@
 """The operators of one inference by PyTorch's profiler: time, FLOP and bytes of each.
 
-One row for each outermost operator, ours under their own names (unet3d_cpu::norm_act_). What runs outside operators,
+One row for each outermost operator, ours under their own names (unet3d_fused::conv). What runs outside operators,
 such as the loops that torch.compile writes, is in no row.
 """
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from unet3d.config.precisions import PRECISIONS
 from unet3d.engines.base import Operator
+from unet3d.network.cpu_ops import ops
 from unet3d.network.flops import convolution_extent, convolution_flop
 
 if TYPE_CHECKING:
@@ -19,12 +20,11 @@ if TYPE_CHECKING:
 
     from unet3d.engines.base import Engine
 
-OPERATORS = ("aten::", "mkldnn::", "torch_ipex::", "unet3d::", "unet3d_cpu::")
+FUSED = "unet3d_fused::"
+OPERATORS = ("aten::", "mkldnn::", "torch_ipex::", "unet3d::", FUSED)
 # How often an operator that computes no convolution passes over its first input, reads and writes together: for a
 # normalisation the statistics, the values, the result. 2 is for one that reads and writes each value once.
 PASSES = {
-    "unet3d_cpu::norm_act_": 3,
-    "unet3d_cpu::norm_act_head": 2,
     "aten::instance_norm": 3,
     "aten::batch_norm": 3,
     "aten::var_mean": 1,
@@ -34,21 +34,22 @@ PASSES = {
 def work(name: str, shapes: list[list[int]], arguments: Sequence[object], size: int) -> tuple[int, int]:
     """FLOP and bytes of an operator with inputs of these shapes; `arguments` holds those that are no tensors.
 
-    Convolutions have the arguments (x, weight, …, stride, padding, …); our `conv_add_` has what it adds to before them.
+    Convolutions have the arguments (x, weight, …, stride, padding, …).
     """
+    if name.startswith(FUSED):
+        return ops.work(name, shapes, arguments, size)
     tensors = [shape for shape in shapes if len(shape) == 5]
     if not tensors:
         return 0, 2 * size * sum(prod(shape) for shape in shapes[:1] if shape)
     if "conv" not in name or len(tensors) < 2:
         return 0, PASSES.get(name, 2) * size * prod(tensors[0])
-    adds = name.endswith("conv_add_")
-    x, weight = tensors[1:3] if adds else tensors[:2]
+    x, weight = tensors[:2]
     # Under a trace both kinds are aten::_convolution, whose first truth value says which.
     transposed = "transpose" in name or next((value for value in arguments if isinstance(value, bool)), False)
     stride, padding = ([value for value in arguments if isinstance(value, list) and len(value) == 3] + [[1] * 3, [0] * 3])[:2]
     extent = convolution_extent(x[2:], weight[2:], stride, padding, transposed)
     output = [x[0], weight[1 if transposed else 0], *extent]
-    return convolution_flop(weight, x, output, transposed), size * (prod(x) + prod(weight) + prod(output) * (2 if adds else 1))
+    return convolution_flop(weight, x, output, transposed), size * (prod(x) + prod(weight) + prod(output))
 
 
 def profile(engine: Engine[torch.Tensor, torch.Tensor], staged: torch.Tensor) -> tuple[list[Operator], float]:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
+
 import torch
+
+from unet3d.config.precisions import PRECISIONS
+
+CONV, UPSAMPLE, HEAD = "unet3d_fused::conv", "unet3d_fused::upsample", "unet3d_fused::head"
+# Places of the arguments in the operators' schemas.
+X, SKIP, WEIGHT, STRIDE, GAMMA = 0, 3, 7, 8, 9
+UPSAMPLE_WEIGHT = HEAD_WEIGHT = 4
 
 
 def channels_last(x: torch.Tensor, channels: int, extents: list[int]) -> torch.Tensor:
@@ -27,3 +37,29 @@ def register_fakes() -> None:
     @torch.library.register_fake("unet3d_fused::head")
     def _(x, scale, shift, slope, weight, bias):
         return channels_last(x, weight.shape[0], list(x.shape[2:]))
+
+
+def computed_in(types: Sequence[str]) -> str:
+    """The data type of a convolution's products as far as it is coarser than its tensors': types of all arguments."""
+    return types[WEIGHT] if types[WEIGHT] in PRECISIONS["int8"].type_names else types[X]
+
+
+def work(name: str, shapes: Sequence[Sequence[int]], arguments: Sequence[object], size: int) -> tuple[int, int]:
+    """FLOP of a fused layer as of a direct convolution, and the bytes that it reads and writes at least.
+
+    shapes: of all arguments, empty where they are no tensors. arguments: those that are. size: bytes of a number.
+    Padded channels count as the channels that they are for the kernels.
+    """
+    x = shapes[X]
+    voxels = x[0] * prod(x[2:])
+    if name == CONV:
+        skip, stride, outputs = shapes[SKIP], arguments[STRIDE], shapes[GAMMA][0]
+        assert isinstance(stride, int)
+        inputs = x[1] + (skip[1] if skip else 0)
+        written = x[0] * prod((n - 1) // stride + 1 for n in x[2:])
+        return 2 * 27 * inputs * outputs * written, size * (inputs * voxels + outputs * written + prod(shapes[WEIGHT]))
+    if name == UPSAMPLE:
+        weights = prod(shapes[UPSAMPLE_WEIGHT])
+        return 2 * weights * voxels, size * (x[1] * voxels + weights // x[1] * voxels + weights)
+    weights = prod(shapes[HEAD_WEIGHT])
+    return 2 * weights * voxels, size * (x[1] + weights // x[1]) * voxels

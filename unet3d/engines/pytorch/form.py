@@ -1,0 +1,105 @@
+"""Which form of the network PyTorch runs for a request: the one place that decides it."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+from unet3d.config.precisions import PRECISIONS
+from unet3d.engines.base import Request
+from unet3d.network.cpu_ops import build
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from unet3d.network.nnunet_types import GenericUNet
+
+# What Inductor is told for forms whose operators are kernels of their own: there is nothing for it to fuse.
+GRAPH_ONLY = "aot_eager"
+
+
+@dataclass
+class Form:
+    """A network in the form that runs, and what has to be known of it."""
+
+    module: nn.Module
+    # Its weights are in the precision, whatever AMP says, and it keeps to a layout of its own.
+    casts_itself: bool = False
+    operators: str = "PyTorch's"
+    compile_backend: str = "inductor"
+    convolutions: Callable[[], dict[str, str]] | None = None  # how each convolution, or each kind of them, is computed
+    warnings: list[tuple[str, str]] = field(default_factory=list)
+    load_seconds: dict[str, float] = field(default_factory=dict)
+
+
+def storage_type(precision: str) -> torch.dtype:
+    """The type of tensors: int8 products are of tensors that are kept in bf16."""
+    return PRECISIONS["bf16" if precision == "int8" else precision].dtype()
+
+
+def choose(request: Request, reference: nn.Module) -> Form:
+    """nnU-Net's own module, or the form that is fastest on the request's device.
+
+    Raises:
+        UserError: when volumes to calibrate int8 with cannot be read.
+    """
+    if request.network == "reference":
+        return Form(copy.deepcopy(reference))
+    from unet3d.network.inference import InferenceUNet
+
+    if request.ipex:
+        # IPEX replaces the layers, whose weights ours would read.
+        return Form(InferenceUNet.from_reference(reference))
+    if request.device.is_host:
+        return _for_cpu(request, reference)
+    if importlib.util.find_spec("triton") is None:
+        return Form(
+            InferenceUNet.from_reference(reference),
+            warnings=[
+                (
+                    "stock-kernels",
+                    "Triton is not installed, so the network runs with PyTorch's own "
+                    "operators, slower than it could; install the triton that belongs to this torch.",
+                )
+            ],
+        )
+    from unet3d.network.gpu import GpuUNet
+
+    # Inductor needed more than 85 s for it without coming to an end on torch 2.11.
+    network = GpuUNet.from_reference(reference, storage_type(request.precision), request.device.properties().architecture)
+    return Form(
+        network, casts_itself=True, compile_backend=GRAPH_ONLY, convolutions=lambda: {k: str(n) for k, n in network.forms().items()}
+    )
+
+
+def _for_cpu(request: Request, reference: nn.Module) -> Form:
+    from unet3d.network.inference import InferenceUNet
+
+    dtype = storage_type(request.precision)
+    kind, told = build.computes(dtype)
+    if kind == "fallback":
+        return Form(
+            InferenceUNet.from_reference(reference),
+            operators=f"{kind}: {told}",
+            warnings=[("fallback-operators", f"PyTorch's operators ran instead of ours: {told}. {build.REMEDY}")],
+        )
+    from unet3d.network.cpu import CpuUNet
+
+    ranges, seconds = None, {}
+    if request.precision == "int8":
+        from unet3d.engines.pytorch import int8
+
+        ranges, seconds = int8.ranges(cast("GenericUNet", reference), request)
+    network = CpuUNet.from_reference(reference, dtype, ranges)
+    return Form(
+        network,
+        casts_itself=True,
+        operators=f"{kind}: {told}",
+        compile_backend=GRAPH_ONLY,
+        convolutions=network.forms,
+        load_seconds=seconds,
+    )

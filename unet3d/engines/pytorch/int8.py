@@ -1,0 +1,65 @@
+"""Ranges of activations for int8, found once for the same network and volumes and kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from unet3d.engines import export_cache
+from unet3d.engines.base import Request
+from unet3d.network import quantization
+from unet3d.network.quantization import Ranges
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FILE = "ranges.json"
+
+
+def ranges(reference: nn.Module, request: Request) -> tuple[dict[str, Ranges], dict[str, float]]:
+    """Ranges of each convolution's inputs by name, and the seconds spent by name.
+
+    Raises:
+        UserError: when the volumes to calibrate with cannot be read.
+    """
+    import torch
+
+    from unet3d.network.inference import InferenceUNet
+
+    assert request.calibration is not None, "refused otherwise"
+    start = perf_counter()
+    volumes = list(request.calibration())
+    seconds = {"calibration volumes": perf_counter() - start}
+    ingredients = [
+        "int8 ranges",
+        export_cache.parameters_hash(reference),
+        repr(reference),
+        export_cache.sources_hash(quantization),
+        *export_cache.versions(("torch",)),
+        *(volume_hash(volume) for volume in volumes),
+    ]
+
+    def make(folder: Path) -> None:
+        begin = perf_counter()
+        network = InferenceUNet.from_reference(reference)
+        found = quantization.calibrate(network, (torch.from_numpy(volume) for volume in volumes))
+        text = json.dumps({name: dataclasses.asdict(item) for name, item in found.items()}, indent=1)
+        (folder / FILE).write_text(text + "\n", encoding="utf-8")
+        seconds["calibrate"] = perf_counter() - begin
+
+    folder, _ = export_cache.get_or_make(request.cache_dir / "int8-ranges", ingredients, make)
+    kept = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    return {
+        name: Ranges(tuple(item["channels"]), tuple(item["steps"]), tuple(item["zeros"])) for name, item in kept.items()
+    }, seconds
+
+
+def volume_hash(volume: np.ndarray) -> str:
+    """SHA-256 of a volume's shape and bytes."""
+    return hashlib.sha256(repr(volume.shape).encode() + np.ascontiguousarray(volume).data).hexdigest()
