@@ -12,10 +12,10 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -23,6 +23,7 @@ from benchmarks import runs
 from unet3d.brats import weights
 from unet3d.commands.arguments import OneLineParser
 from unet3d.config import kinds
+from unet3d.config.precisions import PRECISIONS
 from unet3d.devices import registry
 from unet3d.devices.base import Device
 from unet3d.workload import SHAPE
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = OneLineParser(prog="benchmarks/gpu_layers.py", description=str(__doc__).splitlines()[0])
-    parser.add_argument("--device", choices=("cuda", "xpu"), help="default: what is there")
+    parser.add_argument("--device", choices=registry.accelerators(), help="default: what is there")
     parser.add_argument("--shape", type=kinds.shape, default=SHAPE)
     parser.add_argument("--precisions", type=lambda text: tuple(text.split(",")), default=("fp16", "bf16"))
     return parser.parse_args(argv)
@@ -49,26 +50,28 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def _time_layers(options: argparse.Namespace) -> int:
     import torch
 
-    from unet3d.network import gpu, reference
+    from unet3d.network import flops, gpu, reference
     from unet3d.network.inference import InferenceUNet
     from unet3d.network.triton_ops.march import CHANNELS
 
-    kind = options.device or next((kind for kind in ("cuda", "xpu") if registry.device_class(kind).is_available()), "cuda")
+    kind = options.device or next(
+        (kind for kind in registry.accelerators() if registry.device_class(kind).is_available()), "cuda"
+    )
     device = registry.open_device(kind)
     loaded = weights.random_weights()
     network = InferenceUNet.from_reference(reference.build(loaded.plans, loaded.state_dict))
     extent = list(options.shape)
     blocks = []
     for stage in network.encoder:
-        for block in cast(Iterable[Any], stage):
+        for block in stage:
             blocks.append((block, tuple(extent)))
             extent = [-(-voxels // stride) for voxels, stride in zip(extent, block.conv.stride, strict=True)]
     for level, stage in enumerate(network.decoder):
         size = tuple(voxels >> (len(network.decoder) - 1 - level) for voxels in options.shape)
-        blocks += [(block, size) for block in cast(Iterable[Any], stage)]
+        blocks += [(block, size) for block in stage]
     print("| Channels | Stride | Extent | Form and ms | TFLOP/s |\n| --- | --- | --- | --- | --- |")
     for precision in options.precisions:
-        dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+        dtype = PRECISIONS[precision].dtype()
         for block, size in dict.fromkeys(blocks):
             conv = block.conv
             forms = [("library", 0)]
@@ -79,9 +82,8 @@ def _time_layers(options: argparse.Namespace) -> int:
             elif gpu.form_of(conv, dtype, gpu.elsewhere) == "first":
                 forms.append(("first", 0))
             x = torch.randn((1, *size, conv.in_channels), device=device.torch_device, dtype=dtype).permute(0, 4, 1, 2, 3)
-            flop = 2 * conv.weight.numel() * size[0] * size[1] * size[2]
-            for stride in conv.stride:
-                flop //= stride
+            result = flops.convolution_extent(size, conv.kernel_size, conv.stride, (1, 1, 1))
+            flop = flops.convolution_flop(conv.weight.shape, x.shape, (1, conv.out_channels, *result))
             for form, chunk in forms:
                 made = gpu.Block(block, dtype, form).to(device.torch_device)
                 gpu.CHUNK = chunk or gpu.CHUNK

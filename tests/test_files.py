@@ -184,7 +184,7 @@ WRITERS = {"mkstemp", "NamedTemporaryFile", "chmod", "fchmod", "write_text", "wr
 
 
 def test_nothing_else_in_the_package_writes_files_by_itself():
-    found = []
+    writers = []
     for path in sorted((ROOT / "unet3d").rglob("*.py")):
         name = path.relative_to(ROOT / "unet3d").as_posix()
         if name == "files.py" or name in OTHER_WRITERS:
@@ -194,8 +194,8 @@ def test_nothing_else_in_the_package_writes_files_by_itself():
                 continue
             owner = ast.unparse(node.func.value)
             if (node.func.attr in WRITERS and "partial" not in owner) or (node.func.attr == "replace" and owner == "os"):
-                found.append(f"{name}:{node.lineno}: {owner}.{node.func.attr}")
-    assert not found, "use unet3d.files"
+                writers.append(f"{name}:{node.lineno}: {owner}.{node.func.attr}")
+    assert not writers, "use unet3d.files"
 
 
 def test_missing_folder_is_made_and_an_impossible_one_named(tmp_path):

@@ -5,10 +5,11 @@ From Python: `unet3d.run(precision="bf16", num_iterations=3)`, see `unet3d.api`.
 
 from typing import TYPE_CHECKING, Any
 
+from unet3d.version import __version__
+
 if TYPE_CHECKING:
     from unet3d.api import Result, run
 
-__version__ = "1.0.0"
 __all__ = ["Result", "__version__", "run"]
 
 

@@ -8,9 +8,8 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from unet3d import __version__
-from unet3d.config import table
 from unet3d.errors import BenchmarkError, ExitCode, Stopped, messages_of
+from unet3d.version import __version__
 
 RUN = "unet3d.commands.run"
 # The first argument, with or without dashes: the module whose `main` does it, and what it does. Without one: a run.
@@ -34,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb in VERBS:
         return guarded(lambda: call(VERBS[verb][0], words[1:]))
     if "--help" in words or "-h" in words:
+        from unet3d.config import table
+
         summaries = {name: summary for name, (_, summary) in VERBS.items()}
         return guarded(lambda: show(table.help_text("./run_model.sh", verbs=summaries)))
     if verb == "version":

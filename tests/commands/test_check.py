@@ -25,23 +25,23 @@ def layers():
 
 def test_arithmetic_alone_is_flop_over_rate(layers):
     """3.70 TFLOP, the benchmark's figure for one volume."""
-    found = check.bounds(layers, tflops=1.0, gbs=INFINITE)
-    assert found.best == found.plain == pytest.approx(flops.flops(random_plans(), (4, 224, 224, 160)) / 1e12)
-    assert found.best == pytest.approx(3.70, abs=0.005)
+    seconds = check.bounds(layers, tflops=1.0, gbs=INFINITE)
+    assert seconds.best == seconds.plain == pytest.approx(flops.flops(random_plans(), (4, 224, 224, 160)) / 1e12)
+    assert seconds.best == pytest.approx(3.70, abs=0.005)
 
 
 def test_memory_alone_is_bytes_over_rate(layers):
-    found = check.bounds(layers, tflops=INFINITE, gbs=10.0)
+    seconds = check.bounds(layers, tflops=INFINITE, gbs=10.0)
     moved = sum(layer.input_bytes + layer.output_bytes + layer.weight_bytes for layer in layers)
-    assert found.best == pytest.approx(moved / 1e10)
-    assert found.plain == pytest.approx((moved + 3 * sum(layer.output_bytes for layer in layers)) / 1e10)
+    assert seconds.best == pytest.approx(moved / 1e10)
+    assert seconds.plain == pytest.approx((moved + 3 * sum(layer.output_bytes for layer in layers)) / 1e10)
 
 
 def test_each_layer_meets_its_own_ceiling():
     heavy = SimpleNamespace(flop=3e12, input_bytes=1e9, output_bytes=0, weight_bytes=0)
     wide = SimpleNamespace(flop=1e12, input_bytes=2e9, output_bytes=3e9, weight_bytes=0)
-    found = check.bounds([heavy, wide], tflops=1.0, gbs=1.0)
-    assert (found.best, found.plain) == (3 + 5, 3 + 1 + 1 + 5 + 9)
+    seconds = check.bounds([heavy, wide], tflops=1.0, gbs=1.0)
+    assert (seconds.best, seconds.plain) == (3 + 5, 3 + 1 + 1 + 5 + 9)
 
 
 @pytest.fixture

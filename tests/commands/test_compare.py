@@ -75,14 +75,14 @@ def test_one_run_against_itself_is_no_difference(save, capsys):
 
 
 def test_a_true_difference_is_found_with_its_size():
-    one, two = (runs.Side(name, [document(noisy(seed, mean))]) for name, seed, mean in (("a", 0, 100), ("b", 1, 80)))
-    found = measure.ratios(one, two)
-    assert found["throughput"].beyond_noise
-    assert found["throughput"].low < 1.25 < found["throughput"].high
-    assert found["mean"].low < 0.8 < found["mean"].high
-    assert found["throughput"].value == pytest.approx(1 / found["mean"].value)
-    assert measure.verdict(found["throughput"], True).startswith("better")
-    assert measure.verdict(found["mean"], False).startswith("better")
+    base, other = (runs.Side(name, [document(noisy(seed, mean))]) for name, seed, mean in (("a", 0, 100), ("b", 1, 80)))
+    ratios = measure.ratios(base, other)
+    assert ratios["throughput"].beyond_noise
+    assert ratios["throughput"].low < 1.25 < ratios["throughput"].high
+    assert ratios["mean"].low < 0.8 < ratios["mean"].high
+    assert ratios["throughput"].value == pytest.approx(1 / ratios["mean"].value)
+    assert measure.verdict(ratios["throughput"], True).startswith("better")
+    assert measure.verdict(ratios["mean"], False).startswith("better")
 
 
 @pytest.mark.parametrize(("correlation", "count", "most"), [(0.0, 10, 0.05), (0.0, 30, 0.05), (0.5, 20, 0.07), (0.8, 50, 0.10)])
@@ -98,21 +98,21 @@ def test_noise_is_rarely_called_a_difference(correlation, count, most):
 
     alarms, trials = 0, 150
     for _ in range(trials):
-        one, two = series(), series()
-        drawn = [bootstrap.draw_blocks(side, rng, 400).mean(axis=1) for side in (one, two)]
-        independent = min(len(side) / bootstrap.block_length(side) for side in (one, two))
-        alarms += bootstrap.ratio_of_sides(two.mean() / one.mean(), *drawn, independent).beyond_noise
+        base, other = series(), series()
+        drawn = [bootstrap.draw_blocks(side, rng, 400).mean(axis=1) for side in (base, other)]
+        independent = min(len(side) / bootstrap.block_length(side) for side in (base, other))
+        alarms += bootstrap.ratio_of_sides(other.mean() / base.mean(), *drawn, independent).beyond_noise
     assert alarms / trials <= most
 
 
 def test_interval_is_that_of_the_t_test_where_that_holds():
     """Independent normal samples, small spread: the log ratio's interval is Welch's of the means, to bootstrap error."""
     rng = np.random.default_rng(3)
-    one, two = (1 + 0.02 * rng.standard_normal(60) for _ in range(2))
-    drawn = [side[rng.integers(0, 60, (20000, 60))].mean(axis=1) for side in (one, two)]
-    found = bootstrap.ratio_of_sides(two.mean() / one.mean(), *drawn, 60)
-    expected = stats.ttest_ind(two, one, equal_var=False).confidence_interval(bootstrap.CONFIDENCE)
-    assert found.high - found.low == pytest.approx(expected.high - expected.low, rel=0.05)
+    base, other = (1 + 0.02 * rng.standard_normal(60) for _ in range(2))
+    drawn = [side[rng.integers(0, 60, (20000, 60))].mean(axis=1) for side in (base, other)]
+    sure = bootstrap.ratio_of_sides(other.mean() / base.mean(), *drawn, 60)
+    expected = stats.ttest_ind(other, base, equal_var=False).confidence_interval(bootstrap.CONFIDENCE)
+    assert sure.high - sure.low == pytest.approx(expected.high - expected.low, rel=0.05)
 
 
 def test_runs_that_differ_from_one_another_hide_a_difference_that_one_pair_shows(save):
@@ -189,8 +189,8 @@ def test_every_difference_is_named_and_nothing_else():
     other["environment"]["hardware"]["cpu"] = "B"
     other["environment"]["variables"] = {"OMP_PLACES": "cores"}
     other["benchmark"]["git_commit"] = "def"
-    found = runs.differing([runs.Side("a", [doc]), runs.Side("b", [other])])
-    assert dict(found) == {
+    differing = runs.differing([runs.Side("a", [doc]), runs.Side("b", [other])])
+    assert dict(differing) == {
         "settings.precision": ["bf16", "fp32"],
         "software.torch": ["2.13.0", "2.14.0"],
         "machine.cpu": ["A", "B"],
@@ -204,9 +204,9 @@ def test_dice_is_compared_case_by_case():
         scores = {f"c{i}": {"WT": 0.3 + 0.06 * i + shift, "TC": 0.5, "ET": None if i == 0 else 0.4} for i in range(10)}
         return runs.Side(name, [document(noisy(0, 100), accuracy={"cases": scores})])
 
-    found = measure.dice(side("a", 0.0), side("b", 0.01))
-    assert found["WT"] == pytest.approx((0.01, 0.01, 0.01))  # far below the cases' spread, yet certain
-    assert found["TC"] == (0, 0, 0)
+    differences = measure.dice(side("a", 0.0), side("b", 0.01))
+    assert differences["WT"] == pytest.approx((0.01, 0.01, 0.01))  # far below the cases' spread, yet certain
+    assert differences["TC"] == (0, 0, 0)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema_version": 2}', '{"schema_version": 1, "samples": {}}', "\xff"])

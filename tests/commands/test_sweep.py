@@ -214,9 +214,9 @@ def row(name, throughput, latency, dice=None, precision="fp32"):
 def test_ranking_winners_and_dice_against_fp32():
     rows = [row("a", 1.0, 900, 0.85), {"name": "b", "status": "failed"}, row("c", 3.0, 1500, 0.84, "int8")]
     ranked = tables.ranked(rows)
-    assert [(one["name"], one.get("rank")) for one in ranked] == [("c", 1), ("a", 2), ("b", None)]
+    assert [(row["name"], row.get("rank")) for row in ranked] == [("c", 1), ("a", 2), ("b", None)]
     assert ranked[0]["dice_minus_fp32"] == pytest.approx(-0.01)
-    assert {what: one["name"] for what, one in tables.winners(rows).items()} == {
+    assert {what: row["name"] for what, row in tables.winners(rows).items()} == {
         "lowest latency": "a",
         "highest throughput": "c",
     }

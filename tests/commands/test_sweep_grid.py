@@ -41,7 +41,7 @@ def test_columns_are_settings_however_they_are_written(tmp_path):
 
 def test_yaml_lists_stand_for_a_row_with_each_value(tmp_path):
     path = write(tmp_path, "- {engine: torch, jit: [none, Compile], amp: no}\n- engine: openvino\n  streams: 2\n", "g.yml")
-    assert [(one.name, dict(one.settings)) for one in grid.read(path, given())] == [
+    assert [(configuration.name, dict(configuration.settings)) for configuration in grid.read(path, given())] == [
         ("torch-none-amp-no", {"engine": "torch", "jit": "none", "amp": "no"}),
         ("torch-compile-amp-no", {"engine": "torch", "jit": "compile", "amp": "no"}),
         ("openvino-streams-2", {"engine": "openvino", "streams": "2"}),
@@ -122,19 +122,19 @@ def test_a_wrong_setting_around_the_grid_is_told_once_without_a_row(tmp_path):
 
 
 def test_the_machines_grid_varies_what_is_left_open():
-    names = {one.name for one in grid.default(given(), "CPU", cores=2, numa_nodes=1)}
+    names = {configuration.name for configuration in grid.default(given(), "CPU", cores=2, numa_nodes=1)}
     for engine, precision in (("torch", "fp32"), ("torch", "bf16"), ("openvino", "int8"), ("onnxruntime", "fp32")):
         for streams in (1, 2):
             assert any(name.startswith(f"{engine}-{precision}") and name.endswith(f"streams-{streams}") for name in names)
     assert {"torch-bf16-none-streams-1", "torch-bf16-trace-streams-1", "torch-bf16-compile-streams-1"} <= names
     fixed = grid.default(given("--engine", "torch", "--precision", "bf16", "--streams", "1"), "CPU", 2, 1)
-    assert [dict(one.settings) for one in fixed] == [
+    assert [dict(configuration.settings) for configuration in fixed] == [
         {"jit": "compile"},
         {"jit": "trace"},
         {"jit": "trace", "ipex": "yes"},
         {"jit": "none"},
     ]
-    on_gpu = {one.name for one in grid.default(given(), "CUDA", 16, 1)}
+    on_gpu = {configuration.name for configuration in grid.default(given(), "CUDA", 16, 1)}
     assert any("fp16" in name for name in on_gpu)
 
 

@@ -210,14 +210,14 @@ def test_slices_show_best_middle_and_worst_case(tmp_path):
     predicted = np.roll(truth, 1, axis=2)
     kept = {name: slices.of_most_tumour(predicted, truth) for name in scores}
     slices.save(tmp_path, scores, kept, {name: SimpleNamespace(images=images) for name in scores})
-    found = slices.load(tmp_path, scores)
-    assert [(one.place, one.name) for one in found] == [("best", "b"), ("median", "c"), ("worst", "a")]
-    assert found[0].labels.z == 7  # most tumour
-    np.testing.assert_array_equal(found[0].labels.predicted, predicted[7])
+    shown = slices.load(tmp_path, scores)
+    assert [(case.place, case.name) for case in shown] == [("best", "b"), ("median", "c"), ("worst", "a")]
+    assert shown[0].labels.z == 7  # most tumour
+    np.testing.assert_array_equal(shown[0].labels.predicted, predicted[7])
     # z, y, x as nnU-Net has it, from a file in x, y, z; brighter stays brighter.
-    assert np.corrcoef(found[0].images["flair"].ravel(), volume[:, :, 7].T.ravel())[0, 1] > 0.99
+    assert np.corrcoef(shown[0].images["flair"].ravel(), volume[:, :, 7].T.ravel())[0, 1] > 0.99
     assert slices.load(tmp_path, {"another": {}}) == []
-    assert slices.picture(found[0], "t1ce", regions.REGIONS, {name: "red" for name in regions.REGIONS})[8:12] == b"WEBP"
+    assert slices.picture(shown[0], "t1ce", regions.REGIONS, {name: "red" for name in regions.REGIONS})[8:12] == b"WEBP"
     (tmp_path / slices.FILE).write_bytes(b"PK damaged")
     assert slices.load(tmp_path, scores) == []
 

@@ -250,11 +250,11 @@ def test_damaged_archives_give_the_same_weights_or_none(archive, tmp_path, data)
     cut = data.draw(st.one_of(st.none(), st.integers(0, len(content) - 1)))
     file = tmp_path / "fold_1.zip"
     file.write_bytes(content[:cut])
-    found = refused(lambda: weights.load(file))
-    if found is not None:
+    loaded = refused(lambda: weights.load(file))
+    if loaded is not None:
         expected = weights.load(archive)
-        assert found.kind == "custom" and found.state_dict.keys() == expected.state_dict.keys()
-        assert all((found.state_dict[key] == value).all() for key, value in expected.state_dict.items())
+        assert loaded.kind == "custom" and loaded.state_dict.keys() == expected.state_dict.keys()
+        assert all((loaded.state_dict[key] == value).all() for key, value in expected.state_dict.items())
 
 
 def plain(name, mode=stat.S_IFREG | 0o644):

@@ -11,7 +11,7 @@ from unet3d.devices import host
 from unet3d.engines import registry
 from unet3d.engines.base import Effective, Engine
 from unet3d.errors import MismatchError, OutOfMemory
-from unet3d.measure import accuracy, against_fp32
+from unet3d.measure import against_fp32
 from unet3d.measure.loop import timed
 from unet3d.planning import memory
 from unet3d.planning.group import Group
@@ -24,6 +24,8 @@ from unet3d.workload import MODALITIES
 
 if TYPE_CHECKING:
     import torch
+
+    from unet3d.measure.accuracy import Cases
 
 BASE_FEATURES = 32  # of MLPerf's network, for advice where no weights are loaded yet
 
@@ -44,7 +46,7 @@ class Input:
 
     volumes: Volumes
     facts: VolumesFacts
-    cases: accuracy.Cases | None = None
+    cases: Cases | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ def choose_input(plan: Plan, out: Console, group: Group) -> Input:
         facts = VolumesFacts(kind="random", seed=settings.seed, distribution="standard normal")
         volumes = RandomVolumes(settings.batch_size, settings.volume_shape, settings.seed + group.rank)
         return Input(volumes, facts)
+    from unet3d.measure import accuracy
+
     cases, facts = accuracy.prepare(settings, out, group)
     return Input(CaseVolumes(cases.store, cases.names, settings.batch_size), facts, cases)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unet3d import places
 from unet3d.devices import host
 from unet3d.engines.base import Engine
 from unet3d.errors import OutOfMemory
-from unet3d.measure import accuracy, int8_loss, loop, prepare, profile, rates
+from unet3d.measure import loop, prepare, rates
 from unet3d.measure.collector import Collector
 from unet3d.measure.prepare import Input, Network, Prepared
 from unet3d.measure.telemetry import watch
@@ -20,6 +20,9 @@ from unet3d.results import advice
 from unet3d.results.console import Console
 from unet3d.results.facts import Dice, PeakMemory
 from unet3d.results.record import Record, Section
+
+if TYPE_CHECKING:
+    from unet3d.measure.accuracy import Cases, Predictions
 
 
 def run(plan: Plan, record: Record, out: Console, group: Group | None = None) -> None:
@@ -74,6 +77,8 @@ def _steps(plan: Plan, record: Record, out: Console, group: Group) -> None:
             _loadgen(plan, record, given, prepared, out)
         record.memory = _peak_memory(plan)
         if plan.settings.profile and group.rank == 0:
+            from unet3d.measure import profile
+
             staged = engine.stage(given.volumes.batch(0))
             record.profile = profile.report(engine, staged, plan.settings.output_dir, out)
     finally:
@@ -89,6 +94,8 @@ def _steps(plan: Plan, record: Record, out: Console, group: Group) -> None:
 def _default_loop(plan: Plan, record: Record, given: Input, engine: Engine, out: Console, group: Group) -> None:
     settings = plan.settings
     if given.cases is not None:
+        from unet3d.measure import accuracy
+
         predictions = accuracy.predict(engine, given.cases, settings, group)
         if group.rank == 0:
             record.accuracy = _score(record, given.cases, predictions, out)
@@ -152,13 +159,17 @@ def _watched(plan: Plan, record: Record, measure: Any, out: Console, group: Grou
         record.figures += figures
 
 
-def _score(record: Record, cases: accuracy.Cases, predictions: accuracy.Predictions, out: Console) -> Dice:
+def _score(record: Record, cases: Cases, predictions: Predictions, out: Console) -> Dice:
+    from unet3d.measure import accuracy
+
     record.warn(*accuracy.keep_slices(record.settings.output_dir, cases, predictions))
     kind = record.weights.kind if record.weights else "unknown"
     return accuracy.summarise(predictions.scores, cases.names, kind, out)
 
 
-def _int8_loss(plan: Plan, record: Record, network: Network, cases: accuracy.Cases, dice: Dice, out: Console) -> Dice:
+def _int8_loss(plan: Plan, record: Record, network: Network, cases: Cases, dice: Dice, out: Console) -> Dice:
+    from unet3d.measure import int8_loss
+
     loss = int8_loss.compare(dice, network.reference, cases, plan.request.cache_dir, out)
     record.figures += loss.told.figures
     record.warn(*loss.told.warnings)

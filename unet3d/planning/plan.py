@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from unet3d.brats import calibration
 from unet3d.config import parse
 from unet3d.config.values import Asked, Settings
 from unet3d.devices.base import Device
@@ -97,6 +96,8 @@ def request(settings: Settings, device: Device) -> Request:
     """
     volumes, source = None, "none"
     if settings.precision == "int8":
+        from unet3d.brats import calibration
+
         chosen = calibration.choose(
             settings.volume_shape, settings.fold, settings.seed, settings.dataset_dir, settings.preprocessed_dir
         )

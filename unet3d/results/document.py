@@ -12,11 +12,11 @@ from typing import Any, cast
 
 import yaml
 
-from unet3d import __version__
 from unet3d.config import kinds
 from unet3d.files import write_atomically
 from unet3d.results.record import Record
 from unet3d.results.timing import Sample, Statistics, summarise
+from unet3d.version import __version__
 from unet3d.workload import MODALITIES, SHAPE
 
 Document = dict[str, Any]  # results.json, or a part of it

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from unet3d import __version__, places
+from unet3d import places
 from unet3d.commands.sweep import process, resume, tables
 from unet3d.commands.sweep.grid import Configuration
 from unet3d.config.values import Settings
@@ -18,6 +18,7 @@ from unet3d.devices import host
 from unet3d.errors import Stopped
 from unet3d.files import write_atomically
 from unet3d.results.schema import Results
+from unet3d.version import __version__
 from unet3d.workload import SHAPE
 
 SCHEMA_VERSION = 1
