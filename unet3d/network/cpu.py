@@ -116,7 +116,8 @@ class CpuUNet(nn.Module):
         for level, stage in enumerate(form.encoder):
             blocks = nn.ModuleList()
             for i, block in enumerate(stage):
-                blocks.append(Block(block, [block.conv.in_channels], dtype, scale, tiles, ranges.get(f"encoder.{level}.{i}")))
+                found = ranges.get(f"encoder.{level}.{i}")
+                blocks.append(Block(block, [block.conv.in_channels], dtype, scale, tiles, found))
                 scale *= block.conv.stride[0]
             scales.append(scale)
             self.encoder.append(blocks)
@@ -127,7 +128,8 @@ class CpuUNet(nn.Module):
             sources = [up.out_channels, stage[0].conv.in_channels - up.out_channels]
             self.decoder.append(nn.ModuleList(
                 Block(block, sources if i == 0 else [block.conv.in_channels], dtype, scale, tiles,
-                      ranges.get(f"decoder.{level}.{i}")) for i, block in enumerate(stage)))
+                      ranges.get(f"decoder.{level}.{i}"))
+                for i, block in enumerate(stage)))
             below = stage
         self.slope = below[-1].negative_slope
         self.head = constant(pack.head(form.head.weight.detach(), dtype))
@@ -153,11 +155,17 @@ class CpuUNet(nn.Module):
                  if isinstance(module, Block | Upsampling)}
         return {**found, "head": f"direct, fp32 products, {vectors}"}
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def _stored(self, x: torch.Tensor) -> torch.Tensor:
+        """The input in the layers' type and layout."""
+        if self.dtype == torch.bfloat16 and x.dtype == torch.float32 and x.shape[1] == pack.INPUT and x.is_contiguous():
+            return torch.ops.unet3d_fused.input(x)
         x = x.to(self.dtype)
         if self.channels > pack.INPUT:
             x = nn.functional.pad(x, (0, 0) * 3 + (0, pack.padded(self.channels) - self.channels))
-        raw: Raw = (x.contiguous(memory_format=torch.channels_last_3d), None, None)
+        return x.contiguous(memory_format=torch.channels_last_3d)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raw: Raw = (self._stored(x), None, None)
         skips: list[Raw] = []
         for stage in self.encoder:
             for block in stage:

@@ -59,11 +59,11 @@ class Bf16 : public Bf16Products {
   Voxels voxels_;
 };
 
-// The network's input of up to four channels: a cell is one voxel, a tile's row reads three of them (and five more, whose
-// weights are zero).
+// The network's input of up to four channels: a cell is a voxel and the one below it in y, and a tile's row reads four of
+// them side by side, so that six taps are one product, and three the second one. The weights of what is left are zero.
 class Bf16Input : public Bf16Products {
  public:
-  static constexpr int kKernel = 3, kTaps = 1, kOffsets = 3, kCell = 8;
+  static constexpr int kKernel = 3, kTaps = 1, kOffsets = 2, kCell = 16;
   static constexpr bool kPairs = false;
 
   explicit Bf16Input(const Layer& layer) : layer_(layer) {}
@@ -71,32 +71,50 @@ class Bf16Input : public Bf16Products {
   Layout layout(int64_t rows, int64_t columns) const { return {columns + 2, 0, (rows + 2) * (columns + 2)}; }
 
   void offsets(const Layout& layout, int64_t* to) const {
-    for (int y = 0; y < 3; ++y) *to++ = y * layout.pitch * kCell;
+    to[0] = 0;
+    to[1] = 2 * layout.pitch * kCell;
   }
 
   void stage(const Layout& layout, const Window& window, int64_t z, char* plane, int64_t) const {
-    int64_t channels = layer_.sources[0].channels;
+    int64_t last = window.rows + 1;
+    // Voxels of 8 bytes of the row above and this one; what lies below the last one is multiplied by zero.
+    static thread_local std::vector<uint64_t> above, row;
+    above.assign(window.columns + 2, 0);
+    row.resize(window.columns + 2);
     each_row(layer_, window, z, 3, [&](int64_t i, const RowAt& at) {
-      char* to = plane + i * layout.pitch * kCell;
-      const uint16_t* from = (const uint16_t*)layer_.sources[0].data + at.voxel * channels;
-      std::memset(to, 0, at.begin * kCell);
-      if (channels == 4) {
-        if (at.end > at.begin) std::memcpy(to + at.begin * kCell, from + at.begin * 4, (at.end - at.begin) * kCell);
-      } else {
-        for (int64_t x = at.begin; x < at.end; ++x) {
-          uint16_t cell[4] = {};
-          for (int64_t c = 0; c < channels; ++c) cell[c] = from[x * channels + c];
-          std::memcpy(to + x * kCell, cell, kCell);
-        }
-      }
-      // What a tile reads beyond the row is multiplied by zero, and must be finite.
-      std::memset(to + at.end * kCell, 0, (at.count - at.end) * kCell + kRowBytes);
+      read(at, row.data());
+      if (i > 0) write(above.data(), row.data(), at.count, plane + (i - 1) * layout.pitch * kCell);
+      std::swap(above, row);
+      if (i < last) return;
+      std::fill(row.begin(), row.end(), 0);
+      write(above.data(), row.data(), at.count, plane + last * layout.pitch * kCell);
     });
   }
 
   void announce(const Window& window, int64_t z, Ahead& ahead) const { announce_rows(layer_, window, z, 3, ahead); }
 
  private:
+  void read(const RowAt& at, uint64_t* to) const {
+    int64_t channels = layer_.sources[0].channels;
+    const uint16_t* from = (const uint16_t*)layer_.sources[0].data + at.voxel * channels;
+    std::fill(to, to + at.count, 0);
+    if (channels == 4) {
+      if (at.end > at.begin) std::memcpy(to + at.begin, from + at.begin * 4, (at.end - at.begin) * 8);
+      return;
+    }
+    for (int64_t x = at.begin; x < at.end; ++x) std::memcpy(to + x, from + x * channels, channels * 2);
+  }
+
+  static void write(const uint64_t* __restrict above, const uint64_t* __restrict row, int64_t count, char* to) {
+    uint64_t* __restrict cells = (uint64_t*)to;
+    for (int64_t x = 0; x < count; ++x) {
+      cells[2 * x] = above[x];
+      cells[2 * x + 1] = row[x];
+    }
+    // What a tile reads beyond the row is multiplied by zero, and must be finite.
+    std::memset(cells + 2 * count, 0, kRowBytes);
+  }
+
   const Layer& layer_;
 };
 

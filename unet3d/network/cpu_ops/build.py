@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 SOURCES = ("amx_bf16.cpp", "amx_blocking.cpp", "amx_int8.cpp", "buffers.cpp", "direct_bf16.cpp", "direct_fp32.cpp",
-           "driver.cpp", "head.cpp", "moments.cpp", "operators.cpp", "products.cpp", "upsample.cpp", "winograd_222.cpp",
-           "winograd_244.cpp", "winograd_444.cpp", "winograd_446.cpp", "winograd_466.cpp", "winograd_666.cpp")
+           "driver.cpp", "head.cpp", "input.cpp", "moments.cpp", "operators.cpp", "products.cpp", "upsample.cpp",
+           "winograd_222.cpp", "winograd_244.cpp", "winograd_444.cpp", "winograd_446.cpp", "winograd_466.cpp",
+           "winograd_666.cpp")
 HEADERS = ("amx_blocking.h", "amx_conv.h", "amx_form.h", "amx_tile.h", "buffers.h", "direct.h", "driver.h", "kernels.h",
-           "layer.h", "output.h", "products.h", "stage.h",
-           "transforms.h", "vec.h", "winograd.h")
+           "layer.h", "output.h", "products.h", "stage.h", "transforms.h", "vec.h", "winograd.h")
 # GCC takes _mm512_undefined_ps for a mistake of ours.
 FLAGS = ("-O3", "-fopenmp", "-fno-math-errno", "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-maybe-uninitialized")
 
@@ -115,7 +115,8 @@ def cache_folder(torch_version: str) -> Path:
     for name in SOURCES + HEADERS:
         digest.update((FOLDER / name).read_bytes())
     cpu = Path("/proc/cpuinfo")
-    flags = [line for line in cpu.read_text().splitlines() if line.startswith(("flags", "Features"))][:1] if cpu.exists() else []
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    flags = [line for line in lines if line.startswith(("flags", "Features"))][:1]
     digest.update("".join(flags).encode())
     return files.cache_folder() / f"fused-{digest.hexdigest()[:16]}"
 

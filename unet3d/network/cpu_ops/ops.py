@@ -30,6 +30,10 @@ def register_fakes() -> None:
         per_channel = x.new_empty((x.shape[0], channels), dtype=torch.float32)
         return y, per_channel, torch.empty_like(per_channel)
 
+    @torch.library.register_fake("unet3d_fused::input")
+    def _(x):
+        return x.new_empty(x.shape, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last_3d)
+
     @torch.library.register_fake("unet3d_fused::upsample")
     def _(x, scale, shift, slope, weight, tiles=False):
         return channels_last(x, weight.numel() // (8 * x.shape[1]), [2 * n for n in x.shape[2:]])

@@ -93,9 +93,15 @@ def amx_bf16(weight: torch.Tensor) -> torch.Tensor:
 
 
 def amx_input(weight: torch.Tensor) -> torch.Tensor:
-    """[Cout, up to 4, 3, 3, 3] of the network's input, Cout padded: a row is three taps in x of 4 channels, and zeros."""
+    """[Cout, up to 4, 3, 3, 3] of the network's input, Cout padded, in the order of amx_bf16.cpp.
+
+    A row is four taps in x by two in y of 4 channels; those outside of the kernel are zeros.
+    """
     column = torch.arange(BLOCK)
-    steps = torch.where(column < 3 * INPUT, torch.arange(9).view(-1, 1) * 3 * INPUT + column, -1)
+    x, channel = column // (2 * INPUT), column % INPUT
+    y = torch.arange(0, 3, 2).view(1, -1, 1) + column // INPUT % 2
+    steps = ((torch.arange(3).view(-1, 1, 1) * 3 + y) * 3 + x) * INPUT + channel
+    steps = torch.where((x < 3) & (y < 3), steps, -1).flatten(0, 1)
     return amx_tiles(pad(weight, 1, INPUT).flatten(2).transpose(1, 2).flatten(1).bfloat16(), steps)
 
 
