@@ -8,12 +8,14 @@ import pytest
 import torch
 from marks import HAS_BF16, needs_bf16
 
+from unet3d.devices import host
 from unet3d.devices.cpu import CpuDevice
 from unet3d.engines.base import Request
+from unet3d.engines.pytorch import onednn
 from unet3d.engines.pytorch.engine import TorchEngine
 from unet3d.errors import MismatchError
 from unet3d.measure import prepare
-from unet3d.network.cpu_ops import library
+from unet3d.network.cpu_ops import build
 
 VOLUME = np.random.default_rng(1).standard_normal((1, 4, 64, 64, 64), dtype=np.float32)
 TOLERANCE = {"fp32": 1e-5, "bf16": 0.05, "fp16": 0.01}
@@ -87,15 +89,29 @@ def test_nothing_observed_is_an_error_not_a_guess(narrow_reference):
     [
         ({"bf16"}, "fp16", "needs a CPU with AVX512-FP16, without it PyTorch takes hours a volume; use PRECISION=bf16"),
         (set(), "fp16", "use PRECISION=fp32"),
-        (set(), "bf16", "needs a CPU with AVX-512, without it PyTorch takes hours a volume; use PRECISION=fp32"),
     ],
 )
 def test_refuses_a_precision_that_the_cpu_would_take_hours_for(monkeypatch, has, precision, part):
-    monkeypatch.setattr(library, "onednn_computes", lambda name: name in has)
+    monkeypatch.setattr(onednn, "computes", lambda name: name in has)
     [reason] = TorchEngine.refuse(Request(engine="torch", device=CpuDevice(), precision=precision))
     assert part in reason
     assert not TorchEngine.refuse(Request(engine="torch", device=CpuDevice(), precision="fp32"))
 
 
-def test_refuses_int8():
-    assert TorchEngine.refuse(Request(engine="torch", device=CpuDevice(), precision="int8"))
+@pytest.mark.parametrize(("network", "native"), [("reference", True), ("fast", False)])
+def test_bf16_without_avx512_is_refused_only_where_ours_does_not_run(monkeypatch, network, native):
+    monkeypatch.setattr(onednn, "computes", lambda name: False)
+    monkeypatch.setattr(build, "available", lambda: native)
+    [reason] = TorchEngine.refuse(Request(engine="torch", device=CpuDevice(), precision="bf16", network=network))
+    assert "needs a CPU with AVX-512, without it PyTorch takes hours a volume; use PRECISION=fp32" in reason
+    monkeypatch.setattr(build, "available", lambda: True)
+    assert not TorchEngine.refuse(Request(engine="torch", device=CpuDevice(), precision="bf16"))
+
+
+def test_int8_needs_amx_and_volumes_to_calibrate_with(monkeypatch):
+    monkeypatch.setattr(host, "cpu_flags", lambda: frozenset({"avx512bw"}))
+    reasons = TorchEngine.refuse(Request(engine="torch", device=CpuDevice(), precision="int8"))
+    assert "needs a CPU with AMX" in reasons[0] and "volumes to calibrate with" in reasons[1]
+    monkeypatch.setattr(host, "cpu_flags", lambda: frozenset({"amx_int8"}))
+    request = Request(engine="torch", device=CpuDevice(), precision="int8", calibration=lambda: iter(()))
+    assert not TorchEngine.refuse(request)

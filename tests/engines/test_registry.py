@@ -61,7 +61,7 @@ IPEX_CUDA = "IPEX=yes with PLATFORM=CUDA is not possible; it is for Flex, Max an
     [
         ({"engine": "torch"}, []),
         ({"engine": "torch", "precision": "bf16", "jit": "compile", "ipex": True, "platform": "Max"}, []),
-        ({"engine": "torch", "precision": "int8"}, [INT8.format("torch")]),
+        ({"engine": "torch", "precision": "int8"}, []),
         ({"engine": "torch", "ipex": True, "platform": "CUDA"}, [IPEX_CUDA]),
         ({"engine": "openvino", "precision": "int8", "jit": "none", "ipex": False}, []),
         ({"engine": "openvino", "jit": "trace", "ipex": True}, [JIT.format("openvino"), IPEX.format("openvino")]),

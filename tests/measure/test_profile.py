@@ -13,6 +13,7 @@ from unet3d.engines.pytorch import operators
 from unet3d.engines.pytorch.engine import TorchEngine
 from unet3d.measure import profile
 from unet3d.network import flops
+from unet3d.network.cpu_ops import build, ops
 
 
 @pytest.fixture(autouse=True)
@@ -44,9 +45,9 @@ def test_a_trace_leaves_out_the_heads_that_nobody_reads(narrow_reference):
 def test_rows_are_our_operators_and_add_up(narrow_reference):
     engine, layers = profiled(narrow_reference, network="fast")
     names = [layer.name for layer in layers]
-    if engine._module.native_types:
-        assert names.count("unet3d_cpu::norm_act_head") == 1
-        assert names.count("unet3d_cpu::conv_transpose") == len(engine._module.upsamplings)
+    if build.available():
+        assert names.count(ops.HEAD) == 1
+        assert names.count(ops.UPSAMPLE) == len(engine._module.upsamplings)
     assert sum(layer.share_of_time for layer in layers) == pytest.approx(1, abs=1e-6)
     convolution = max(layers, key=lambda layer: layer.flop)
     assert convolution.share_of_matmul == pytest.approx(convolution.flop / 1e12 / (convolution.ms / 1e3))
@@ -112,6 +113,20 @@ def test_an_engine_that_cannot_tell_refuses(asked, says):
 
 def test_work_of_a_convolution_counted_by_hand():
     shapes, arguments = [[1, 4, 8, 8, 8], [6, 4, 3, 3, 3]], ["", "", [2, 2, 2], [1, 1, 1]]
-    flop, moved = operators.work("unet3d_cpu::conv", shapes, arguments, 2)
+    flop, moved = operators.work("aten::convolution", shapes, arguments, 2)
     assert flop == 2 * 4**3 * 6 * 4 * 27
     assert moved == 2 * (4 * 8**3 + 6 * 4 * 27 + 6 * 4**3)
+
+
+def test_work_of_the_fused_layers_counted_by_hand():
+    scale = [1, 32]
+    shapes = [[1, 32, 4, 4, 4], scale, scale, [1, 64, 4, 4, 4], scale, scale, [], [9], [], [128], [128], [], []]
+    arguments = ["", "", "", "", "", "", 0.01, "", 2, "", "", 1e-5, "a form"]
+    flop, moved = operators.work(ops.CONV, shapes, arguments, 2)
+    assert flop == 2 * 27 * 96 * 128 * 2**3
+    assert moved == 2 * (96 * 4**3 + 128 * 2**3 + 9)
+    flop, moved = operators.work(ops.UPSAMPLE, [[2, 32, 4, 4, 4], scale, scale, [], [8 * 32 * 64]], ["", "", "", 0.01, ""], 4)
+    assert flop == 2 * 8 * 32 * 64 * 2 * 4**3
+    assert moved == 4 * (32 * 2 * 4**3 + 8 * 64 * 2 * 4**3 + 8 * 32 * 64)
+    flop, moved = operators.work(ops.HEAD, [[1, 32, 4, 4, 4], scale, scale, [], [4, 32]], ["", "", "", 0.01, ""], 4)
+    assert flop == 2 * 4 * 32 * 4**3 and moved == 4 * (32 + 4) * 4**3

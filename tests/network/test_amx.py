@@ -129,12 +129,15 @@ def test_upsampling(shape):
 @pytest.mark.parametrize("shape", EXTENTS)
 def test_int8_is_exact(shape, channels, stride):
     """All numbers are multiples of powers of two, so that nothing but the tensors' bf16 is rounded."""
+
     def integers(i, *shape):
         x = torch.randint(-40, 128, shape, generator=generator(i)).bfloat16() / 8
         return x.contiguous(memory_format=torch.channels_last_3d)
 
-    raw = [(x, *(None if t is None else torch.full_like(t, value) for t, value in ((scale, 2.0), (shift, 0.25))))
-           for x, scale, shift in sources(channels, shape, integers)]
+    raw = [
+        (x, *(None if t is None else torch.full_like(t, value) for t, value in ((scale, 2.0), (shift, 0.25))))
+        for x, scale, shift in sources(channels, shape, integers)
+    ]
     steps, zeros = ((0.125, 0.125), (128, 0)) if len(channels) == 2 else ((0.125,), (0,))
     weight = torch.randint(-127, 128, (OUTPUTS, sum(channels), 3, 3, 3), generator=generator(3), dtype=torch.int8)
     factor = torch.full((OUTPUTS,), 2.0**-10)
@@ -157,7 +160,7 @@ def test_int8_of_a_quantised_layer(channels):
     exact = [activated(*source) for source in raw]
     signed = [len(channels) == 2, False]
     steps = tuple(float((a.abs().max() / 127) if both else a.max() / 255) for a, both in zip(exact, signed, strict=False))
-    ranges = quantization.Ranges(channels, steps, tuple(128 if both else 0 for both in signed[:len(channels)]))
+    ranges = quantization.Ranges(channels, steps, tuple(128 if both else 0 for both in signed[: len(channels)]))
     weight = torch.randn(OUTPUTS, sum(channels), 3, 3, 3, generator=generator(3))
     found = quantization.quantise(weight, ranges)
     values = torch.cat((found.factor, found.offset, torch.tensor([*steps, 1.0][:2] + [*ranges.zeros, 0][:2])))

@@ -69,7 +69,7 @@ def test_samples_of_a_batch_do_not_mix(network):
     x = volume(2, 4, 32, 64, 32)
     x[1] *= 3
     both = network(x)
-    assert all(torch.equal(both[i:i + 1], network(x[i:i + 1])) for i in range(2))
+    assert all(torch.equal(both[i : i + 1], network(x[i : i + 1])) for i in range(2))
 
 
 def test_a_trace_is_right_for_other_shapes(network):

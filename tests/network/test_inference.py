@@ -9,7 +9,6 @@ import torch
 from marks import HAS_BF16, needs_bf16, needs_fp16
 from torch import nn
 
-from unet3d.network.cpu_ops import library
 from unet3d.network.inference import InferenceUNet, instance_norm
 
 
@@ -53,12 +52,9 @@ def reference():
     return network.eval()
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["native", "fallback"])
-def fused(reference, request):
-    network = InferenceUNet.from_reference(reference, native=request.param)
-    if request.param and not network.native_types:
-        pytest.skip(library.status()[1])
-    return network
+@pytest.fixture(scope="module")
+def fused(reference):
+    return InferenceUNet.from_reference(reference)
 
 
 def volume(*shape, seed=1):
@@ -122,8 +118,6 @@ def test_norm_is_instance_norm_even_far_from_zero_mean(samples):
 )
 @torch.inference_mode()
 def test_half_precision_is_as_close_to_fp32_as_the_reference_is(reference, fused, dtype, amp):
-    if dtype == torch.float16 and fused.native_types:
-        pytest.skip("the C++ operators leave fp16 to PyTorch's own: this is the fallback")
     x = volume(1, 4, 32, 32, 64)
     exact = reference(x)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from unet3d.devices import topology
+from unet3d.engines import registry
 from unet3d.errors import BenchmarkError, ExitCode, Stopped, UserError, messages_of
 from unet3d.files import move_aside, prepare_folder, write_atomically
 from unet3d.planning import placement
@@ -55,8 +56,7 @@ def carry_out(plan: Plan, argv: Sequence[str]) -> int:
     if moved:
         out.line(f"Earlier results in {folder} were renamed: {', '.join(moved)}")
     out.line(banner(plan.settings))
-    if plan.settings.engine == "torch":
-        _start_profiler()
+    registry.engine_class(plan.settings.engine).begin()
     try:
         _in_thread(_work(plan, record, out))
         record.finish()
@@ -131,14 +131,6 @@ def _report(record: Record, results: Document, folder: Path) -> Document:
         with contextlib.suppress(UserError):
             return document.write(record, folder)
     return results
-
-
-def _start_profiler() -> None:
-    """Use PyTorch's profiler once on this thread: it complains on every run if its first use is on another."""
-    import torch
-
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
-        pass
 
 
 def _in_thread(work: Callable[[], None]) -> None:

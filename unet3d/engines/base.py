@@ -111,6 +111,7 @@ class Engine(ABC, Generic[Staged, Output]):
     precisions: ClassVar[tuple[str, ...]]  # that it runs on some machine
     jits: ClassVar[tuple[str, ...]] = ("none",)
     has_ipex: ClassVar[bool] = False
+    fast_layout: ClassVar[str | None] = None  # of the logits of its fast form, where only one is right
 
     def __init__(self, request: Request):
         self.request = request
@@ -148,6 +149,14 @@ class Engine(ABC, Generic[Staged, Output]):
     @abstractmethod
     def _refuse_on_machine(cls, request: Request) -> list[str]:
         """What `refuse_settings` cannot say: packages, the device, the CPU's instructions, the request's other fields."""
+
+    @classmethod
+    def begin(cls) -> None:
+        """Work that must be done once on the main thread, before a run begins on another."""
+
+    @classmethod
+    def build(cls, request: Request) -> None:
+        """Make on this machine what several ranks would otherwise make at the same time."""
 
     @abstractmethod
     def load(self, reference: torch.nn.Module) -> None:

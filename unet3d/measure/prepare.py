@@ -162,8 +162,9 @@ def must_match(plan: Plan, effective: Effective) -> None:
     settings = plan.settings
     pairs = (("PRECISION", settings.precision, effective.precision), ("JIT", settings.jit, effective.jit))
     wrong = [f"{name}={asked} was asked for, {ran} ran" for name, asked, ran in pairs if asked != ran]
-    if settings.network == "fast" and settings.engine == "torch" and effective.layout != "channels_last_3d":
-        wrong.append(f"the layout should be channels_last_3d, {effective.layout} ran")
+    layout = registry.engine_class(settings.engine).fast_layout
+    if settings.network == "fast" and layout is not None and effective.layout != layout:
+        wrong.append(f"the layout should be {layout}, {effective.layout} ran")
     if plan.device.kind not in effective.device.casefold():
         wrong.append(f"PLATFORM={settings.platform} was asked for, it ran on {effective.device}")
     if wrong:

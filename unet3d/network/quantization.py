@@ -74,8 +74,9 @@ class _Histogram:
         return float(ends[(rounding[:, 1:] @ self.counts[1:]).argmin()]) / levels
 
 
-def calibrate(network: InferenceUNet, volumes: Iterable[torch.Tensor],
-              step: Callable[[_Histogram, int], float] = _Histogram.step) -> dict[str, Ranges]:
+def calibrate(
+    network: InferenceUNet, volumes: Iterable[torch.Tensor], step: Callable[[_Histogram, int], float] = _Histogram.step
+) -> dict[str, Ranges]:
     """Ranges of each 3x3x3 convolution but the first, by name, from volumes [4, D, H, W] or [N, 4, D, H, W].
 
     network: in fp32, on the device it is to run on. step: how a range is chosen from what was seen.
@@ -88,6 +89,7 @@ def calibrate(network: InferenceUNet, volumes: Iterable[torch.Tensor],
             parts = inputs[0].split(channels, 1)
             for i, (part, histogram) in enumerate(zip(parts, seen[name], strict=True)):
                 histogram.add((part.abs() if _signed(channels, i) else part.clamp_min(0)).cpu())
+
         return hook
 
     hooks = [block.register_forward_pre_hook(observe(name, channels)) for name, (block, channels) in blocks.items()]
@@ -102,8 +104,9 @@ def calibrate(network: InferenceUNet, volumes: Iterable[torch.Tensor],
     found = {}
     for name, (_, channels) in blocks.items():
         signed = [_signed(channels, i) for i in range(len(channels))]
-        steps = tuple(step(histogram, WEIGHT_LEVELS if both else LEVELS)
-                      for histogram, both in zip(seen[name], signed, strict=True))
+        steps = tuple(
+            step(histogram, WEIGHT_LEVELS if both else LEVELS) for histogram, both in zip(seen[name], signed, strict=True)
+        )
         found[name] = Ranges(channels, steps, tuple(MIDDLE if both else 0 for both in signed))
     return found
 

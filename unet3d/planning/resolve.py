@@ -10,6 +10,7 @@ from unet3d import places
 from unet3d.config.values import Asked, Settings
 from unet3d.devices import host, platforms
 from unet3d.devices.base import Device
+from unet3d.engines import registry
 from unet3d.errors import UserErrors
 from unet3d.planning import placement
 
@@ -67,7 +68,7 @@ def complete(asked: Asked) -> Resolved:
         "devices": counts.devices,
         "instances": counts.instances,
     }
-    if asked.engine != "torch":
+    if registry.engine_class(asked.engine).jits == ("none",):
         values["jit"] = "none"
         decisions.reasons["jit"] = f"ENGINE={asked.engine} compiles by itself"
     if asked.dataset_dir is not None:
@@ -83,8 +84,9 @@ def complete(asked: Asked) -> Resolved:
 
 
 def _precision(asked: Asked, platform: str, decisions: Decisions) -> str:
-    if asked.engine == "onnxruntime":
-        value, reason = "fp32", "the only one that ENGINE=onnxruntime has for 3D convolutions"
+    precisions = registry.engine_class(asked.engine).precisions
+    if len(precisions) == 1:
+        value, reason = precisions[0], f"the only one that ENGINE={asked.engine} has for 3D convolutions"
     elif platform != "CPU":
         value, reason = "fp16", f"default on {platform}"
     elif instructions := host.bf16_instructions():
@@ -102,7 +104,7 @@ def _weights(asked: Asked, decisions: Decisions) -> str:
 
 def _ipex(asked: Asked, platform: str, decisions: Decisions) -> bool:
     installed = importlib.util.find_spec(IPEX) is not None
-    if platform not in ("Flex", "Max") or asked.engine != "torch":
+    if platform not in ("Flex", "Max") or not registry.engine_class(asked.engine).has_ipex:
         return decisions.fill("ipex", asked.ipex, False, f"default on {platform}")
     if installed:
         return decisions.fill("ipex", asked.ipex, True, f"installed, default on {platform}")

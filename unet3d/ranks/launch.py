@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from unet3d.config.values import Settings
+from unet3d.engines import registry
 from unet3d.errors import BenchmarkError, UserError
 from unet3d.files import write_atomically
 from unet3d.places import command
@@ -71,7 +72,7 @@ def run(plan: Plan, record: Record, out: Console, task: str) -> None:
     )
     record.warn(*advice.other_load())
     load = list(record.warnings)
-    _build_operators(settings)
+    registry.engine_class(settings.engine).build(plan.request)
     kills = _oom_kills()
     agent = Agent(settings, len(places), job)
     hung: dict[int, str] = {}
@@ -96,14 +97,6 @@ def run(plan: Plan, record: Record, out: Console, task: str) -> None:
         out.size = len(record.ranks)
         for line in pool.table(record):
             out.line(line)
-
-
-def _build_operators(settings: Settings) -> None:
-    """Have the CPU's C++ operators built once, rather than by every rank at the same time."""
-    if settings.platform == "CPU" and settings.engine == "torch" and settings.network == "fast":
-        from unet3d.network.cpu_ops import build
-
-        build.status()
 
 
 def _job(plan: Plan, record: Record, task: str) -> Job:

@@ -34,6 +34,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
     precisions = ("fp32", "fp16", "bf16", "int8")
     jits = ("none", "trace", "compile")
     has_ipex = True
+    fast_layout = CHANNELS_LAST
     # Whether a traced or compiled network is captured as a graph of the device's where there is such a thing.
     use_graphs = True
 
@@ -87,6 +88,20 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
                 "DATASET_DIR or PREPROCESSED_DIR, or use PRECISION=bf16 or fp32"
             )
         return reasons
+
+    @classmethod
+    def begin(cls) -> None:
+        """PyTorch's profiler complains on every run if its first use is on another thread than the main one."""
+        import torch
+
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
+            pass
+
+    @classmethod
+    def build(cls, request: Request) -> None:
+        """Compile the CPU's operators."""
+        if request.device.is_host and request.network == "fast":
+            build.status()
 
     def load(self, reference: torch.nn.Module) -> None:
         import torch

@@ -72,7 +72,10 @@ def choose(request: Request, reference: nn.Module) -> Form:
     # Inductor needed more than 85 s for it without coming to an end on torch 2.11.
     network = GpuUNet.from_reference(reference, storage_type(request.precision), request.device.properties().architecture)
     return Form(
-        network, casts_itself=True, compile_backend=GRAPH_ONLY, convolutions=lambda: {k: str(n) for k, n in network.forms().items()}
+        network,
+        casts_itself=True,
+        compile_backend=GRAPH_ONLY,
+        convolutions=lambda: {k: str(n) for k, n in network.forms().items()},
     )
 
 

@@ -25,12 +25,44 @@ if TYPE_CHECKING:
     import torch
 
 FOLDER = Path(__file__).parent
-SOURCES = ("amx_bf16.cpp", "amx_blocking.cpp", "amx_int8.cpp", "buffers.cpp", "direct_bf16.cpp", "direct_fp32.cpp",
-           "driver.cpp", "head.cpp", "input.cpp", "moments.cpp", "operators.cpp", "products.cpp", "upsample.cpp",
-           "winograd_222.cpp", "winograd_244.cpp", "winograd_444.cpp", "winograd_446.cpp", "winograd_466.cpp",
-           "winograd_666.cpp")
-HEADERS = ("amx_blocking.h", "amx_conv.h", "amx_form.h", "amx_tile.h", "buffers.h", "direct.h", "driver.h", "kernels.h",
-           "layer.h", "output.h", "products.h", "stage.h", "transforms.h", "vec.h", "winograd.h")
+SOURCES = (
+    "amx_bf16.cpp",
+    "amx_blocking.cpp",
+    "amx_int8.cpp",
+    "buffers.cpp",
+    "direct_bf16.cpp",
+    "direct_fp32.cpp",
+    "driver.cpp",
+    "head.cpp",
+    "input.cpp",
+    "moments.cpp",
+    "operators.cpp",
+    "products.cpp",
+    "upsample.cpp",
+    "winograd_222.cpp",
+    "winograd_244.cpp",
+    "winograd_444.cpp",
+    "winograd_446.cpp",
+    "winograd_466.cpp",
+    "winograd_666.cpp",
+)
+HEADERS = (
+    "amx_blocking.h",
+    "amx_conv.h",
+    "amx_form.h",
+    "amx_tile.h",
+    "buffers.h",
+    "direct.h",
+    "driver.h",
+    "kernels.h",
+    "layer.h",
+    "output.h",
+    "products.h",
+    "stage.h",
+    "transforms.h",
+    "vec.h",
+    "winograd.h",
+)
 # GCC takes _mm512_undefined_ps for a mistake of ours.
 FLAGS = ("-O3", "-fopenmp", "-fno-math-errno", "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-maybe-uninitialized")
 
@@ -134,6 +166,12 @@ def build(folder: Path, library: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         built = cpp_extension.load(
-            "unet3d_fused", [str(FOLDER / name) for name in SOURCES], build_directory=scratch,
-            extra_cflags=[*FLAGS, f"-march={architecture()}"], is_python_module=False, is_standalone=False, verbose=False)
+            "unet3d_fused",
+            [str(FOLDER / name) for name in SOURCES],
+            build_directory=scratch,
+            extra_cflags=[*FLAGS, f"-march={architecture()}"],
+            is_python_module=False,
+            is_standalone=False,
+            verbose=False,
+        )
         files.move_into_place(Path(built or Path(scratch) / "unet3d_fused.so"), library)

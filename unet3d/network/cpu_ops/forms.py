@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
-WINOGRAD = {tile: f"winograd {'x'.join(map(str, tile))}, fp32 products" for tile in (
-    (2, 2, 2), (2, 4, 4), (4, 4, 4), (4, 4, 6), (4, 6, 6), (6, 6, 6))}
+WINOGRAD = {
+    tile: f"winograd {'x'.join(map(str, tile))}, fp32 products"
+    for tile in ((2, 2, 2), (2, 4, 4), (4, 4, 4), (4, 4, 6), (4, 6, 6), (6, 6, 6))
+}
 DIRECT = {torch.float32: "direct, fp32 products", torch.bfloat16: "direct, bf16 products"}
 
 AMX = {torch.bfloat16: "direct, bf16 products on AMX tiles", torch.int8: "direct, int8 products on AMX tiles"}
