@@ -151,8 +151,8 @@ class CpuUNet(nn.Module):
     def forms(self) -> dict[str, str]:
         """Algorithm, tile and type of products of each layer, and the vectors that compute it."""
         vectors = build.vectors()
-        found = {name: module.form if "AMX" in module.form else f"{module.form}, {vectors}" for name, module in self.named_modules()
-                 if isinstance(module, Block | Upsampling)}
+        layers = {name: m.form for name, m in self.named_modules() if isinstance(m, Block | Upsampling)}
+        found = {name: form if "AMX" in form else f"{form}, {vectors}" for name, form in layers.items()}
         return {**found, "head": f"direct, fp32 products, {vectors}"}
 
     def _stored(self, x: torch.Tensor) -> torch.Tensor:
