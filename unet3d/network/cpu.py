@@ -173,7 +173,9 @@ class CpuUNet(nn.Module):
             skips.append(raw)
         skips.pop()
         for upsampling, stage in zip(self.upsamplings, self.decoder, strict=True):
-            raw = stage[0](upsampling(raw), skips.pop())
+            # Held by no other name: what was upsampled is free for the convolution's output.
+            raw = upsampling(raw)
+            raw = stage[0](raw, skips.pop())
             for block in stage[1:]:
                 raw = block(raw)
         return torch.ops.unet3d_fused.head(*raw, self.slope, self.head, self.head_bias)

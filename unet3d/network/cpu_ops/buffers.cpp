@@ -6,6 +6,7 @@
 
 #include <cstdlib>
 #include <list>
+#include <map>
 #include <mutex>
 
 namespace unet3d {
@@ -16,16 +17,21 @@ constexpr size_t kPage = 2 << 20;
 // A buffer that so many requests passed by belongs to a volume shape no longer in use. An inference makes about thirty.
 constexpr uint64_t kStale = 128;
 
+// Memory from the system, parts of which are in use: while the small volumes deep in the network are computed, they lie
+// where the large ones of its outer layers were.
 struct Buffer {
-  void* memory;
+  char* memory;
   size_t bytes;
-  uint64_t freed_at;
+  uint64_t last_use;
+  std::map<size_t, size_t> free;  // offset and bytes of each free range, never two side by side
+
+  bool unused() const { return free.size() == 1 && free.begin()->second == bytes; }
 };
 
 // Never destroyed: tensors may outlive this library's static objects when the process ends.
 struct State {
   std::mutex mutex;
-  std::list<Buffer> free;
+  std::list<Buffer> buffers;
   uint64_t requests = 0;
 };
 
@@ -34,39 +40,72 @@ State& state() {
   return *instance;
 }
 
-// Frees the buffers that were given back at least `age` requests ago.
+// Gives the system back what nobody has used for `age` requests.
 void release(State& pool, uint64_t age) {
-  pool.free.remove_if([&](const Buffer& buffer) {
-    if (pool.requests - buffer.freed_at < age) return false;
+  pool.buffers.remove_if([&](const Buffer& buffer) {
+    if (!buffer.unused() || pool.requests - buffer.last_use < age) return false;
     std::free(buffer.memory);
     return true;
   });
 }
 
-void* take(size_t bytes) {
-  State& pool = state();
-  std::lock_guard<std::mutex> lock(pool.mutex);
-  ++pool.requests;
-  for (auto buffer = pool.free.begin(); buffer != pool.free.end(); ++buffer) {
-    if (buffer->bytes != bytes) continue;
-    void* memory = buffer->memory;
-    pool.free.erase(buffer);
-    return memory;
-  }
-  release(pool, kStale);
+void add_buffer(State& pool, size_t bytes) {
   void* memory = nullptr;
   if (posix_memalign(&memory, kPage, bytes) != 0) {
     release(pool, 0);
     TORCH_CHECK(posix_memalign(&memory, kPage, bytes) == 0, "not enough memory: ", bytes, " bytes for a layer's output");
   }
   madvise(memory, bytes, MADV_HUGEPAGE);
-  return memory;
+  pool.buffers.push_back({(char*)memory, bytes, pool.requests, {{0, bytes}}});
+}
+
+// The start of the smallest free range that is large enough.
+void* take(size_t bytes) {
+  State& pool = state();
+  std::lock_guard<std::mutex> lock(pool.mutex);
+  ++pool.requests;
+  for (bool added = false;; added = true) {
+    Buffer* best = nullptr;
+    std::map<size_t, size_t>::iterator range;
+    for (Buffer& buffer : pool.buffers) {
+      for (auto it = buffer.free.begin(); it != buffer.free.end(); ++it) {
+        if (it->second >= bytes && (best == nullptr || it->second < range->second)) best = &buffer, range = it;
+      }
+    }
+    if (best != nullptr) {
+      auto [offset, available] = *range;
+      best->free.erase(range);
+      if (available > bytes) best->free.emplace(offset + bytes, available - bytes);
+      best->last_use = pool.requests;
+      return best->memory + offset;
+    }
+    TORCH_CHECK(!added, "a new buffer has no room");
+    release(pool, kStale);
+    add_buffer(pool, bytes);
+  }
 }
 
 void give_back(void* memory, size_t bytes) {
   State& pool = state();
   std::lock_guard<std::mutex> lock(pool.mutex);
-  pool.free.push_front({memory, bytes, pool.requests});
+  for (Buffer& buffer : pool.buffers) {
+    if (memory < buffer.memory || memory >= buffer.memory + buffer.bytes) continue;
+    buffer.last_use = pool.requests;
+    auto range = buffer.free.emplace((char*)memory - buffer.memory, bytes).first;
+    auto next = std::next(range);
+    if (next != buffer.free.end() && range->first + range->second == next->first) {
+      range->second += next->second;
+      buffer.free.erase(next);
+    }
+    if (range != buffer.free.begin()) {
+      auto before = std::prev(range);
+      if (before->first + before->second == range->first) {
+        before->second += range->second;
+        buffer.free.erase(range);
+      }
+    }
+    return;
+  }
 }
 
 }  // namespace

@@ -34,7 +34,8 @@ class Direct {
     // A block is a box of output lines; its size is the largest that the cache has room for.
     int64_t d = std::min<int64_t>(2, layer_.out.d), h = std::min<int64_t>(4, layer_.out.h);
     while (h > 1 && staged(d, h) * (int64_t)sizeof(E) > kStageBytes) h /= 2;
-    if (layer_.samples * divide_up(layer_.out.d, d) * divide_up(layer_.out.h, h) < 64) {
+    // By the sample's blocks, not the batch's: a sample's result does not depend on its batch.
+    if (divide_up(layer_.out.d, d) * divide_up(layer_.out.h, h) < 64) {
       run_whole();
     } else {
       run_blocks(d, h);

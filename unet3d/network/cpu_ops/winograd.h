@@ -47,7 +47,8 @@ class Winograd {
   void run() {
     int64_t d = divide_up(d_, divide_up(d_, kTiles));
     int64_t h = std::clamp<int64_t>(kTiles / d, 1, h_), w = std::clamp<int64_t>(kTiles / (d * h), 1, w_);
-    int64_t blocks = layer_.samples * divide_up(d_, d) * divide_up(h_, h) * divide_up(w_, w);
+    // By the sample's blocks, not the batch's: a sample's result does not depend on its batch.
+    int64_t blocks = divide_up(d_, d) * divide_up(h_, h) * divide_up(w_, w);
     int64_t weight_bytes = kPositions * layer_.channels_in() * layer_.channels_out * 4;
     if (weight_bytes > kWeightBytes || blocks < 64) {
       run_slabs();

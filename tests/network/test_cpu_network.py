@@ -1,0 +1,121 @@
+"""The network of fused layers against nnU-Net's own: same weights, same input, same output."""
+
+import threading
+import warnings
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from unet3d.network import cpu
+from unet3d.network.cpu_ops import build
+
+pytestmark = pytest.mark.skipif(not build.available(), reason=build.status()[1])
+TYPES = [torch.float32, torch.bfloat16]
+
+
+@pytest.fixture(autouse=True)
+def inference():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def reference(narrow_reference):
+    """A narrow network with norm parameters that are not 1 and 0."""
+    network = deepcopy(narrow_reference)
+    torch.manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.InstanceNorm3d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    return network
+
+
+@pytest.fixture(scope="module", params=TYPES, ids=["fp32", "bf16"])
+def network(reference, request):
+    return cpu.CpuUNet.from_reference(reference, request.param)
+
+
+def volume(*shape, seed=1):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def error(found, expected):
+    assert found.shape == expected.shape
+    return ((found.double() - expected.double()).norm() / expected.double().norm()).item()
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 64, 32, 64), (2, 4, 32, 64, 32)])
+def test_fp32_equals_the_reference(reference, shape):
+    x = volume(*shape)
+    found = cpu.CpuUNet.from_reference(reference, torch.float32)(x)
+    assert found.dtype == torch.float32 and error(found, deepcopy(reference).double()(x.double())) < 1e-4
+
+
+def test_bf16_is_no_worse_than_pytorchs(reference):
+    x = volume(1, 4, 64, 32, 32)
+    exact = deepcopy(reference).double()(x.double())
+    found = cpu.CpuUNet.from_reference(reference, torch.bfloat16)(x)
+    assert found.dtype == torch.bfloat16
+    # Weights and activations rounded to bf16, products exact: what bf16 stored anywhere costs at least.
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        stock = error(reference(x), exact)
+    assert error(found, exact) < 1.1 * stock
+
+
+def test_samples_of_a_batch_do_not_mix(network):
+    x = volume(2, 4, 32, 64, 32)
+    x[1] *= 3
+    both = network(x)
+    assert all(torch.equal(both[i:i + 1], network(x[i:i + 1])) for i in range(2))
+
+
+def test_a_trace_is_right_for_other_shapes(network):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # jit.trace is deprecated; users' commands rely on it
+        traced = torch.jit.freeze(torch.jit.trace(network, volume(1, 4, 32, 32, 64), check_trace=False).eval())
+    for shape in ((1, 4, 32, 32, 64), (2, 4, 64, 32, 32)):
+        x = volume(*shape, seed=3)
+        assert torch.equal(traced(x), network(x))
+
+
+def test_a_compiled_network_is_one_graph_and_right(network):
+    torch._dynamo.reset()
+    x = volume(1, 4, 32, 64, 32).contiguous(memory_format=torch.channels_last_3d)
+    compiled = torch.compile(network, dynamic=False, fullgraph=True)
+    assert error(compiled(x), network(x)) < 1e-6
+
+
+def test_two_streams_at_once(network):
+    volumes = [volume(1, 4, 32, 64, 32, seed=i) for i in range(2)]
+    expected = [network(x) for x in volumes]
+    wrong = []
+
+    def stream(i):
+        with torch.inference_mode():
+            torch.set_num_threads(2)
+            wrong.extend(n for n in range(6) if not torch.equal(network(volumes[i]), expected[i]))
+
+    threads = [threading.Thread(target=stream, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_forms_say_what_computes(network):
+    forms = network.forms()
+    assert len(forms) == 28 and all(text.endswith(build.vectors()) for text in forms.values())
+    assert forms["encoder.0.1"].startswith("winograd") and forms["encoder.0.0"].startswith("direct")
+
+
+def test_other_networks_are_refused(reference):
+    changed = deepcopy(reference)
+    changed.conv_blocks_context[0].blocks[0].lrelu = nn.LeakyReLU(1.5)
+    with pytest.raises(ValueError, match="slope"):
+        cpu.CpuUNet.from_reference(changed, torch.float32)
+    with pytest.raises(ValueError, match="fp32 or bf16"):
+        cpu.CpuUNet.from_reference(reference, torch.float16)
