@@ -66,7 +66,7 @@ def test_a_batch_gives_each_volume_its_own_logits(narrow_reference):
 
 def test_a_network_that_runs_another_precision_is_found_out(narrow_reference):
     """The archived sample's worst defect: asked for bf16, eager fp32 ran, the label said otherwise."""
-    engine = engine_for(narrow_reference, precision="bf16", jit="none", amp=True)
+    engine = engine_for(narrow_reference, precision="bf16", jit="none", amp=True, network="reference")
     engine._autocast = lambda: torch.autocast("cpu", enabled=False)
     engine._dtype = torch.float32
     engine.compare(VOLUME)

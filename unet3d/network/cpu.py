@@ -16,8 +16,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from unet3d.network.cpu_ops import build, forms, pack
 from unet3d.network.inference import ConvNormAct, InferenceUNet
+from unet3d.network.cpu_ops import build, forms, pack
 from unet3d.network.quantization import Ranges, quantise
 
 # A convolution's output, and scale and shift of the normalisation after it.
@@ -31,9 +31,8 @@ def constant(x: torch.Tensor) -> nn.Parameter:
 class Block(nn.Module):
     """3x3x3 convolution, with the normalisation of its sources before it and the moments for its own after it."""
 
-    def __init__(
-        self, block: ConvNormAct, sources: list[int], storage: torch.dtype, scale: int, tiles: bool, ranges: Ranges | None
-    ):
+    def __init__(self, block: ConvNormAct, sources: list[int], storage: torch.dtype, scale: int, tiles: bool,
+                 ranges: Ranges | None):
         super().__init__()
         conv = block.conv
         if conv.kernel_size != (3, 3, 3) or conv.padding != (1, 1, 1) or conv.stride not in ((1, 1, 1), (2, 2, 2)):
@@ -66,17 +65,13 @@ class Block(nn.Module):
     def _int8(self, weight: torch.Tensor, ranges: Ranges) -> torch.Tensor:
         found = quantise(weight, ranges)
         steps, zeros = ((*values, 1.0)[:2] for values in (ranges.steps, ranges.zeros))
-        self.quantised = constant(
-            torch.cat(
-                (pack.pad(found.factor, 0), pack.pad(found.offset, 0), torch.tensor([*steps, *zeros], dtype=torch.float32))
-            )
-        )
+        self.quantised = constant(torch.cat((pack.pad(found.factor, 0), pack.pad(found.offset, 0), torch.tensor(
+            [*steps, *zeros], dtype=torch.float32))))
         return pack.amx_int8(pack.pad_inputs(pack.pad(found.weight, 0), list(ranges.channels)))
 
     def forward(self, x: Raw, skip: Raw = (None, None, None)) -> Raw:
-        return torch.ops.unet3d_fused.conv(
-            *x, *skip, self.slope, self.weight, self.stride, self.gamma, self.beta, self.eps, self.form, self.quantised
-        )
+        return torch.ops.unet3d_fused.conv(*x, *skip, self.slope, self.weight, self.stride, self.gamma, self.beta,
+                                           self.eps, self.form, self.quantised)
 
 
 class Upsampling(nn.Module):
@@ -102,9 +97,8 @@ class CpuUNet(nn.Module):
     D, H, W must be divisible by the product of the strides (32 for the BraTS network).
     """
 
-    def __init__(
-        self, form: InferenceUNet, dtype: torch.dtype, ranges: dict[str, Ranges] | None = None, tiles: bool | None = None
-    ):
+    def __init__(self, form: InferenceUNet, dtype: torch.dtype, ranges: dict[str, Ranges] | None = None,
+                 tiles: bool | None = None):
         super().__init__()
         if dtype not in (torch.float32, torch.bfloat16):
             raise ValueError(f"the CPU's fused layers store fp32 or bf16, not {str(dtype).removeprefix('torch.')}")
@@ -132,28 +126,18 @@ class CpuUNet(nn.Module):
         for level, (up, stage, scale) in enumerate(levels):
             self.upsamplings.append(Upsampling(up, dtype, below[-1].negative_slope, tiles))
             sources = [up.out_channels, stage[0].conv.in_channels - up.out_channels]
-            self.decoder.append(
-                nn.ModuleList(
-                    Block(
-                        block,
-                        sources if i == 0 else [block.conv.in_channels],
-                        dtype,
-                        scale,
-                        tiles,
-                        ranges.get(f"decoder.{level}.{i}"),
-                    )
-                    for i, block in enumerate(stage)
-                )
-            )
+            self.decoder.append(nn.ModuleList(
+                Block(block, sources if i == 0 else [block.conv.in_channels], dtype, scale, tiles,
+                      ranges.get(f"decoder.{level}.{i}"))
+                for i, block in enumerate(stage)))
             below = stage
         self.slope = below[-1].negative_slope
         self.head = constant(pack.head(form.head.weight.detach(), dtype))
         self.head_bias = None if form.head.bias is None else constant(form.head.bias.detach().float())
 
     @classmethod
-    def from_reference(
-        cls, reference: nn.Module, dtype: torch.dtype, ranges: dict[str, Ranges] | None = None, tiles: bool | None = None
-    ) -> CpuUNet:
+    def from_reference(cls, reference: nn.Module, dtype: torch.dtype, ranges: dict[str, Ranges] | None = None,
+                       tiles: bool | None = None) -> CpuUNet:
         """Build from nnU-Net's Generic_UNet; tensors are stored in `dtype`, fp32 or bf16.
 
         ranges: of unet3d.network.quantization.calibrate, for int8 products where they say.
@@ -167,11 +151,8 @@ class CpuUNet(nn.Module):
     def forms(self) -> dict[str, str]:
         """Algorithm, tile and type of products of each layer, and the vectors that compute it."""
         vectors = build.vectors()
-        found = {
-            name: module.form if "AMX" in module.form else f"{module.form}, {vectors}"
-            for name, module in self.named_modules()
-            if isinstance(module, Block | Upsampling)
-        }
+        layers = {name: m.form for name, m in self.named_modules() if isinstance(m, Block | Upsampling)}
+        found = {name: form if "AMX" in form else f"{form}, {vectors}" for name, form in layers.items()}
         return {**found, "head": f"direct, fp32 products, {vectors}"}
 
     def _stored(self, x: torch.Tensor) -> torch.Tensor:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-
-import torch
+from typing import TYPE_CHECKING
 
 from unet3d.config.precisions import PRECISIONS
 
+if TYPE_CHECKING:
+    import torch
+
 CONV, UPSAMPLE, HEAD = "unet3d_fused::conv", "unet3d_fused::upsample", "unet3d_fused::head"
+INPUT = "unet3d_fused::input"
 # Places of the arguments in the operators' schemas.
 X, SKIP, WEIGHT, STRIDE, GAMMA = 0, 3, 7, 8, 9
 UPSAMPLE_WEIGHT = HEAD_WEIGHT = 4
@@ -22,6 +25,7 @@ def channels_last(x: torch.Tensor, channels: int, extents: list[int]) -> torch.T
 
 def register_fakes() -> None:
     """Must be called once, after the library was loaded."""
+    import torch
 
     @torch.library.register_fake("unet3d_fused::conv")
     def _(x, scale, shift, skip, skip_scale, skip_shift, slope, weight, stride, gamma, beta, eps, form, quantised=None):
@@ -56,6 +60,8 @@ def work(name: str, shapes: Sequence[Sequence[int]], arguments: Sequence[object]
     """
     x = shapes[X]
     voxels = x[0] * prod(x[2:])
+    if name == INPUT:
+        return 0, 2 * size * x[1] * voxels
     if name == CONV:
         skip, stride, outputs = shapes[SKIP], arguments[STRIDE], shapes[GAMMA][0]
         assert isinstance(stride, int)
