@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
+from unet3d.model import reference  # noqa: E402
 
 from unet3d import weights  # noqa: E402
-from unet3d.model import reference  # noqa: E402
 from unet3d.network import cpu  # noqa: E402
 from unet3d.network.cpu_ops import build  # noqa: E402
 

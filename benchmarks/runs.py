@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -62,7 +63,8 @@ def make(contestant: Contestant, command: Sequence[str], place: Path, prefix: Se
     Raises:
         UserError: when the folder cannot be written to.
     """
-    outcome = process.run(command, place, python=contestant.python, prefix=prefix)
+    environ = {**os.environ, **contestant.environment}
+    outcome = process.run(command, place, python=contestant.python, prefix=prefix, environ=environ)
     write_atomically(
         place / OUTCOME,
         json.dumps({"command": list(command), "seconds": outcome.seconds, "reason": outcome.reason}, indent=1) + "\n",
