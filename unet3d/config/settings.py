@@ -58,7 +58,7 @@ SETTINGS: tuple[Setting, ...] = (
         PERFORMANCE,
         kinds.choice(*PRECISIONS),
         ", ".join(PRECISIONS),
-        "Data type of the convolutions; int8 needs the openvino engine",
+        "Data type of the convolutions; int8 needs ENGINE=openvino, or a CPU with AMX",
         default_text="fp16 on Flex, Max and CUDA; bf16 on a CPU with AMX or AVX512-BF16, else fp32",
     ),
     Setting(
