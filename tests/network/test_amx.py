@@ -165,12 +165,16 @@ def test_int8_of_a_quantised_layer(channels):
     assert error(y, nn.functional.conv3d(torch.cat(exact, 1), weight.double(), padding=1)) < 2e-2
 
 
-def test_the_result_does_not_depend_on_threads():
-    raw = sources((32,), (1, 12, 20, 80), lambda i, *shape: tensor(*shape))
+def test_neither_threads_nor_batch_change_a_bit():
+    raw = sources((32,), (2, 12, 20, 80), lambda i, *shape: tensor(*shape))
     weight = pack.amx_bf16(torch.randn(OUTPUTS, 32, 3, 3, 3, generator=generator(3)) * 0.05)
-    found = convolve(raw, weight, 1, BF16)
-    torch.set_num_threads(3)
-    assert torch.equal(found[0], convolve(raw, weight, 1, BF16)[0])
+    expected = convolve(raw, weight, 1, BF16)
+    for count in (1, 3, 4):
+        torch.set_num_threads(count)
+        alone = convolve([tuple(t[1:].contiguous(memory_format=torch.channels_last_3d if t.dim() == 5 else
+                                                 torch.contiguous_format) for t in raw[0])], weight, 1, BF16)
+        for one, both, found in zip(alone, expected, convolve(raw, weight, 1, BF16), strict=True):
+            assert torch.equal(both, found) and torch.equal(both[1:], one)
 
 
 def test_what_does_not_fit_is_refused():

@@ -108,8 +108,9 @@ def test_two_streams_at_once(network):
 
 def test_forms_say_what_computes(network):
     forms = network.forms()
-    assert len(forms) == 28 and all(text.endswith(build.vectors()) for text in forms.values())
-    assert forms["encoder.0.1"].startswith("winograd") and forms["encoder.0.0"].startswith("direct")
+    assert len(forms) == 28 and all("AMX" in text or text.endswith(build.vectors()) for text in forms.values())
+    assert forms["encoder.0.1"].startswith("winograd" if "AMX" not in forms["encoder.0.1"] else "direct")
+    assert forms["encoder.0.0"].startswith("direct")
 
 
 def test_other_networks_are_refused(reference):

@@ -104,8 +104,8 @@ class Convolution {
   explicit Convolution(const Layer& layer)
       : layer_(layer), form_(layer), out_(FORM::kTaps == 8 ? layer.in : layer.out),
         panels_(layer.channels_out / kBlock * FORM::kTaps), stream_(layer.stream()) {
-    Shape shape{out_, layer.samples, layer.stride, panels_, form_.chunks(), FORM::kKernel, FORM::kOffsets, FORM::kCell};
-    b_ = blocking_of(shape, at::get_num_threads());
+    Shape shape{out_, layer.stride, panels_, form_.chunks(), FORM::kKernel, FORM::kOffsets, FORM::kCell};
+    b_ = blocking_of(shape, layer.samples, at::get_num_threads());
     layout_ = form_.layout(b_.y, b_.x);
     form_.offsets(layout_, offsets_);
     ring_ = layer.stride * (b_.planes - 1) + FORM::kKernel;
