@@ -124,6 +124,20 @@ def test_upsampling(shape):
     assert error(found, expected) < 2.5e-3
 
 
+@pytest.mark.parametrize("classes, channels, bias", [(4, 32, True), (3, 96, False)])
+@pytest.mark.parametrize("shape", EXTENTS)
+def test_head(shape, classes, channels, bias):
+    raw = sources((channels,), shape, lambda i, *shape: tensor(*shape))[0]
+    weight = torch.randn(classes, channels, 1, 1, 1, generator=generator(3))
+    biases = torch.randn(classes, generator=generator(4)) if bias else None
+    arguments = (*raw, 0.01, pack.head(weight, torch.bfloat16), biases, True)
+    torch.ops.unet3d_fused.head(*arguments).fill_(float("nan"))
+    found = torch.ops.unet3d_fused.head(*arguments)
+    exact = activated(*raw).bfloat16().double()
+    expected = nn.functional.conv3d(exact, weight.bfloat16().double(), None if biases is None else biases.double())
+    assert error(found, expected) < 2.5e-3
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("shape", EXTENTS)

@@ -132,6 +132,7 @@ class CpuUNet(nn.Module):
                 for i, block in enumerate(stage)))
             below = stage
         self.slope = below[-1].negative_slope
+        self.tiles = tiles and form.head.out_channels <= 16
         self.head = constant(pack.head(form.head.weight.detach(), dtype))
         self.head_bias = None if form.head.bias is None else constant(form.head.bias.detach().float())
 
@@ -153,7 +154,7 @@ class CpuUNet(nn.Module):
         vectors = build.vectors()
         layers = {name: m.form for name, m in self.named_modules() if isinstance(m, Block | Upsampling)}
         found = {name: form if "AMX" in form else f"{form}, {vectors}" for name, form in layers.items()}
-        return {**found, "head": f"direct, fp32 products, {vectors}"}
+        return {**found, "head": forms.AMX[torch.bfloat16] if self.tiles else f"direct, fp32 products, {vectors}"}
 
     def _stored(self, x: torch.Tensor) -> torch.Tensor:
         """The input in the layers' type and layout."""
@@ -178,4 +179,4 @@ class CpuUNet(nn.Module):
             raw = stage[0](raw, skips.pop())
             for block in stage[1:]:
                 raw = block(raw)
-        return torch.ops.unet3d_fused.head(*raw, self.slope, self.head, self.head_bias)
+        return torch.ops.unet3d_fused.head(*raw, self.slope, self.head, self.head_bias, self.tiles)

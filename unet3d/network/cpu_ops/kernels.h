@@ -35,5 +35,7 @@ void interleave_input(const float* from, int64_t samples, int64_t voxels, uint16
 // 1x1x1, to `classes` logits [samples, D, H, W, classes] in the storage type. weight [classes][channels in slots] fp32,
 // bias [classes] or null.
 void head(const Layer& layer, int64_t classes, const float* bias);
+// The same for bf16 tensors and up to 16 classes, with bf16 products on AMX tiles.
+void head_amx(const Layer& layer, int64_t classes, const float* bias);
 
 }  // namespace unet3d

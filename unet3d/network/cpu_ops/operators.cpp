@@ -155,7 +155,7 @@ at::Tensor upsample(const at::Tensor& x, const OptionalTensor& scale, const Opti
 }
 
 at::Tensor norm_act_head(const at::Tensor& x, const OptionalTensor& scale, const OptionalTensor& shift, double slope,
-                         const at::Tensor& weight, const OptionalTensor& bias) {
+                         const at::Tensor& weight, const OptionalTensor& bias, bool tiles) {
   at::AutoDispatchBelowADInplaceOrView guard;
   Layer layer = layer_of(x, scale, shift, slope, weight, at::kFloat);
   check_blocks(layer);
@@ -164,7 +164,8 @@ at::Tensor norm_act_head(const at::Tensor& x, const OptionalTensor& scale, const
   layer.out = layer.in;
   layer.channels_out = classes;
   at::Tensor y = output_of(layer);
-  head(layer, classes, per_channel(bias, classes, "bias"));
+  TORCH_CHECK(!tiles || (layer.storage == at::kBFloat16 && classes <= 16), "AMX tiles are for bf16 and up to 16 classes");
+  (tiles ? head_amx : head)(layer, classes, per_channel(bias, classes, "bias"));
   return y;
 }
 
@@ -190,7 +191,7 @@ TORCH_LIBRARY(unet3d_fused, m) {
       "Tensor weight, int stride, Tensor gamma, Tensor beta, float eps, str form, Tensor? quantised=None) "
       "-> (Tensor, Tensor, Tensor)");
   m.def("upsample(Tensor x, Tensor? scale, Tensor? shift, float slope, Tensor weight, bool tiles=False) -> Tensor");
-  m.def("head(Tensor x, Tensor? scale, Tensor? shift, float slope, Tensor weight, Tensor? bias) -> Tensor");
+  m.def("head(Tensor x, Tensor? scale, Tensor? shift, float slope, Tensor weight, Tensor? bias, bool tiles=False) -> Tensor");
   m.def("input(Tensor x) -> Tensor");
   m.def("vectors() -> str", vectors);
   m.def("amx() -> bool", has_amx);
