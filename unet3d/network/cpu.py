@@ -47,7 +47,7 @@ class Block(nn.Module):
         tile = forms.tile(conv.in_channels, conv.out_channels, scale, storage) if self.stride == 1 else None
         if ranges is not None and not is_input:
             packed, self.form = self._int8(conv.weight.detach().float(), ranges), forms.AMX[torch.int8]
-        elif tiles and forms.on_tiles(conv.in_channels, conv.out_channels, self.stride, scale):
+        elif tiles:
             packed = pack.amx_input(weight) if is_input else pack.amx_bf16(pack.pad_inputs(weight, sources))
             self.form = forms.AMX[torch.bfloat16]
         elif is_input:

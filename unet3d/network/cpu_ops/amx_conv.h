@@ -11,6 +11,7 @@
 #pragma once
 
 #include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <vector>
@@ -114,6 +115,7 @@ class Convolution {
   }
 
   void run() {
+    TORCH_CHECK(usable(), "the system does not let this process use AMX tiles");
     int64_t nz = divide_up(out_.d, b_.z), ny = divide_up(out_.h, b_.y), nx = divide_up(out_.w, b_.x);
     int64_t groups = divide_up(panels_, b_.panels), blocks = layer_.samples * nz * ny * nx;
     if (layer_.moments) layer_.moments->resize(layer_.samples, nz * ny * nx, layer_.channels_out);

@@ -1,4 +1,6 @@
 // Normalisation, LeakyReLU and the 1x1x1 segmentation head on AMX tiles, in one pass of reading: bf16 products.
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -63,6 +65,7 @@ void logits(const Layer& layer, int64_t any_classes, const float* bias) {
 }  // namespace
 
 void head_amx(const Layer& layer, int64_t classes, const float* bias) {
+  TORCH_CHECK(usable(), "the system does not let this process use AMX tiles");
   (classes == 4 ? logits<4> : logits<0>)(layer, classes, bias);
 }
 
