@@ -40,7 +40,7 @@ class Block(nn.Module):
         self.stride, self.eps, self.slope = conv.stride[0], block.eps, block.negative_slope
         weight = pack.pad(conv.weight.detach().float(), 0)
         products = forms.product_type(storage, build.vectors())
-        tile = forms.tile(conv.in_channels, conv.out_channels, scale, storage) if self.stride == 1 else None
+        tile = forms.tile(scale, storage) if self.stride == 1 else None
         if scale == 1 and self.stride == 1 and sources == [conv.in_channels] and conv.in_channels <= pack.INPUT:
             packed, self.form = pack.direct_input(weight, products), forms.DIRECT[products]
         elif tile is None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 SOURCES = ("buffers.cpp", "direct_bf16.cpp", "direct_fp32.cpp", "driver.cpp", "head.cpp", "moments.cpp", "operators.cpp",
-           "products.cpp", "upsample.cpp", "winograd_222.cpp", "winograd_244.cpp", "winograd_444.cpp", "winograd_446.cpp",
+           "products.cpp", "upsample.cpp", "winograd_222.cpp", "winograd_444.cpp", "winograd_446.cpp",
            "winograd_466.cpp", "winograd_666.cpp")
 HEADERS = ("buffers.h", "direct.h", "driver.h", "kernels.h", "layer.h", "output.h", "products.h", "stage.h",
            "transforms.h", "vec.h", "winograd.h")

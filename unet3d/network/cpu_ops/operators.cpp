@@ -26,11 +26,10 @@ struct Form {
 
 constexpr Form kForms[] = {
     {"winograd 2x2x2, fp32 products", conv_winograd_222, 64, at::kFloat, 1},
-    {"winograd 2x4x4, fp32 products", conv_winograd_244, 144, at::kFloat, 1},
     {"winograd 4x4x4, fp32 products", conv_winograd_444, 216, at::kFloat, 1},
+    {"winograd 4x4x6, fp32 products", conv_winograd_446, 288, at::kFloat, 1},
     {"winograd 4x6x6, fp32 products", conv_winograd_466, 384, at::kFloat, 1},
     {"winograd 6x6x6, fp32 products", conv_winograd_666, 512, at::kFloat, 1},
-    {"winograd 4x4x6, fp32 products", conv_winograd_446, 288, at::kFloat, 1},
     {"direct, fp32 products", conv_direct_fp32, 27, at::kFloat, 2},
     {"direct, bf16 products", conv_direct_bf16, 27, at::kBFloat16, 2},
 };
