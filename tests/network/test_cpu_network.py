@@ -33,9 +33,11 @@ def reference(narrow_reference):
     return network
 
 
-@pytest.fixture(scope="module", params=TYPES, ids=["fp32", "bf16"])
+@pytest.fixture(scope="module", params=[(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)],
+                ids=["fp32", "bf16", "bf16-amx"])
 def network(reference, request):
-    return cpu.CpuUNet.from_reference(reference, request.param)
+    dtype, tiles = request.param
+    return cpu.CpuUNet.from_reference(reference, dtype, tiles=tiles)
 
 
 def volume(*shape, seed=1):
@@ -54,10 +56,11 @@ def test_fp32_equals_the_reference(reference, shape):
     assert found.dtype == torch.float32 and error(found, deepcopy(reference).double()(x.double())) < 1e-4
 
 
-def test_bf16_is_no_worse_than_pytorchs(reference):
+@pytest.mark.parametrize("tiles", [False, True], ids=["", "amx"])
+def test_bf16_is_no_worse_than_pytorchs(reference, tiles):
     x = volume(1, 4, 64, 32, 32)
     exact = deepcopy(reference).double()(x.double())
-    found = cpu.CpuUNet.from_reference(reference, torch.bfloat16)(x)
+    found = cpu.CpuUNet.from_reference(reference, torch.bfloat16, tiles=tiles)(x)
     assert found.dtype == torch.bfloat16
     # Weights and activations rounded to bf16, products exact: what bf16 stored anywhere costs at least.
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.skipif(not build.available(), reason=build.status()[1])
 SLOPE, EPS = 0.01, 1e-5
 # Of one layer, in the tensors' type. Direct bf16 products round what was normalised, all bf16 forms round their output.
 TOLERANCE = {"winograd 2x2x2, fp32 products": 1e-6, "winograd 4x4x4, fp32 products": 3e-6,
-             "winograd 4x6x6, fp32 products": 1.2e-5, "winograd 6x6x6, fp32 products": 2.5e-5,
-             "direct, fp32 products": 2e-6}
+             "winograd 4x4x6, fp32 products": 6e-6, "winograd 4x6x6, fp32 products": 1.2e-5,
+             "winograd 6x6x6, fp32 products": 2.5e-5, "direct, fp32 products": 2e-6}
 BF16_TOLERANCE = {"direct, bf16 products": 4e-3}
 FP32, BF16 = torch.float32, torch.bfloat16
 FORMS = [(FP32, form) for form in TOLERANCE] + [(BF16, form) for form in [*TOLERANCE, *BF16_TOLERANCE]]

@@ -44,7 +44,7 @@ class Block(nn.Module):
         products = forms.product_type(storage, build.vectors())
         self.quantised = None
         is_input = scale == 1 and self.stride == 1 and sources == [conv.in_channels] and conv.in_channels <= pack.INPUT
-        tile = forms.tile(conv.in_channels, conv.out_channels, scale, storage) if self.stride == 1 else None
+        tile = forms.tile(scale, storage) if self.stride == 1 else None
         if ranges is not None and not is_input:
             packed, self.form = self._int8(conv.weight.detach().float(), ranges), forms.AMX[torch.int8]
         elif tiles:
@@ -158,7 +158,7 @@ class CpuUNet(nn.Module):
 
     def _stored(self, x: torch.Tensor) -> torch.Tensor:
         """The input in the layers' type and layout."""
-        if self.dtype == torch.bfloat16 and x.dtype == torch.float32 and x.shape[1] == pack.INPUT and x.is_contiguous():
+        if self.dtype == torch.bfloat16 and self.channels == pack.INPUT:
             return torch.ops.unet3d_fused.input(x)
         x = x.to(self.dtype)
         if self.channels > pack.INPUT:

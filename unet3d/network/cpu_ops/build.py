@@ -20,8 +20,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 SOURCES = ("amx_bf16.cpp", "amx_blocking.cpp", "amx_head.cpp", "amx_int8.cpp", "buffers.cpp", "direct_bf16.cpp",
            "direct_fp32.cpp", "driver.cpp", "head.cpp", "input.cpp", "moments.cpp", "operators.cpp", "products.cpp",
-           "upsample.cpp", "winograd_222.cpp", "winograd_244.cpp", "winograd_444.cpp", "winograd_446.cpp", "winograd_466.cpp",
-           "winograd_666.cpp")
+           "upsample.cpp", "winograd_222.cpp", "winograd_444.cpp", "winograd_446.cpp", "winograd_466.cpp", "winograd_666.cpp")
 HEADERS = ("amx_blocking.h", "amx_conv.h", "amx_form.h", "amx_tile.h", "buffers.h", "direct.h", "driver.h", "kernels.h",
            "layer.h", "output.h", "products.h", "stage.h", "transforms.h", "vec.h", "winograd.h")
 # GCC takes _mm512_undefined_ps for a mistake of ours.

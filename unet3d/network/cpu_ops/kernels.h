@@ -7,7 +7,6 @@ namespace unet3d {
 
 // 3x3x3, stride 1, tiles of so many outputs in z, y and x; products in fp32.
 void conv_winograd_222(const Layer& layer);
-void conv_winograd_244(const Layer& layer);
 void conv_winograd_444(const Layer& layer);
 void conv_winograd_446(const Layer& layer);
 void conv_winograd_466(const Layer& layer);
