@@ -58,7 +58,8 @@ def test_fp32_equals_the_reference(reference, shape):
 
 @pytest.mark.parametrize("tiles", [False, True], ids=["", "amx"])
 def test_bf16_is_no_worse_than_pytorchs(reference, tiles):
-    x = volume(1, 4, 64, 32, 32)
+    # Large enough for the deepest normalisation to have voxels: with two of them errors are a matter of luck.
+    x = volume(1, 4, 64, 64, 96)
     exact = deepcopy(reference).double()(x.double())
     found = cpu.CpuUNet.from_reference(reference, torch.bfloat16, tiles=tiles)(x)
     assert found.dtype == torch.bfloat16
