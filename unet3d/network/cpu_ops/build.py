@@ -82,7 +82,8 @@ def cache_folder(torch_version: str) -> Path:
     for name in SOURCES + HEADERS:
         digest.update((FOLDER / name).read_bytes())
     cpu = Path("/proc/cpuinfo")
-    flags = [line for line in cpu.read_text().splitlines() if line.startswith(("flags", "Features"))][:1] if cpu.exists() else []
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    flags = [line for line in lines if line.startswith(("flags", "Features"))][:1]
     digest.update("".join(flags).encode())
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "unet3d" / f"fused-{digest.hexdigest()[:16]}"
