@@ -21,13 +21,13 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
-from unet3d.model import reference  # noqa: E402
+import torch
+from torch import nn
 
-from unet3d import weights  # noqa: E402
-from unet3d.network import cpu  # noqa: E402
-from unet3d.network.cpu_ops import build  # noqa: E402
+from unet3d import weights
+from unet3d.model import reference
+from unet3d.network import cpu
+from unet3d.network.cpu_ops import build
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -102,8 +102,10 @@ def _layers(network: nn.Module, arguments: argparse.Namespace) -> None:
     total = {"ours": 0.0, "oneDNN": 0.0}
     for name, module, shapes in _modules(ours, arguments.shape, dtype):
         sources = [torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last_3d) for shape in shapes]
-        raws = [(x, None, None) if x.shape[1] < 32 or isinstance(module, cpu.Block) and len(sources) == 2 and i == 0 else
-                (x, torch.ones(1, x.shape[1]), torch.zeros(1, x.shape[1])) for i, x in enumerate(sources)]
+        # What was upsampled has no normalisation, nor has the network's input.
+        plain = len(sources) == 2 or sources[0].shape[1] < 32
+        raws = [(x, None, None) if plain and i == 0 else (x, torch.ones(1, x.shape[1]), torch.zeros(1, x.shape[1]))
+                for i, x in enumerate(sources)]
         x = torch.cat(sources, 1).contiguous(memory_format=torch.channels_last_3d)
         output = module(*raws)[0]
         inputs, outputs, extents = x.shape[1], output.shape[1], tuple(output.shape[2:])

@@ -109,8 +109,9 @@ def test_of_the_input(shape, channels):
 @pytest.mark.parametrize("shape", EXTENTS)
 def test_input_is_stored_in_one_pass(shape):
     x = torch.randn(shape[0], 4, *shape[1:], generator=generator(1))
-    found = torch.ops.unet3d_fused.input(x)
-    assert torch.equal(found, x.bfloat16()) and found.is_contiguous(memory_format=torch.channels_last_3d)
+    for given in (x, x.contiguous(memory_format=torch.channels_last_3d), x.bfloat16(), x.double()):
+        found = torch.ops.unet3d_fused.input(given)
+        assert torch.equal(found, given.bfloat16()) and found.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 @pytest.mark.parametrize("shape", EXTENTS)
@@ -121,6 +122,20 @@ def test_upsampling(shape):
     torch.ops.unet3d_fused.upsample(*raw, 0.01, packed, True).fill_(float("nan"))
     found = torch.ops.unet3d_fused.upsample(*raw, 0.01, packed, True)
     expected = nn.functional.conv_transpose3d(activated(*raw).bfloat16().double(), weight.bfloat16().double(), stride=2)
+    assert error(found, expected) < 2.5e-3
+
+
+@pytest.mark.parametrize("classes, channels, bias", [(4, 32, True), (3, 96, False)])
+@pytest.mark.parametrize("shape", EXTENTS)
+def test_head(shape, classes, channels, bias):
+    raw = sources((channels,), shape, lambda i, *shape: tensor(*shape))[0]
+    weight = torch.randn(classes, channels, 1, 1, 1, generator=generator(3))
+    biases = torch.randn(classes, generator=generator(4)) if bias else None
+    arguments = (*raw, 0.01, pack.head(weight, torch.bfloat16), biases, True)
+    torch.ops.unet3d_fused.head(*arguments).fill_(float("nan"))
+    found = torch.ops.unet3d_fused.head(*arguments)
+    exact = activated(*raw).bfloat16().double()
+    expected = nn.functional.conv3d(exact, weight.bfloat16().double(), None if biases is None else biases.double())
     assert error(found, expected) < 2.5e-3
 
 
@@ -168,12 +183,16 @@ def test_int8_of_a_quantised_layer(channels):
     assert error(y, nn.functional.conv3d(torch.cat(exact, 1), weight.double(), padding=1)) < 2e-2
 
 
-def test_the_result_does_not_depend_on_threads():
-    raw = sources((32,), (1, 12, 20, 80), lambda i, *shape: tensor(*shape))
+def test_neither_threads_nor_batch_change_a_bit():
+    raw = sources((32,), (2, 12, 20, 80), lambda i, *shape: tensor(*shape))
     weight = pack.amx_bf16(torch.randn(OUTPUTS, 32, 3, 3, 3, generator=generator(3)) * 0.05)
-    found = convolve(raw, weight, 1, BF16)
-    torch.set_num_threads(3)
-    assert torch.equal(found[0], convolve(raw, weight, 1, BF16)[0])
+    expected = convolve(raw, weight, 1, BF16)
+    for count in (1, 3, 4):
+        torch.set_num_threads(count)
+        alone = convolve([tuple(t[1:].contiguous(memory_format=torch.channels_last_3d if t.dim() == 5 else
+                                                 torch.contiguous_format) for t in raw[0])], weight, 1, BF16)
+        for one, both, found in zip(alone, expected, convolve(raw, weight, 1, BF16), strict=True):
+            assert torch.equal(both, found) and torch.equal(both[1:], one)
 
 
 def test_what_does_not_fit_is_refused():

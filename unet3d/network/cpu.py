@@ -44,10 +44,10 @@ class Block(nn.Module):
         products = forms.product_type(storage, build.vectors())
         self.quantised = None
         is_input = scale == 1 and self.stride == 1 and sources == [conv.in_channels] and conv.in_channels <= pack.INPUT
-        tile = forms.tile(conv.in_channels, conv.out_channels, scale, storage) if self.stride == 1 else None
+        tile = forms.tile(scale, storage) if self.stride == 1 else None
         if ranges is not None and not is_input:
             packed, self.form = self._int8(conv.weight.detach().float(), ranges), forms.AMX[torch.int8]
-        elif tiles and forms.on_tiles(conv.in_channels, conv.out_channels, self.stride, scale):
+        elif tiles:
             packed = pack.amx_input(weight) if is_input else pack.amx_bf16(pack.pad_inputs(weight, sources))
             self.form = forms.AMX[torch.bfloat16]
         elif is_input:
@@ -132,6 +132,7 @@ class CpuUNet(nn.Module):
                 for i, block in enumerate(stage)))
             below = stage
         self.slope = below[-1].negative_slope
+        self.tiles = tiles and form.head.out_channels <= 16
         self.head = constant(pack.head(form.head.weight.detach(), dtype))
         self.head_bias = None if form.head.bias is None else constant(form.head.bias.detach().float())
 
@@ -153,11 +154,11 @@ class CpuUNet(nn.Module):
         vectors = build.vectors()
         layers = {name: m.form for name, m in self.named_modules() if isinstance(m, Block | Upsampling)}
         found = {name: form if "AMX" in form else f"{form}, {vectors}" for name, form in layers.items()}
-        return {**found, "head": f"direct, fp32 products, {vectors}"}
+        return {**found, "head": forms.AMX[torch.bfloat16] if self.tiles else f"direct, fp32 products, {vectors}"}
 
     def _stored(self, x: torch.Tensor) -> torch.Tensor:
         """The input in the layers' type and layout."""
-        if self.dtype == torch.bfloat16 and x.dtype == torch.float32 and x.shape[1] == pack.INPUT and x.is_contiguous():
+        if self.dtype == torch.bfloat16 and self.channels == pack.INPUT:
             return torch.ops.unet3d_fused.input(x)
         x = x.to(self.dtype)
         if self.channels > pack.INPUT:
@@ -178,4 +179,4 @@ class CpuUNet(nn.Module):
             raw = stage[0](raw, skips.pop())
             for block in stage[1:]:
                 raw = block(raw)
-        return torch.ops.unet3d_fused.head(*raw, self.slope, self.head, self.head_bias)
+        return torch.ops.unet3d_fused.head(*raw, self.slope, self.head, self.head_bias, self.tiles)

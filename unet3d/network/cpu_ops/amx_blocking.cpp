@@ -17,12 +17,15 @@ constexpr double kStage = 0.1, kStore = 0.1, kItem = 200;
 // Staged planes up to the first size share a core's cache with weights and another thread; beyond, products wait.
 constexpr double kCacheBytes = 400 << 10, kSlower = 0.25;
 
-double cost(const Shape& s, const Blocking& b, int64_t threads) {
-  int64_t items = s.samples * divide_up(s.out.d, b.z) * divide_up(s.out.h, b.y) * divide_up(s.out.w, b.x) *
+// Threads that blocks of voxels are chosen for.
+constexpr int64_t kThreads = 16;
+
+double cost(const Shape& s, const Blocking& b, int64_t samples, int64_t threads) {
+  int64_t items = samples * divide_up(s.out.d, b.z) * divide_up(s.out.h, b.y) * divide_up(s.out.w, b.x) *
                   divide_up(s.panels, b.panels);
   int64_t pitch = b.x + (s.stride == 1 ? s.kernel - 1 : 1);
   int64_t tiles = std::min(b.y * divide_up(b.x, 16), divide_up((b.y - 1) * pitch + b.x, 16));
-  double steps = double(divide_up(b.z, b.planes)) * divide_up(b.planes * tiles, 2) * b.panels * s.chunks * s.kernel * s.offsets;
+  double steps = double(divide_up(b.z, b.planes)) * divide_up(b.planes * tiles, 3) * 1.5 * b.panels * s.chunks * s.kernel * s.offsets;
   double cells = double((b.z - 1) * s.stride + s.kernel) * ((b.y - 1) * s.stride + s.kernel) *
                  ((b.x - 1) * s.stride + s.kernel) * s.chunks;
   double ring = double((b.planes - 1) * s.stride + s.kernel) * (b.y * s.stride + s.kernel - s.stride) *
@@ -33,20 +36,29 @@ double cost(const Shape& s, const Blocking& b, int64_t threads) {
   return (divide_up(items, threads) + 0.3) * item;
 }
 
-Blocking search(const Shape& s, int64_t threads) {
+Blocking with_panels(const Shape& s, Blocking b, int64_t samples, int64_t threads) {
+  Blocking best = b;
+  double least = std::numeric_limits<double>::infinity();
+  for (int64_t parts = 1; parts <= s.panels; ++parts) {
+    b.panels = divide_up(s.panels, parts);
+    double now = cost(s, b, samples, threads);
+    if (now < least) least = now, best = b;
+  }
+  return best;
+}
+
+Blocking search(const Shape& s) {
   Blocking best{};
   double least = std::numeric_limits<double>::infinity();
-  auto part = [](int64_t extent, int64_t parts) { return divide_up(extent, parts); };
-  for (int64_t ny = 1; ny <= s.out.h; ny = ny < 8 ? ny + 1 : ny * 5 / 4) {
+  auto next = [](int64_t parts) { return parts < 8 ? parts + 1 : parts * 5 / 4; };
+  for (int64_t ny = 1; ny <= s.out.h; ny = next(ny)) {
     for (int64_t nx = 1; nx <= std::min<int64_t>(4, s.out.w); ++nx) {
-      for (int64_t nz = 1; nz <= s.out.d; nz = nz < 8 ? nz + 1 : nz * 5 / 4) {
-        for (int64_t np = 1; np <= s.panels; ++np) {
-          if (s.panels % np) continue;
-          Blocking b{1, part(s.out.d, nz), part(s.out.h, ny), part(s.out.w, nx), s.panels / np};
-          for (b.planes = 1; b.planes <= std::min<int64_t>(b.z, 4); b.planes *= 2) {
-            double now = cost(s, b, threads);
-            if (now < least) least = now, best = b;
-          }
+      for (int64_t nz = 1; nz <= s.out.d; nz = next(nz)) {
+        Blocking b{1, divide_up(s.out.d, nz), divide_up(s.out.h, ny), divide_up(s.out.w, nx), s.panels};
+        for (b.planes = 1; b.planes <= std::min<int64_t>(b.z, 4); b.planes *= 2) {
+          Blocking whole = with_panels(s, b, 1, kThreads);
+          double now = cost(s, whole, 1, kThreads);
+          if (now < least) least = now, best = whole;
         }
       }
     }
@@ -56,15 +68,14 @@ Blocking search(const Shape& s, int64_t threads) {
 
 }  // namespace
 
-Blocking blocking_of(const Shape& s, int64_t threads) {
+Blocking blocking_of(const Shape& s, int64_t samples, int64_t threads) {
   static auto* mutex = new std::mutex;
-  static auto* kept = new std::map<std::array<int64_t, 11>, Blocking>;
-  std::array<int64_t, 11> key{s.out.d, s.out.h, s.out.w, s.samples, s.stride, s.panels, s.chunks, s.kernel, s.offsets,
-                              s.cell_bytes, threads};
+  static auto* kept = new std::map<std::array<int64_t, 9>, Blocking>;
+  std::array<int64_t, 9> key{s.out.d, s.out.h, s.out.w, s.stride, s.panels, s.chunks, s.kernel, s.offsets, s.cell_bytes};
   std::lock_guard<std::mutex> lock(*mutex);
   auto found = kept->find(key);
-  if (found == kept->end()) found = kept->emplace(key, search(s, threads)).first;
-  return found->second;
+  if (found == kept->end()) found = kept->emplace(key, search(s)).first;
+  return with_panels(s, found->second, samples, threads);
 }
 
 }  // namespace unet3d::amx

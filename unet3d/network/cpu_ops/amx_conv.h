@@ -11,6 +11,7 @@
 #pragma once
 
 #include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <vector>
@@ -104,8 +105,8 @@ class Convolution {
   explicit Convolution(const Layer& layer)
       : layer_(layer), form_(layer), out_(FORM::kTaps == 8 ? layer.in : layer.out),
         panels_(layer.channels_out / kBlock * FORM::kTaps), stream_(layer.stream()) {
-    Shape shape{out_, layer.samples, layer.stride, panels_, form_.chunks(), FORM::kKernel, FORM::kOffsets, FORM::kCell};
-    b_ = blocking_of(shape, at::get_num_threads());
+    Shape shape{out_, layer.stride, panels_, form_.chunks(), FORM::kKernel, FORM::kOffsets, FORM::kCell};
+    b_ = blocking_of(shape, layer.samples, at::get_num_threads());
     layout_ = form_.layout(b_.y, b_.x);
     form_.offsets(layout_, offsets_);
     ring_ = layer.stride * (b_.planes - 1) + FORM::kKernel;
@@ -114,6 +115,7 @@ class Convolution {
   }
 
   void run() {
+    TORCH_CHECK(usable(), "the system does not let this process use AMX tiles");
     int64_t nz = divide_up(out_.d, b_.z), ny = divide_up(out_.h, b_.y), nx = divide_up(out_.w, b_.x);
     int64_t groups = divide_up(panels_, b_.panels), blocks = layer_.samples * nz * ny * nx;
     if (layer_.moments) layer_.moments->resize(layer_.samples, nz * ny * nx, layer_.channels_out);

@@ -24,7 +24,7 @@ constexpr int kTileBytes = kRows * kRowBytes;
 
 #if UNET3D_AMX
 
-// Linux gives a process the tiles' registers when it asks for them.
+// Linux gives a process the tiles' registers when it asks for them, and ends one that uses them unasked.
 inline bool permitted() {
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
   static const bool granted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
@@ -44,6 +44,9 @@ struct TileRegisters {
   }
   ~TileRegisters() { asm volatile("tilerelease" ::); }
 };
+
+// Whether the functions below may be called: where tiles are emulated, always.
+inline bool usable() { return permitted(); }
 
 template <int T>
 inline void zero_tile() {
@@ -70,6 +73,7 @@ inline void dot_u8s8() {
 #else
 
 inline bool permitted() { return false; }
+inline bool usable() { return true; }
 
 struct alignas(64) Tile {
   uint8_t bytes[kRows][kRowBytes];

@@ -7,7 +7,6 @@ namespace unet3d {
 
 // 3x3x3, stride 1, tiles of so many outputs in z, y and x; products in fp32.
 void conv_winograd_222(const Layer& layer);
-void conv_winograd_244(const Layer& layer);
 void conv_winograd_444(const Layer& layer);
 void conv_winograd_446(const Layer& layer);
 void conv_winograd_466(const Layer& layer);
@@ -35,5 +34,7 @@ void interleave_input(const float* from, int64_t samples, int64_t voxels, uint16
 // 1x1x1, to `classes` logits [samples, D, H, W, classes] in the storage type. weight [classes][channels in slots] fp32,
 // bias [classes] or null.
 void head(const Layer& layer, int64_t classes, const float* bias);
+// The same for bf16 tensors and up to 16 classes, with bf16 products on AMX tiles.
+void head_amx(const Layer& layer, int64_t classes, const float* bias);
 
 }  // namespace unet3d

@@ -27,11 +27,10 @@ struct Form {
 
 constexpr Form kForms[] = {
     {"winograd 2x2x2, fp32 products", conv_winograd_222, 64, at::kFloat, 1},
-    {"winograd 2x4x4, fp32 products", conv_winograd_244, 144, at::kFloat, 1},
     {"winograd 4x4x4, fp32 products", conv_winograd_444, 216, at::kFloat, 1},
+    {"winograd 4x4x6, fp32 products", conv_winograd_446, 288, at::kFloat, 1},
     {"winograd 4x6x6, fp32 products", conv_winograd_466, 384, at::kFloat, 1},
     {"winograd 6x6x6, fp32 products", conv_winograd_666, 512, at::kFloat, 1},
-    {"winograd 4x4x6, fp32 products", conv_winograd_446, 288, at::kFloat, 1},
     {"direct, fp32 products", conv_direct_fp32, 27, at::kFloat, 2, 27},
     {"direct, bf16 products", conv_direct_bf16, 27, at::kBFloat16, 2, 27},
     {"direct, bf16 products on AMX tiles", conv_amx_bf16, 27, at::kBFloat16, 2, 48},
@@ -155,7 +154,7 @@ at::Tensor upsample(const at::Tensor& x, const OptionalTensor& scale, const Opti
 }
 
 at::Tensor norm_act_head(const at::Tensor& x, const OptionalTensor& scale, const OptionalTensor& shift, double slope,
-                         const at::Tensor& weight, const OptionalTensor& bias) {
+                         const at::Tensor& weight, const OptionalTensor& bias, bool tiles) {
   at::AutoDispatchBelowADInplaceOrView guard;
   Layer layer = layer_of(x, scale, shift, slope, weight, at::kFloat);
   check_blocks(layer);
@@ -164,15 +163,17 @@ at::Tensor norm_act_head(const at::Tensor& x, const OptionalTensor& scale, const
   layer.out = layer.in;
   layer.channels_out = classes;
   at::Tensor y = output_of(layer);
-  head(layer, classes, per_channel(bias, classes, "bias"));
+  TORCH_CHECK(!tiles || (layer.storage == at::kBFloat16 && classes <= 16), "AMX tiles are for bf16 and up to 16 classes");
+  (tiles ? head_amx : head)(layer, classes, per_channel(bias, classes, "bias"));
   return y;
 }
 
-// The network's input in fp32 [N, 4, D, H, W] as it comes -> in bf16 and channels-last, in one pass.
+// The network's input [N, 4, D, H, W] -> in bf16 and channels-last; in one pass as it usually comes.
 at::Tensor input(const at::Tensor& x) {
   at::AutoDispatchBelowADInplaceOrView guard;
-  TORCH_CHECK(x.dim() == 5 && x.scalar_type() == at::kFloat && x.is_contiguous() && x.size(1) == 4,
-              "expected a contiguous fp32 tensor [N, 4, D, H, W]");
+  TORCH_CHECK(x.dim() == 5 && x.size(1) == 4, "expected a tensor [N, 4, D, H, W]");
+  if (x.scalar_type() != at::kFloat || !x.is_contiguous())
+    return x.to(at::kBFloat16, /*non_blocking=*/false, /*copy=*/true).contiguous(at::MemoryFormat::ChannelsLast3d);
   Extent extent{x.size(2), x.size(3), x.size(4)};
   at::Tensor y = kept_tensor(x.size(0), 4, extent.d, extent.h, extent.w, at::kBFloat16);
   interleave_input(x.const_data_ptr<float>(), x.size(0), extent.voxels(), (uint16_t*)y.mutable_data_ptr());
@@ -190,7 +191,7 @@ TORCH_LIBRARY(unet3d_fused, m) {
       "Tensor weight, int stride, Tensor gamma, Tensor beta, float eps, str form, Tensor? quantised=None) "
       "-> (Tensor, Tensor, Tensor)");
   m.def("upsample(Tensor x, Tensor? scale, Tensor? shift, float slope, Tensor weight, bool tiles=False) -> Tensor");
-  m.def("head(Tensor x, Tensor? scale, Tensor? shift, float slope, Tensor weight, Tensor? bias) -> Tensor");
+  m.def("head(Tensor x, Tensor? scale, Tensor? shift, float slope, Tensor weight, Tensor? bias, bool tiles=False) -> Tensor");
   m.def("input(Tensor x) -> Tensor");
   m.def("vectors() -> str", vectors);
   m.def("amx() -> bool", has_amx);

@@ -43,7 +43,7 @@ def register_fakes() -> None:
         return channels_last(x, weight.numel() // (8 * x.shape[1]), [2 * n for n in x.shape[2:]])
 
     @torch.library.register_fake("unet3d_fused::head")
-    def _(x, scale, shift, slope, weight, bias):
+    def _(x, scale, shift, slope, weight, bias, tiles=False):
         return channels_last(x, weight.shape[0], list(x.shape[2:]))
 
 

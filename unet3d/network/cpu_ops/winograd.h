@@ -190,11 +190,20 @@ class Winograd {
 #pragma GCC unroll 8
         for (int w = 0; w < AW; ++w) x[w] = Vec{};
       } else if (lines == (1u << AW) - 1) {
+        const T* at = from;
 #pragma GCC unroll 8
         for (int w = 0; w < AW; ++w) {
-          x[w] = activation(load_part<ODD>(from + w * step_w, part), part);
-          if (ahead) __builtin_prefetch(from + w * step_w + ahead);
-          if (ahead && sizeof(T) == 4) __builtin_prefetch(from + w * step_w + ahead + kBlock / 2);
+          x[w] = activation(load_part<ODD>(at, part), part);
+          at += step_w;
+        }
+        if (ahead) {
+          const T* next = from + ahead;
+#pragma GCC unroll 8
+          for (int w = 0; w < AW; ++w) {
+            __builtin_prefetch(next);
+            if (sizeof(T) == 4) __builtin_prefetch(next + kBlock / 2);
+            next += step_w;
+          }
         }
       } else {
         for (int w = 0; w < AW; ++w)
