@@ -15,6 +15,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from math import ceil, prod
 from pathlib import Path
 from statistics import median
@@ -24,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import nn
 
-from unet3d import weights
-from unet3d.model import reference
-from unet3d.network import cpu
+from unet3d.brats import weights
+from unet3d.network import cpu, reference
 from unet3d.network.cpu_ops import build
+from unet3d.network.inference import InferenceUNet
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -83,7 +84,7 @@ def peak(dtype: torch.dtype, arguments: argparse.Namespace) -> float:
     return 2 * 1536**3 / best
 
 
-def products(module: nn.Module, inputs: int, outputs: int, extents: tuple[int, ...]) -> float:
+def products(module: cpu.Block | cpu.Upsampling, inputs: int, outputs: int, extents: tuple[int, ...]) -> float:
     """FLOP that the form of a layer really multiplies, tiles that reach over the edge counted whole."""
     if isinstance(module, cpu.Upsampling):
         return 2 * inputs * outputs * prod(extents)
@@ -97,54 +98,72 @@ def _layers(network: nn.Module, arguments: argparse.Namespace) -> None:
     dtype = DTYPES[arguments.precision]
     peaks = {"fp32": peak(torch.float32, arguments), "bf16": peak(torch.bfloat16, arguments) if dtype == torch.bfloat16 else 0}
     ours = cpu.CpuUNet.from_reference(network, dtype)
-    print("| layer | output | form | ours ms (median) | oneDNN ms (median) | ratio | effective TFLOP/s | of its products' bound |")
+    print(
+        "| layer | output | form | ours ms (median) | oneDNN ms (median) | ratio | effective TFLOP/s | of its products' bound |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     total = {"ours": 0.0, "oneDNN": 0.0}
     for name, module, shapes in _modules(ours, arguments.shape, dtype):
         sources = [torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last_3d) for shape in shapes]
         # What was upsampled has no normalisation, nor has the network's input.
         plain = len(sources) == 2 or sources[0].shape[1] < 32
-        raws = [(x, None, None) if plain and i == 0 else (x, torch.ones(1, x.shape[1]), torch.zeros(1, x.shape[1]))
-                for i, x in enumerate(sources)]
+        raws = [
+            (x, None, None) if plain and i == 0 else (x, torch.ones(1, x.shape[1]), torch.zeros(1, x.shape[1]))
+            for i, x in enumerate(sources)
+        ]
         x = torch.cat(sources, 1).contiguous(memory_format=torch.channels_last_3d)
         output = module(*raws)[0]
         inputs, outputs, extents = x.shape[1], output.shape[1], tuple(output.shape[2:])
         del output
         theirs = _onednn(module, inputs, outputs, dtype)
-        seconds = paired({"ours": lambda m=module, r=raws: m(*r), "oneDNN": lambda c=theirs, x=x: c(x)}, arguments)
+        seconds = paired({"ours": partial(module, *raws), "oneDNN": partial(theirs, x)}, arguments)
         best = {key: min(values) for key, values in seconds.items()}
         for key, value in best.items():
             total[key] += value
         effective = 2 * inputs * outputs * prod(extents) * (1 if isinstance(module, cpu.Upsampling) else 27)
         bound = products(module, inputs, outputs, extents) / peaks["bf16" if "bf16 products" in module.form else "fp32"]
-        print(f"| {name} {inputs}->{outputs} | {'x'.join(map(str, extents))} | {module.form} | "
-              f"{best['ours'] * 1e3:.1f} ({median(seconds['ours']) * 1e3:.1f}) | "
-              f"{best['oneDNN'] * 1e3:.1f} ({median(seconds['oneDNN']) * 1e3:.1f}) | {best['oneDNN'] / best['ours']:.2f} | "
-              f"{effective / best['ours'] / 1e12:.2f} | {bound / best['ours']:.0%} |", flush=True)
-    print(f"sum: ours {total['ours']:.3f} s, oneDNN {total['oneDNN']:.3f} s; "
-          f"matrix products reach {peaks['fp32'] / 1e9:.0f} GFLOP/s in fp32, {peaks['bf16'] / 1e9:.0f} in bf16")
+        print(
+            f"| {name} {inputs}->{outputs} | {'x'.join(map(str, extents))} | {module.form} | "
+            f"{best['ours'] * 1e3:.1f} ({median(seconds['ours']) * 1e3:.1f}) | "
+            f"{best['oneDNN'] * 1e3:.1f} ({median(seconds['oneDNN']) * 1e3:.1f}) | {best['oneDNN'] / best['ours']:.2f} | "
+            f"{effective / best['ours'] / 1e12:.2f} | {bound / best['ours']:.0%} |",
+            flush=True,
+        )
+    print(
+        f"sum: ours {total['ours']:.3f} s, oneDNN {total['oneDNN']:.3f} s; "
+        f"matrix products reach {peaks['fp32'] / 1e9:.0f} GFLOP/s in fp32, {peaks['bf16'] / 1e9:.0f} in bf16"
+    )
 
 
 def _modules(network: cpu.CpuUNet, shape: tuple[int, ...], dtype: torch.dtype):
     """Name, module and shapes of the sources of each layer, taken from a small volume and scaled up."""
-    small, found = [32] * 3, []
-    hooks = [module.register_forward_pre_hook(lambda m, args: found.append((m, [raw[0].shape for raw in args])))
-             for module in network.modules() if isinstance(module, cpu.Block | cpu.Upsampling)]
+    small, seen = [32] * 3, []
+    hooks = [
+        module.register_forward_pre_hook(lambda m, args: seen.append((m, [raw[0].shape for raw in args])))
+        for module in network.modules()
+        if isinstance(module, cpu.Block | cpu.Upsampling)
+    ]
     network(torch.zeros(1, network.channels, *small))
     for hook in hooks:
         hook.remove()
     names = {module: name for name, module in network.named_modules()}
-    for module, sources in found:
-        yield names[module], module, [(1, source[1], *(n * size // least for n, size, least in zip(
-            source[2:], shape, small, strict=True))) for source in sources]
+    for module, sources in seen:
+        yield (
+            names[module],
+            module,
+            [
+                (1, source[1], *(n * size // least for n, size, least in zip(source[2:], shape, small, strict=True)))
+                for source in sources
+            ],
+        )
 
 
-def _onednn(module: nn.Module, inputs: int, outputs: int, dtype: torch.dtype) -> nn.Module:
+def _onednn(module: cpu.Block | cpu.Upsampling, inputs: int, outputs: int, dtype: torch.dtype) -> nn.Module:
     if isinstance(module, cpu.Upsampling):
         layer: nn.Module = nn.ConvTranspose3d(inputs, outputs, 2, 2, bias=False)
     else:
         layer = nn.Conv3d(inputs, outputs, 3, module.stride, 1, bias=False)
-    return layer.to(dtype).to(memory_format=torch.channels_last_3d)
+    return layer.to(dtype).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload] # PyTorch's types lack it
 
 
 def _network(network: nn.Module, arguments: argparse.Namespace) -> None:
@@ -152,18 +171,26 @@ def _network(network: nn.Module, arguments: argparse.Namespace) -> None:
     x = torch.randn(1, 4, *arguments.shape)
     staged = x.to(dtype).contiguous(memory_format=torch.channels_last_3d)
     ours = cpu.CpuUNet.from_reference(network, dtype)
-    merged = cpu.InferenceUNet.from_reference(network).to(dtype)
+    stock = InferenceUNet.from_reference(network).to(dtype)
     calls: dict[str, Callable[[], object]] = {
-        "fused layers": lambda: ours(staged), "merged decoders, oneDNN": lambda: merged(staged)}
+        "fused layers": lambda: ours(staged),
+        "PyTorch's operators": lambda: stock(staged),
+    }
     try:
         import openvino as ov
     except ImportError:
         print("OpenVINO is not installed")
     else:
         model = ov.convert_model(network, example_input=torch.zeros(1, 4, 64, 64, 64), input=[1, 4, *arguments.shape])
-        compiled = ov.Core().compile_model(model, "CPU", {
-            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[arguments.precision],
-            "INFERENCE_NUM_THREADS": arguments.threads, "PERFORMANCE_HINT": "LATENCY"})
+        compiled = ov.Core().compile_model(
+            model,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[arguments.precision],
+                "INFERENCE_NUM_THREADS": arguments.threads,
+                "PERFORMANCE_HINT": "LATENCY",
+            },
+        )
         request, array = compiled.create_infer_request(), x.numpy()
         calls["OpenVINO, stock"] = lambda: request.infer([array], share_inputs=True, share_outputs=True)
     seconds = paired(calls, arguments)

@@ -18,7 +18,8 @@ from unet3d.measure import prepare
 from unet3d.network.cpu_ops import build
 
 VOLUME = np.random.default_rng(1).standard_normal((1, 4, 64, 64, 64), dtype=np.float32)
-TOLERANCE = {"fp32": 1e-5, "bf16": 0.05, "fp16": 0.01}
+# fp32 by Winograd with tiles of 4x6x6 rounds to 2e-5 in a whole network, the direct sums to 1e-6.
+TOLERANCE = {"fp32": 1e-4, "bf16": 0.05, "fp16": 0.01}
 
 
 def engine_for(reference, **changes):

@@ -189,8 +189,17 @@ def test_neither_threads_nor_batch_change_a_bit():
     expected = convolve(raw, weight, 1, BF16)
     for count in (1, 3, 4):
         torch.set_num_threads(count)
-        alone = convolve([tuple(t[1:].contiguous(memory_format=torch.channels_last_3d if t.dim() == 5 else
-                                                 torch.contiguous_format) for t in raw[0])], weight, 1, BF16)
+        alone = convolve(
+            [
+                tuple(
+                    t[1:].contiguous(memory_format=torch.channels_last_3d if t.dim() == 5 else torch.contiguous_format)
+                    for t in raw[0]
+                )
+            ],
+            weight,
+            1,
+            BF16,
+        )
         for one, both, found in zip(alone, expected, convolve(raw, weight, 1, BF16), strict=True):
             assert torch.equal(both, found) and torch.equal(both[1:], one)
 

@@ -33,8 +33,11 @@ def reference(narrow_reference):
     return network
 
 
-@pytest.fixture(scope="module", params=[(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)],
-                ids=["fp32", "bf16", "bf16-amx"])
+@pytest.fixture(
+    scope="module",
+    params=[(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)],
+    ids=["fp32", "bf16", "bf16-amx"],
+)
 def network(reference, request):
     dtype, tiles = request.param
     return cpu.CpuUNet.from_reference(reference, dtype, tiles=tiles)

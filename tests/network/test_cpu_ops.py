@@ -15,9 +15,14 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(not build.available(), reason=build.status()[1])
 SLOPE, EPS = 0.01, 1e-5
 # Of one layer, in the tensors' type. Direct bf16 products round what was normalised, all bf16 forms round their output.
-TOLERANCE = {"winograd 2x2x2, fp32 products": 1e-6, "winograd 4x4x4, fp32 products": 3e-6,
-             "winograd 4x4x6, fp32 products": 6e-6, "winograd 4x6x6, fp32 products": 1.2e-5,
-             "winograd 6x6x6, fp32 products": 2.5e-5, "direct, fp32 products": 2e-6}
+TOLERANCE = {
+    "winograd 2x2x2, fp32 products": 1e-6,
+    "winograd 4x4x4, fp32 products": 3e-6,
+    "winograd 4x4x6, fp32 products": 6e-6,
+    "winograd 4x6x6, fp32 products": 1.2e-5,
+    "winograd 6x6x6, fp32 products": 2.5e-5,
+    "direct, fp32 products": 2e-6,
+}
 BF16_TOLERANCE = {"direct, bf16 products": 4e-3}
 FP32, BF16 = torch.float32, torch.bfloat16
 FORMS = [(FP32, form) for form in TOLERANCE] + [(BF16, form) for form in [*TOLERANCE, *BF16_TOLERANCE]]
@@ -56,8 +61,11 @@ def activated(x, scale, shift):
 
 def source(samples, channels, extents, storage, seed=1):
     """A raw tensor with the scale and shift of its normalisation."""
-    return (random(samples, channels, *extents, dtype=storage, seed=seed),
-            random(samples, channels, seed=seed + 1) * 0.2 + 1, random(samples, channels, seed=seed + 2) * 0.5)
+    return (
+        random(samples, channels, *extents, dtype=storage, seed=seed),
+        random(samples, channels, seed=seed + 1) * 0.2 + 1,
+        random(samples, channels, seed=seed + 2) * 0.5,
+    )
 
 
 def error(found, expected):
@@ -130,8 +138,21 @@ def test_the_networks_input(storage, products, channels):
     form = forms.DIRECT[products]
     skip_what_this_cpu_has_not(form)
     x, weight = random(2, channels, 10, 11, 37, dtype=storage), random(32, channels, 3, 3, 3, seed=2).to(storage).float()
-    y, *_ = torch.ops.unet3d_fused.conv(x, None, None, None, None, None, SLOPE, pack.direct_input(weight, products), 1,
-                                        torch.ones(32), torch.zeros(32), EPS, form)
+    y, *_ = torch.ops.unet3d_fused.conv(
+        x,
+        None,
+        None,
+        None,
+        None,
+        None,
+        SLOPE,
+        pack.direct_input(weight, products),
+        1,
+        torch.ones(32),
+        torch.zeros(32),
+        EPS,
+        form,
+    )
     assert error(y, nn.functional.conv3d(x.double(), weight.double(), padding=1)) < tolerance(storage, form)
 
 
@@ -217,8 +238,9 @@ def test_mistakes_are_refused():
     with pytest.raises(RuntimeError, match="no form"):
         torch.ops.unet3d_fused.conv(*x, None, None, None, SLOPE, weight, 1, torch.ones(32), torch.ones(32), EPS, "guess")
     with pytest.raises(RuntimeError, match="not packed"):
-        torch.ops.unet3d_fused.conv(*x, None, None, None, SLOPE, weight[:16].contiguous(), 1, torch.ones(32), torch.ones(32),
-                                    EPS, form)
+        torch.ops.unet3d_fused.conv(
+            *x, None, None, None, SLOPE, weight[:16].contiguous(), 1, torch.ones(32), torch.ones(32), EPS, form
+        )
     with pytest.raises(RuntimeError, match="has no stride"):
         conv(x, weight, "winograd 2x2x2, fp32 products", stride=2)
     with pytest.raises(RuntimeError, match="multiple of 32"):
@@ -227,8 +249,9 @@ def test_mistakes_are_refused():
 
 def status_in_new_process(**variables):
     code = "from unet3d.network.cpu_ops import build; print(*build.status())"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300,
-                          env={**os.environ, **variables})
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ, **variables}
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

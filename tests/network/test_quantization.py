@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from unet3d.model.inference import InferenceUNet
 from unet3d.network import quantization
 from unet3d.network.cpu import CpuUNet
 from unet3d.network.cpu_ops import build
+from unet3d.network.inference import InferenceUNet
 
 
 def volume(*shape, seed=1):
@@ -16,7 +16,7 @@ def volume(*shape, seed=1):
 
 @pytest.fixture(scope="module")
 def network(narrow_reference):
-    return InferenceUNet.from_reference(narrow_reference, native=False)
+    return InferenceUNet.from_reference(narrow_reference)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_a_range_leaves_out_what_costs_more_than_it_gives():
     values[0] = 1000.0
     histogram = quantization._Histogram()
     histogram.add(values[: 1 << 19])
-    histogram.add(values[1 << 19:])
+    histogram.add(values[1 << 19 :])
     histogram.add(torch.zeros(1 << 20))
     assert histogram.counts.sum() == 2 << 20
     top = histogram.step(quantization.LEVELS) * quantization.LEVELS
@@ -46,12 +46,16 @@ def test_a_range_leaves_out_what_costs_more_than_it_gives():
 
 @pytest.mark.parametrize("channels, zeros", [((8,), (0,)), ((4, 4), (128, 0))])
 def test_bytes_of_a_weight(channels, zeros):
-    weight, steps = volume(6, 8, 3, 3, 3), (0.02, 0.05)[:len(channels)]
+    weight, steps = volume(6, 8, 3, 3, 3), (0.02, 0.05)[: len(channels)]
     found = quantization.quantise(weight, quantization.Ranges(channels, steps, zeros))
     assert found.weight.dtype == torch.int8 and (found.weight.flatten(1).abs().amax(1) == 127).all()
     byte = torch.randint(0, 256, (1, 8, 4, 5, 6), generator=torch.Generator().manual_seed(2)).double()
-    spread = [torch.cat([torch.full((n,), v, dtype=torch.float64) for n, v in zip(channels, values, strict=True)])
-              .view(1, -1, 1, 1, 1) for values in (steps, zeros)]
+    spread = [
+        torch.cat([torch.full((n,), v, dtype=torch.float64) for n, v in zip(channels, values, strict=True)]).view(
+            1, -1, 1, 1, 1
+        )
+        for values in (steps, zeros)
+    ]
     sums = nn.functional.conv3d(byte, found.weight.double())
     y = sums * found.factor.double().view(1, -1, 1, 1, 1) + found.offset.double().view(1, -1, 1, 1, 1)
     expected = nn.functional.conv3d((byte - spread[1]) * spread[0], weight.double())

@@ -13,15 +13,19 @@ Tensors are channels_last_3d with channels padded to multiples of 32, in fp32 or
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import nn
 
-from unet3d.network.inference import ConvNormAct, InferenceUNet
 from unet3d.network.cpu_ops import build, forms, pack
+from unet3d.network.inference import ConvNormAct, InferenceUNet
 from unet3d.network.quantization import Ranges, quantise
 
 # A convolution's output, and scale and shift of the normalisation after it.
 Raw = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+NOTHING = (None, None, None)
 
 
 def constant(x: torch.Tensor) -> nn.Parameter:
@@ -31,8 +35,9 @@ def constant(x: torch.Tensor) -> nn.Parameter:
 class Block(nn.Module):
     """3x3x3 convolution, with the normalisation of its sources before it and the moments for its own after it."""
 
-    def __init__(self, block: ConvNormAct, sources: list[int], storage: torch.dtype, scale: int, tiles: bool,
-                 ranges: Ranges | None):
+    def __init__(
+        self, block: ConvNormAct, sources: list[int], storage: torch.dtype, scale: int, tiles: bool, ranges: Ranges | None
+    ):
         super().__init__()
         conv = block.conv
         if conv.kernel_size != (3, 3, 3) or conv.padding != (1, 1, 1) or conv.stride not in ((1, 1, 1), (2, 2, 2)):
@@ -42,7 +47,7 @@ class Block(nn.Module):
         self.stride, self.eps, self.slope = conv.stride[0], block.eps, block.negative_slope
         weight = pack.pad(conv.weight.detach().float(), 0)
         products = forms.product_type(storage, build.vectors())
-        self.quantised = None
+        self.quantised: nn.Parameter | None = None
         is_input = scale == 1 and self.stride == 1 and sources == [conv.in_channels] and conv.in_channels <= pack.INPUT
         tile = forms.tile(scale, storage) if self.stride == 1 else None
         if ranges is not None and not is_input:
@@ -63,15 +68,24 @@ class Block(nn.Module):
         self.beta = constant(pack.pad(block.bias.detach().float(), 0))
 
     def _int8(self, weight: torch.Tensor, ranges: Ranges) -> torch.Tensor:
-        found = quantise(weight, ranges)
+        quantised = quantise(weight, ranges)
         steps, zeros = ((*values, 1.0)[:2] for values in (ranges.steps, ranges.zeros))
-        self.quantised = constant(torch.cat((pack.pad(found.factor, 0), pack.pad(found.offset, 0), torch.tensor(
-            [*steps, *zeros], dtype=torch.float32))))
-        return pack.amx_int8(pack.pad_inputs(pack.pad(found.weight, 0), list(ranges.channels)))
+        self.quantised = constant(
+            torch.cat(
+                (
+                    pack.pad(quantised.factor, 0),
+                    pack.pad(quantised.offset, 0),
+                    torch.tensor([*steps, *zeros], dtype=torch.float32),
+                )
+            )
+        )
+        return pack.amx_int8(pack.pad_inputs(pack.pad(quantised.weight, 0), list(ranges.channels)))
 
-    def forward(self, x: Raw, skip: Raw = (None, None, None)) -> Raw:
-        return torch.ops.unet3d_fused.conv(*x, *skip, self.slope, self.weight, self.stride, self.gamma, self.beta,
-                                           self.eps, self.form, self.quantised)
+    def forward(self, x: Raw, skip: Raw | tuple[None, None, None] = NOTHING) -> Raw:
+        output: Raw = torch.ops.unet3d_fused.conv(
+            *x, *skip, self.slope, self.weight, self.stride, self.gamma, self.beta, self.eps, self.form, self.quantised
+        )
+        return output
 
 
 class Upsampling(nn.Module):
@@ -97,8 +111,9 @@ class CpuUNet(nn.Module):
     D, H, W must be divisible by the product of the strides (32 for the BraTS network).
     """
 
-    def __init__(self, form: InferenceUNet, dtype: torch.dtype, ranges: dict[str, Ranges] | None = None,
-                 tiles: bool | None = None):
+    def __init__(
+        self, form: InferenceUNet, dtype: torch.dtype, ranges: dict[str, Ranges] | None = None, tiles: bool | None = None
+    ):
         super().__init__()
         if dtype not in (torch.float32, torch.bfloat16):
             raise ValueError(f"the CPU's fused layers store fp32 or bf16, not {str(dtype).removeprefix('torch.')}")
@@ -112,33 +127,47 @@ class CpuUNet(nn.Module):
         self.dtype = dtype
         self.channels = form.encoder[0][0].conv.in_channels
         scale, scales = 1, []
-        self.encoder, self.upsamplings, self.decoder = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        encoder, upsamplings, decoder = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for level, stage in enumerate(form.encoder):
             blocks = nn.ModuleList()
             for i, block in enumerate(stage):
-                found = ranges.get(f"encoder.{level}.{i}")
-                blocks.append(Block(block, [block.conv.in_channels], dtype, scale, tiles, found))
+                quantised = ranges.get(f"encoder.{level}.{i}")
+                blocks.append(Block(block, [block.conv.in_channels], dtype, scale, tiles, quantised))
                 scale *= block.conv.stride[0]
             scales.append(scale)
-            self.encoder.append(blocks)
+            encoder.append(blocks)
         below = form.encoder[-1]
         levels = zip(form.upsamplings, form.decoder, scales[-2::-1], strict=True)
         for level, (up, stage, scale) in enumerate(levels):
-            self.upsamplings.append(Upsampling(up, dtype, below[-1].negative_slope, tiles))
+            upsamplings.append(Upsampling(up, dtype, below[-1].negative_slope, tiles))
             sources = [up.out_channels, stage[0].conv.in_channels - up.out_channels]
-            self.decoder.append(nn.ModuleList(
-                Block(block, sources if i == 0 else [block.conv.in_channels], dtype, scale, tiles,
-                      ranges.get(f"decoder.{level}.{i}"))
-                for i, block in enumerate(stage)))
+            decoder.append(
+                nn.ModuleList(
+                    Block(
+                        block,
+                        sources if i == 0 else [block.conv.in_channels],
+                        dtype,
+                        scale,
+                        tiles,
+                        ranges.get(f"decoder.{level}.{i}"),
+                    )
+                    for i, block in enumerate(stage)
+                )
+            )
             below = stage
+        # nn.ModuleList knows no type of its modules.
+        self.encoder = cast("Sequence[Sequence[Block]]", encoder)
+        self.upsamplings = cast("Sequence[Upsampling]", upsamplings)
+        self.decoder = cast("Sequence[Sequence[Block]]", decoder)
         self.slope = below[-1].negative_slope
         self.tiles = tiles and form.head.out_channels <= 16
         self.head = constant(pack.head(form.head.weight.detach(), dtype))
         self.head_bias = None if form.head.bias is None else constant(form.head.bias.detach().float())
 
     @classmethod
-    def from_reference(cls, reference: nn.Module, dtype: torch.dtype, ranges: dict[str, Ranges] | None = None,
-                       tiles: bool | None = None) -> CpuUNet:
+    def from_reference(
+        cls, reference: nn.Module, dtype: torch.dtype, ranges: dict[str, Ranges] | None = None, tiles: bool | None = None
+    ) -> CpuUNet:
         """Build from nnU-Net's Generic_UNet; tensors are stored in `dtype`, fp32 or bf16.
 
         ranges: of unet3d.network.quantization.calibrate, for int8 products where they say.
@@ -153,8 +182,8 @@ class CpuUNet(nn.Module):
         """Algorithm, tile and type of products of each layer, and the vectors that compute it."""
         vectors = build.vectors()
         layers = {name: m.form for name, m in self.named_modules() if isinstance(m, Block | Upsampling)}
-        found = {name: form if "AMX" in form else f"{form}, {vectors}" for name, form in layers.items()}
-        return {**found, "head": forms.AMX[torch.bfloat16] if self.tiles else f"direct, fp32 products, {vectors}"}
+        told = {name: form if "AMX" in form else f"{form}, {vectors}" for name, form in layers.items()}
+        return {**told, "head": forms.AMX[torch.bfloat16] if self.tiles else f"direct, fp32 products, {vectors}"}
 
     def _stored(self, x: torch.Tensor) -> torch.Tensor:
         """The input in the layers' type and layout."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from unet3d.network.inference import InferenceUNet
+from unet3d.network.inference import ConvNormAct, InferenceUNet
 
 LEVELS, WEIGHT_LEVELS, MIDDLE = 255, 127, 128
 BINS = 2048
@@ -101,14 +101,14 @@ def calibrate(
     finally:
         for hook in hooks:
             hook.remove()
-    found = {}
+    ranges_of = {}
     for name, (_, channels) in blocks.items():
         signed = [_signed(channels, i) for i in range(len(channels))]
         steps = tuple(
             step(histogram, WEIGHT_LEVELS if both else LEVELS) for histogram, both in zip(seen[name], signed, strict=True)
         )
-        found[name] = Ranges(channels, steps, tuple(MIDDLE if both else 0 for both in signed))
-    return found
+        ranges_of[name] = Ranges(channels, steps, tuple(MIDDLE if both else 0 for both in signed))
+    return ranges_of
 
 
 def quantise(weight: torch.Tensor, ranges: Ranges) -> Quantised:
@@ -128,9 +128,9 @@ def _signed(channels: tuple[int, ...], source: int) -> bool:
     return len(channels) == 2 and source == 0
 
 
-def _blocks(network: InferenceUNet) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
+def _blocks(network: InferenceUNet) -> dict[str, tuple[ConvNormAct, tuple[int, ...]]]:
     """The blocks to quantise by name, and the channels of each one's sources."""
-    found = {}
+    blocks: dict[str, tuple[ConvNormAct, tuple[int, ...]]] = {}
     for name, parts in (("encoder", network.encoder), ("decoder", network.decoder)):
         for level, stage in enumerate(parts):
             for i, block in enumerate(stage):
@@ -138,5 +138,5 @@ def _blocks(network: InferenceUNet) -> dict[str, tuple[nn.Module, tuple[int, ...
                 if name == "encoder" and level == 0 and i == 0:
                     continue
                 up = network.upsamplings[level].out_channels if name == "decoder" and i == 0 else 0
-                found[f"{name}.{level}.{i}"] = block, (up, inputs - up) if up else (inputs,)
-    return found
+                blocks[f"{name}.{level}.{i}"] = block, (up, inputs - up) if up else (inputs,)
+    return blocks

@@ -6,7 +6,7 @@ import copy
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from unet3d.config.precisions import PRECISIONS
 from unet3d.engines.base import Request
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from unet3d.network.nnunet_types import GenericUNet
+    from unet3d.network.quantization import Ranges
 
 # What Inductor is told for forms whose operators are kernels of their own: there is nothing for it to fuse.
 GRAPH_ONLY = "aot_eager"
@@ -92,11 +92,12 @@ def _for_cpu(request: Request, reference: nn.Module) -> Form:
         )
     from unet3d.network.cpu import CpuUNet
 
-    ranges, seconds = None, {}
+    ranges: dict[str, Ranges] | None = None
+    seconds: dict[str, float] = {}
     if request.precision == "int8":
         from unet3d.engines.pytorch import int8
 
-        ranges, seconds = int8.ranges(cast("GenericUNet", reference), request)
+        ranges, seconds = int8.ranges(reference, request)
     network = CpuUNet.from_reference(reference, dtype, ranges)
     return Form(
         network,

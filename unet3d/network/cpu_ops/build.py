@@ -16,15 +16,60 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unet3d import files
+from unet3d.config.precisions import PRECISIONS
+
+if TYPE_CHECKING:
+    import torch
 
 FOLDER = Path(__file__).parent
-SOURCES = ("amx_bf16.cpp", "amx_blocking.cpp", "amx_head.cpp", "amx_int8.cpp", "buffers.cpp", "direct_bf16.cpp",
-           "direct_fp32.cpp", "driver.cpp", "head.cpp", "input.cpp", "moments.cpp", "operators.cpp", "products.cpp",
-           "upsample.cpp", "winograd_222.cpp", "winograd_444.cpp", "winograd_446.cpp", "winograd_466.cpp", "winograd_666.cpp")
-HEADERS = ("amx_blocking.h", "amx_conv.h", "amx_form.h", "amx_tile.h", "buffers.h", "direct.h", "driver.h", "kernels.h",
-           "layer.h", "output.h", "products.h", "stage.h", "transforms.h", "vec.h", "winograd.h")
+SOURCES = (
+    "amx_bf16.cpp",
+    "amx_blocking.cpp",
+    "amx_head.cpp",
+    "amx_int8.cpp",
+    "buffers.cpp",
+    "direct_bf16.cpp",
+    "direct_fp32.cpp",
+    "driver.cpp",
+    "head.cpp",
+    "input.cpp",
+    "moments.cpp",
+    "operators.cpp",
+    "products.cpp",
+    "upsample.cpp",
+    "winograd_222.cpp",
+    "winograd_444.cpp",
+    "winograd_446.cpp",
+    "winograd_466.cpp",
+    "winograd_666.cpp",
+)
+HEADERS = (
+    "amx_blocking.h",
+    "amx_conv.h",
+    "amx_form.h",
+    "amx_tile.h",
+    "buffers.h",
+    "direct.h",
+    "driver.h",
+    "kernels.h",
+    "layer.h",
+    "output.h",
+    "products.h",
+    "stage.h",
+    "transforms.h",
+    "vec.h",
+    "winograd.h",
+)
 # GCC takes _mm512_undefined_ps for a mistake of ours.
 FLAGS = ("-O3", "-fopenmp", "-fno-math-errno", "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-maybe-uninitialized")
+
+
+# Types of tensors.
+STORED = ("fp32", "bf16")
+REMEDY = "For the faster form: g++ and ninja (pip install ninja), PRECISION=bf16 or fp32, UNET3D_KERNELS not off."
 
 
 def status() -> tuple[str, str]:
@@ -58,18 +103,31 @@ def load() -> tuple[str, str]:
     return "native", str(library)
 
 
+def computes_type(precision: str) -> bool:
+    """Whether the operators compute with tensors of this type, which needs them built."""
+    return precision in STORED and available()
+
+
+def computes(dtype: torch.dtype) -> tuple[str, str]:
+    """As `status`, for tensors of this data type."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in (PRECISIONS[precision].torch_type for precision in STORED):
+        return "fallback", f"the C++ operators store fp32 and bf16, not {name}"
+    return status()
+
+
 def vectors() -> str:
     """What the operators compute with: "AVX-512 BF16", "AVX-512", "AVX2" or "portable"."""
     import torch
 
-    return torch.ops.unet3d_fused.vectors()
+    return str(torch.ops.unet3d_fused.vectors())
 
 
 def amx() -> bool:
     """Whether this CPU has AMX tiles, the compiler knew them, and the system lets this process use them."""
     import torch
 
-    return torch.ops.unet3d_fused.amx()
+    return bool(torch.ops.unet3d_fused.amx())
 
 
 def architecture() -> str:
@@ -92,8 +150,7 @@ def cache_folder(torch_version: str) -> Path:
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     flags = [line for line in lines if line.startswith(("flags", "Features"))][:1]
     digest.update("".join(flags).encode())
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "unet3d" / f"fused-{digest.hexdigest()[:16]}"
+    return files.cache_folder() / f"fused-{digest.hexdigest()[:16]}"
 
 
 def build(folder: Path, library: Path) -> None:
@@ -109,6 +166,12 @@ def build(folder: Path, library: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         built = cpp_extension.load(
-            "unet3d_fused", [str(FOLDER / name) for name in SOURCES], build_directory=scratch,
-            extra_cflags=[*FLAGS, f"-march={architecture()}"], is_python_module=False, is_standalone=False, verbose=False)
-        os.replace(built or Path(scratch) / "unet3d_fused.so", library)
+            "unet3d_fused",
+            [str(FOLDER / name) for name in SOURCES],
+            build_directory=scratch,
+            extra_cflags=[*FLAGS, f"-march={architecture()}"],
+            is_python_module=False,
+            is_standalone=False,
+            verbose=False,
+        )
+        files.move_into_place(Path(built or Path(scratch) / "unet3d_fused.so"), library)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
-WINOGRAD = {tile: f"winograd {'x'.join(map(str, tile))}, fp32 products" for tile in (
-    (2, 2, 2), (4, 4, 4), (4, 4, 6), (4, 6, 6), (6, 6, 6))}
+WINOGRAD = {
+    tile: f"winograd {'x'.join(map(str, tile))}, fp32 products"
+    for tile in ((2, 2, 2), (4, 4, 4), (4, 4, 6), (4, 6, 6), (6, 6, 6))
+}
 DIRECT = {torch.float32: "direct, fp32 products", torch.bfloat16: "direct, bf16 products"}
 # Chosen for bf16 wherever there are tiles: on 16 threads of an Emerald Rapids the network takes half of the time that it
 # takes with Winograd's forms.
