@@ -97,7 +97,7 @@ def _layers(network: nn.Module, arguments: argparse.Namespace) -> None:
     dtype = DTYPES[arguments.precision]
     peaks = {"fp32": peak(torch.float32, arguments), "bf16": peak(torch.bfloat16, arguments) if dtype == torch.bfloat16 else 0}
     ours = cpu.CpuUNet.from_reference(network, dtype)
-    print("| layer | output | form | ours ms (median) | oneDNN ms (median) | ratio | effective TFLOP/s | of its products' bound |")
+    print("| layer | output | form | ours ms (median) | oneDNN ms (median) | ratio | TFLOP/s | of its products' bound |")
     print("|---|---|---|---|---|---|---|---|")
     total = {"ours": 0.0, "oneDNN": 0.0}
     for name, module, shapes in _modules(ours, arguments.shape, dtype):
