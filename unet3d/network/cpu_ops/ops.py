@@ -20,6 +20,8 @@ UPSAMPLE_WEIGHT = HEAD_WEIGHT = 4
 
 def channels_last(x: torch.Tensor, channels: int, extents: list[int]) -> torch.Tensor:
     """[N, channels, *extents] in x's type, channels_last_3d, uninitialised."""
+    import torch
+
     return x.new_empty((x.shape[0], channels, *extents)).contiguous(memory_format=torch.channels_last_3d)
 
 
