@@ -42,7 +42,7 @@ PRECISIONS: dict[str, Precision] = {
         Precision("fp32", 4, 1e-3, "float32", ("f32", "float", "float32"), "f32"),
         Precision("fp16", 2, 0.03, "float16", ("f16", "float16", "half", "c10::Half"), "f16", True, "AVX512-FP16"),
         Precision("bf16", 2, 0.15, "bfloat16", ("bf16", "bfloat16", "c10::BFloat16"), "bf16", True, "AVX-512"),
-        Precision("int8", 1, 0.4, "int8", ("i8", "s8", "u8", "int8", "int8_t", "uint8", "uint8_t"), None),
+        Precision("int8", 1, 0.4, "int8", ("i8", "s8", "u8", "int8", "int8_t", "signed char", "uint8", "uint8_t"), None),
     )
 }
 # Types that are no precision to choose, but may turn up in what ran.

@@ -8,6 +8,7 @@
 #include <list>
 #include <map>
 #include <mutex>
+#include <string>
 
 namespace unet3d {
 namespace {
@@ -53,7 +54,7 @@ void add_buffer(State& pool, size_t bytes) {
   void* memory = nullptr;
   if (posix_memalign(&memory, kPage, bytes) != 0) {
     release(pool, 0);
-    TORCH_CHECK(posix_memalign(&memory, kPage, bytes) == 0, "not enough memory: ", bytes, " bytes for a layer's output");
+    TORCH_CHECK(posix_memalign(&memory, kPage, bytes) == 0, "not enough memory: ", std::to_string(bytes), " bytes for a layer's output");
   }
   madvise(memory, bytes, MADV_HUGEPAGE);
   pool.buffers.push_back({(char*)memory, bytes, pool.requests, {{0, bytes}}});
