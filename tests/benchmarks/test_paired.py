@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from benchmarks import contestants, report
+from benchmarks import contestants, report, runs
 from benchmarks.runs import Ended
 
 ROOT = Path(__file__).parents[2]
@@ -131,3 +132,13 @@ def test_bad_arguments_are_refused(words, told, tmp_path):
     assert told in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_peer_that_keeps_its_memory_is_run_with_its_variables(tmp_path, monkeypatch):
+    kept = [contestant for contestant in contestants.on_cpu(None) if contestant.environment]
+    assert kept and all("kept" in contestant.name and not contestant.ours for contestant in kept)
+    seen = {}
+    outcome = SimpleNamespace(document=None, reason="stopped", seconds=0.0)
+    monkeypatch.setattr(runs.process, "run", lambda *_, environ, **__: seen.update(environ) or outcome)
+    runs.make(kept[0], [], tmp_path)
+    assert seen["MALLOC_MMAP_MAX_"] == "0" and seen["PATH"] == os.environ["PATH"]

@@ -66,8 +66,8 @@ def test_yaml_lists_stand_for_a_row_with_each_value(tmp_path):
         ("g.csv", "seed\n1\n", "seed is set here and by --seed"),
         (
             "g.csv",
-            "engine,precision\ntorch,fp32\ntorch,int8\n",
-            "g.csv row 2: PRECISION=int8 with ENGINE=torch is not possible",
+            "engine,precision\ntorch,fp32\nonnxruntime,bf16\n",
+            "g.csv row 2: PRECISION=bf16 with ENGINE=onnxruntime is not possible",
         ),
         ("g.yaml", "engine: torch\n", "rows are missing"),
         ("g.yaml", "- {engine: [torch\n", "not valid YAML in line 2"),
@@ -146,7 +146,7 @@ def test_stream_counts_follow_the_machine(cores, nodes, counts):
 def test_every_configuration_that_is_left_out_has_a_reason(capsys):
     assert sweep.main(["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert any(line.startswith("left out: torch-int8-") and "int8 runs on ENGINE=openvino" in line for line in lines)
+    assert any(line.startswith("left out: onnxruntime-int8") and "int8 runs on ENGINE=openvino" in line for line in lines)
     assert any(
         line == "torch-fp32-none-streams-1: ./run_model.sh --platform CPU --precision fp32 --engine torch --jit none "
         "--streams 1"

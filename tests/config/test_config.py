@@ -90,7 +90,7 @@ def test_everything_wrong_is_told_at_once():
 @pytest.mark.parametrize(
     ("variables", "part"),
     [
-        ({"PRECISION": "int8"}, "int8 runs on ENGINE=openvino"),
+        ({"ENGINE": "onnxruntime", "PRECISION": "bf16"}, "use PRECISION=fp32 or ENGINE=openvino"),
         ({"ENGINE": "openvino", "JIT": "compile"}, "use JIT=none or ENGINE=torch"),
         ({"ENGINE": "onnxruntime", "IPEX": "yes"}, "use IPEX=no or ENGINE=torch"),
         ({"IPEX": "yes", "PLATFORM": "CUDA"}, "use IPEX=no"),
