@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The CPU's fused layers paired with oneDNN's convolutions, layer by layer, and the network with other forms of it.
+"""The CPU's fused layers paired with oneDNN's convolutions, layer by layer, and the whole network with PyTorch's operators.
 
     .venv/bin/python benchmarks/cpu_layers.py --precision bf16
     .venv/bin/python benchmarks/cpu_layers.py --precision fp32 --network --rounds 5
@@ -168,31 +168,13 @@ def _onednn(module: cpu.Block | cpu.Upsampling, inputs: int, outputs: int, dtype
 
 def _network(network: nn.Module, arguments: argparse.Namespace) -> None:
     dtype = DTYPES[arguments.precision]
-    x = torch.randn(1, 4, *arguments.shape)
-    staged = x.to(dtype).contiguous(memory_format=torch.channels_last_3d)
+    staged = torch.randn(1, 4, *arguments.shape).to(dtype).contiguous(memory_format=torch.channels_last_3d)
     ours = cpu.CpuUNet.from_reference(network, dtype)
     stock = InferenceUNet.from_reference(network).to(dtype)
     calls: dict[str, Callable[[], object]] = {
         "fused layers": lambda: ours(staged),
         "PyTorch's operators": lambda: stock(staged),
     }
-    try:
-        import openvino as ov
-    except ImportError:
-        print("OpenVINO is not installed")
-    else:
-        model = ov.convert_model(network, example_input=torch.zeros(1, 4, 64, 64, 64), input=[1, 4, *arguments.shape])
-        compiled = ov.Core().compile_model(
-            model,
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[arguments.precision],
-                "INFERENCE_NUM_THREADS": arguments.threads,
-                "PERFORMANCE_HINT": "LATENCY",
-            },
-        )
-        request, array = compiled.create_infer_request(), x.numpy()
-        calls["OpenVINO, stock"] = lambda: request.infer([array], share_inputs=True, share_outputs=True)
     seconds = paired(calls, arguments)
     for name, values in seconds.items():
         ratio = median(theirs / ours for theirs, ours in zip(values, seconds["fused layers"], strict=True))

@@ -55,7 +55,7 @@ def test_rows_are_those_of_the_runs(made):
         assert results["settings"]["requested"]["batch_size"] == str(row["batch"])
         ours = row["contestant"].startswith("ours")
         assert results["settings"]["requested"]["network"] == ("fast" if ours else "reference")
-        assert effective["network"] == ("InferenceUNet" if ours else "ReferenceUNet")
+        assert effective["network"] == ("CpuUNet" if ours else "ReferenceUNet")
         assert row["variant"] == f"{'ours' if ours else 'nnU-Net'}, eager, {effective['layout']}"
         assert f"| {row['variant']} | fp32 | {row['batch']} | from host | {statistics['throughput']:.3g} |" in printed
     assert (folder / "gpu.md").read_text() in printed

@@ -13,7 +13,8 @@ from unet3d.measure import against_fp32
 
 @pytest.fixture
 def engine(narrow_reference):
-    made = TorchEngine(Request(engine="torch", device=CpuDevice(), precision="bf16" if HAS_BF16 else "fp32", jit="none"))
+    precision = "bf16" if HAS_BF16 else "fp32"
+    made = TorchEngine(Request(engine="torch", device=CpuDevice(), precision=precision, jit="none", network="reference"))
     made.load(narrow_reference)
     return made
 
@@ -50,6 +51,6 @@ def test_nan_stops_the_run(engine, narrow_reference):
     import torch
 
     with torch.no_grad():
-        engine._module.head.weight.fill_(float("nan"))
+        engine._module.seg_outputs[-1].weight.fill_(float("nan"))
     with pytest.raises(MismatchError, match="NaN or Inf"):
         against_fp32.check(engine, narrow_reference, seed=0)

@@ -13,6 +13,7 @@ import numpy as np
 
 from unet3d.engines import export_cache
 from unet3d.engines.base import Request
+from unet3d.files import write_atomically
 from unet3d.network import quantization
 from unet3d.network.quantization import Ranges
 
@@ -50,7 +51,7 @@ def ranges(reference: nn.Module, request: Request) -> tuple[dict[str, Ranges], d
         network = InferenceUNet.from_reference(reference)
         found = quantization.calibrate(network, (torch.from_numpy(volume) for volume in volumes))
         text = json.dumps({name: dataclasses.asdict(item) for name, item in found.items()}, indent=1)
-        (folder / FILE).write_text(text + "\n", encoding="utf-8")
+        write_atomically(folder / FILE, text + "\n")
         seconds["calibrate"] = perf_counter() - begin
 
     folder, _ = export_cache.get_or_make(request.cache_dir / "int8-ranges", ingredients, make)
