@@ -15,7 +15,7 @@ fi
 rm -rf weights/fold_1
 python -m compileall -q unet3d predict.py preprocess.py
 
-# The C++ operators for the CPU take 20 s to compile, which every new container would spend again. They are kept for the
+# The C++ operators for the CPU take about a minute to compile, which every new container would spend again. They are kept for the
 # CPU that builds the image: another one finds none of its kind and compiles its own, see unet3d/network/cpu_ops/build.py.
 cache=$(mktemp -d)
 XDG_CACHE_HOME=$cache python -c 'from unet3d.network.cpu_ops import build; print("C++ operators:", *build.status())' ||

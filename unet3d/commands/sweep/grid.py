@@ -23,7 +23,7 @@ from unet3d.engines import registry
 from unet3d.errors import UserError, UserErrors
 
 # The likely fastest first.
-FASTEST = ("openvino", "torch", "int8", "fp16", "bf16")
+FASTEST = ("torch", "openvino", "int8", "fp16", "bf16")
 # Values of these settings say by themselves what they are; others carry the setting's name in a configuration's name.
 PLAIN = ("platform", "engine", "precision", "jit")
 NOT_IN_ROWS = {"output_dir": "the sweep gives each configuration a folder of its own"}
@@ -93,7 +93,8 @@ def must_make_sense(settings: Settings) -> None:
     slow = settings.platform == "CPU" and settings.precision == "bf16" and host.bf16_instructions() is None
     if slow:
         raise UserError(
-            "PRECISION=bf16 is slower than fp32 on this CPU, it has neither AMX nor AVX512-BF16; set it to measure it"
+            "PRECISION=bf16 cannot be expected to be faster than fp32 on this CPU, which has neither AMX nor AVX512-BF16; "
+            "set it to measure it"
         )
 
 
