@@ -26,6 +26,8 @@ from unet3d.results.record import Record
 # What each of several ranks does: `unet3d.measure.run.run`, by name since processes of their own look it up.
 TASK = "unet3d.measure.run:run"
 
+WAKE_S = 0.5  # a signal is answered within this time
+
 
 def main(argv: Sequence[str]) -> int:
     """Plan and carry out the run that flags and variables describe, or with SCALING several.
@@ -149,7 +151,10 @@ def _in_thread(work: Callable[[], None]) -> None:
 
     thread = threading.Thread(target=guarded, name="benchmark", daemon=True)
     thread.start()
-    thread.join()
+    # The kernel may give a signal to any thread, which does not wake this one: without an end to the wait it would be
+    # answered only after the last inference.
+    while thread.is_alive():
+        thread.join(WAKE_S)
     if failure:
         raise failure[0]
 
