@@ -107,14 +107,6 @@ def test_of_the_input(shape, channels):
 
 
 @pytest.mark.parametrize("shape", EXTENTS)
-def test_input_is_stored_in_one_pass(shape):
-    x = torch.randn(shape[0], 4, *shape[1:], generator=generator(1))
-    for given in (x, x.contiguous(memory_format=torch.channels_last_3d), x.bfloat16(), x.double()):
-        found = torch.ops.unet3d_fused.input(given)
-        assert torch.equal(found, given.bfloat16()) and found.is_contiguous(memory_format=torch.channels_last_3d)
-
-
-@pytest.mark.parametrize("shape", EXTENTS)
 def test_upsampling(shape):
     raw = sources((96,), shape, lambda i, *shape: tensor(*shape))[0]
     weight = torch.randn(96, 64, 2, 2, 2, generator=generator(3)) * 0.1

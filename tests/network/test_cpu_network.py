@@ -10,6 +10,8 @@ from torch import nn
 
 from unet3d.network import cpu
 from unet3d.network.cpu_ops import build
+from unet3d.network.plans import random_plans
+from unet3d.network.reference import build as build_reference
 
 pytestmark = pytest.mark.skipif(not build.available(), reason=build.status()[1])
 TYPES = [torch.float32, torch.bfloat16]
@@ -129,3 +131,12 @@ def test_other_networks_are_refused(reference):
         cpu.CpuUNet.from_reference(changed, torch.float32)
     with pytest.raises(ValueError, match="fp32 or bf16"):
         cpu.CpuUNet.from_reference(reference, torch.float16)
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+def test_a_network_as_narrow_as_its_input(tiles):
+    """Its other convolutions have no more channels than the input, and are not packed as the input's."""
+    narrow = build_reference(random_plans(base_features=4, max_features=8, poolings=2))
+    dtype = torch.bfloat16 if tiles else torch.float32
+    x = volume(1, 4, 16, 16, 16)
+    assert error(cpu.CpuUNet.from_reference(narrow, dtype, tiles=tiles)(x), narrow(x)) < (0.05 if tiles else 1e-4)

@@ -263,7 +263,7 @@ def test_without_a_tool_the_reason_says_which(monkeypatch, tmp_path, missing, re
     monkeypatch.setattr(build.shutil, "which", lambda name: None if name == missing else found(name) or name)
     monkeypatch.delenv("UNET3D_KERNELS", raising=False)
     monkeypatch.delenv("CXX", raising=False)
-    form, reason = build.load.__wrapped__()
+    form, reason = build.status.__wrapped__()
     assert form == "fallback" and remedy in reason
 
 
@@ -272,7 +272,20 @@ def test_a_compiler_that_fails_is_said(tmp_path):
     assert text.startswith("fallback cannot build or load the C++ operators")
 
 
+def test_they_can_be_switched_off(monkeypatch):
+    monkeypatch.setenv("UNET3D_KERNELS", "off")
+    assert build.status.__wrapped__() == ("fallback", "switched off by UNET3D_KERNELS=off")
+
+
 def test_another_cpu_gets_a_library_of_its_own(monkeypatch):
-    here = build.cache_folder("2.13.0")
+    here, read = build.cache_folder("2.13.0"), Path.read_text
+
+    def of_another_cpu(path, *arguments, **options):
+        return "flags\t\t: fpu sse2 avx2\n" if str(path) == "/proc/cpuinfo" else read(path, *arguments, **options)
+
+    with monkeypatch.context() as changed:
+        changed.setattr(Path, "read_text", of_another_cpu)
+        assert build.cache_folder("2.13.0") != here
+    assert build.cache_folder("2.13.0") == here
     monkeypatch.setenv("UNET3D_MARCH", "haswell")
     assert build.cache_folder("2.13.0") != here

@@ -1,14 +1,16 @@
-"""nnU-Net's Generic_UNet in a form made for CPUs: Winograd's convolutions with everything else done beside them.
+"""nnU-Net's Generic_UNet in a form made for CPUs: its own convolutions with everything else done beside them.
 
 The result is that of nnU-Net's own forward; what differs is where the time goes:
 
-- 3x3x3 convolutions with stride 1 multiply an eighth of the numbers, by Winograd's method in three dimensions,
+- 3x3x3 convolutions with stride 1 multiply up to eleven times less, by Winograd's method in three dimensions; on AMX they
+  are direct, in bf16 or int8,
 - a layer reads the raw output of the one before and normalises and activates it while loading, and gives the moments
   for the next normalisation with its own: the whole network is one pass of reading and one of writing a layer,
 - a decoder's first convolution reads the upsampled volume and the skip connection from where they are,
 - the head is computed while the last layer is normalised.
 
-Tensors are channels_last_3d with channels padded to multiples of 32, in fp32 or bf16. Sums are always in fp32.
+Tensors are channels_last_3d with channels padded to multiples of 32, in fp32 or bf16. Sums are in fp32,
+those of int8 products exact.
 """
 
 from __future__ import annotations
@@ -36,8 +38,18 @@ class Block(nn.Module):
     """3x3x3 convolution, with the normalisation of its sources before it and the moments for its own after it."""
 
     def __init__(
-        self, block: ConvNormAct, sources: list[int], storage: torch.dtype, scale: int, tiles: bool, ranges: Ranges | None
+        self,
+        block: ConvNormAct,
+        sources: list[int],
+        storage: torch.dtype,
+        scale: int,
+        tiles: bool,
+        ranges: Ranges | None,
+        first: bool = False,
     ):
+        """sources: channels of each tensor that is read. scale: by which strides have divided the volume's extents.
+        tiles: multiply on AMX tiles. ranges: for int8 products. first: whether it reads the network's input.
+        """
         super().__init__()
         conv = block.conv
         if conv.kernel_size != (3, 3, 3) or conv.padding != (1, 1, 1) or conv.stride not in ((1, 1, 1), (2, 2, 2)):
@@ -48,9 +60,9 @@ class Block(nn.Module):
         weight = pack.pad(conv.weight.detach().float(), 0)
         products = forms.product_type(storage, build.vectors())
         self.quantised: nn.Parameter | None = None
-        is_input = scale == 1 and self.stride == 1 and sources == [conv.in_channels] and conv.in_channels <= pack.INPUT
+        is_input = first and self.stride == 1 and conv.in_channels <= pack.INPUT
         tile = forms.tile(scale, storage) if self.stride == 1 else None
-        if ranges is not None and not is_input:
+        if ranges is not None:
             packed, self.form = self._int8(conv.weight.detach().float(), ranges), forms.AMX[torch.int8]
         elif tiles:
             packed = pack.amx_input(weight) if is_input else pack.amx_bf16(pack.pad_inputs(weight, sources))
@@ -131,8 +143,8 @@ class CpuUNet(nn.Module):
         for level, stage in enumerate(form.encoder):
             blocks = nn.ModuleList()
             for i, block in enumerate(stage):
-                quantised = ranges.get(f"encoder.{level}.{i}")
-                blocks.append(Block(block, [block.conv.in_channels], dtype, scale, tiles, quantised))
+                quantised, first = ranges.get(f"encoder.{level}.{i}"), level == 0 and i == 0
+                blocks.append(Block(block, [block.conv.in_channels], dtype, scale, tiles, quantised, first))
                 scale *= block.conv.stride[0]
             scales.append(scale)
             encoder.append(blocks)
@@ -187,8 +199,6 @@ class CpuUNet(nn.Module):
 
     def _stored(self, x: torch.Tensor) -> torch.Tensor:
         """The input in the layers' type and layout."""
-        if self.dtype == torch.bfloat16 and self.channels == pack.INPUT:
-            return torch.ops.unet3d_fused.input(x)
         x = x.to(self.dtype)
         if self.channels > pack.INPUT:
             x = nn.functional.pad(x, (0, 0) * 3 + (0, pack.padded(self.channels) - self.channels))

@@ -52,8 +52,6 @@ class Bf16 : public Bf16Products {
     });
   }
 
-  void announce(const Window& window, int64_t z, Ahead& ahead) const { announce_rows(layer_, window, z, KERNEL, ahead); }
-
  private:
   const Layer& layer_;
   Voxels voxels_;
@@ -90,8 +88,6 @@ class Bf16Input : public Bf16Products {
       write(above.data(), row.data(), at.count, plane + last * layout.pitch * kCell);
     });
   }
-
-  void announce(const Window& window, int64_t z, Ahead& ahead) const { announce_rows(layer_, window, z, 3, ahead); }
 
  private:
   void read(const RowAt& at, uint64_t* to) const {

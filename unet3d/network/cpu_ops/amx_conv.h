@@ -34,6 +34,29 @@ struct Window {
   int64_t sample, y, x, rows, columns;
 };
 
+// One row of input voxels: columns [begin, end) of `count` are inside the volume, the others are padding.
+struct RowAt {
+  int64_t voxel;  // of column 0, where it is or would be
+  int64_t begin, end, count;
+};
+
+// Calls row(i, RowAt) for each row of input plane z that the window needs, with a border of kernel / 2.
+template <typename Row>
+inline void each_row(const Layer& layer, const Window& window, int64_t z, int kernel, Row row) {
+  Extent in = layer.in;
+  int64_t stride = layer.stride, border = kernel / 2, first = window.x * stride - border;
+  int64_t count = (window.columns - 1) * stride + kernel;
+  for (int64_t i = 0; i < (window.rows - 1) * stride + kernel; ++i) {
+    int64_t y = window.y * stride - border + i;
+    RowAt at{((window.sample * in.d + z) * in.h + y) * in.w + first, 0, 0, count};
+    if (z >= 0 && z < in.d && y >= 0 && y < in.h) {
+      at.begin = std::max<int64_t>(0, -first);
+      at.end = std::max(at.begin, std::min(count, in.w - first));
+    }
+    row(i, at);
+  }
+}
+
 // Memory that will be read soon.
 class Ahead {
  public:
@@ -147,13 +170,24 @@ class Convolution {
       ahead.clear();
       int64_t next = std::min(b_.planes, end - z - planes);
       for (int64_t plane = staged; next > 0 && plane < (z + planes + next - 1) * stride + FORM::kKernel; ++plane)
-        form_.announce(window, plane - FORM::kKernel / 2, ahead);
+        announce(window, plane - FORM::kKernel / 2, ahead);
       ahead.begin((last - first) * divide_up(tiles.size(), kGroup) * 2 * form_.chunks() * FORM::kKernel);
       for (int64_t panel = first; panel < last; ++panel)
         multiply_panel(window, z, panel, tiles, scratch, products, sums[panel - first], ahead);
     }
     if (!layer_.moments) return;
     for (int64_t panel = first; panel < last; ++panel) sums[panel - first].put(layer_, block, panel * kBlock);
+  }
+
+  // The rows of input plane z that the form will stage.
+  void announce(const Window& window, int64_t z, Ahead& ahead) const {
+    each_row(layer_, window, z, FORM::kKernel, [&](int64_t, const RowAt& at) {
+      for (int i = 0; i < layer_.source_count; ++i) {
+        int64_t channels = layer_.sources[i].channels;
+        ahead.add((const c10::BFloat16*)layer_.sources[i].data + (at.voxel + at.begin) * channels,
+                  (at.end - at.begin) * channels * 2);
+      }
+    });
   }
 
   // Tiles that begin at the rows' starts, or run through all positions of a plane where these are not more.

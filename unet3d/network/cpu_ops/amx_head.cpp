@@ -27,8 +27,8 @@ std::vector<c10::BFloat16> weight_tiles(const float* weight, int64_t classes, in
 }
 
 template <int CLASSES>
-void logits(const Layer& layer, int64_t any_classes, const float* bias) {
-  const int64_t classes = CLASSES ? CLASSES : any_classes;
+void logits(const Layer& layer, const float* bias) {
+  const int64_t classes = CLASSES ? CLASSES : layer.channels_out;
   const Source& source = layer.sources[0];
   int64_t voxels = layer.in.voxels(), blocks = source.channels / kBlock, items = divide_up(voxels, kVoxels);
   std::vector<c10::BFloat16> weights = weight_tiles((const float*)layer.weight, classes, source.channels);
@@ -64,9 +64,9 @@ void logits(const Layer& layer, int64_t any_classes, const float* bias) {
 
 }  // namespace
 
-void head_amx(const Layer& layer, int64_t classes, const float* bias) {
+void head_amx(const Layer& layer, const float* bias) {
   TORCH_CHECK(usable(), "the system does not let this process use AMX tiles");
-  (classes == 4 ? logits<4> : logits<0>)(layer, classes, bias);
+  (layer.channels_out == 4 ? logits<4> : logits<0>)(layer, bias);
 }
 
 }  // namespace unet3d

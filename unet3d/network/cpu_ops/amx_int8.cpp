@@ -95,7 +95,6 @@ class Int8Products {
     }
     return made;
   }
-  void announce(const Window& window, int64_t z, Ahead& ahead) const { announce_rows(layer_, window, z, kKernel, ahead); }
 
  protected:
   // Of one block of input channels; one behind the last gives zeros.

@@ -2,7 +2,6 @@
 
 #include <ATen/ops/from_blob.h>
 #include <c10/util/Exception.h>
-#include <sys/mman.h>
 
 #include <cstdlib>
 #include <list>
@@ -10,11 +9,11 @@
 #include <mutex>
 #include <string>
 
+#include "driver.h"
+
 namespace unet3d {
 namespace {
 
-// One huge page of x86-64: buffers are aligned to it and multiples of it, so that the kernel can use such pages.
-constexpr size_t kPage = 2 << 20;
 // A buffer that so many requests passed by belongs to a volume shape no longer in use. An inference makes about thirty.
 constexpr uint64_t kStale = 128;
 
@@ -51,13 +50,13 @@ void release(State& pool, uint64_t age) {
 }
 
 void add_buffer(State& pool, size_t bytes) {
-  void* memory = nullptr;
-  if (posix_memalign(&memory, kPage, bytes) != 0) {
+  char* memory = huge_pages(bytes);
+  if (memory == nullptr) {
     release(pool, 0);
-    TORCH_CHECK(posix_memalign(&memory, kPage, bytes) == 0, "not enough memory: ", std::to_string(bytes), " bytes for a layer's output");
+    memory = huge_pages(bytes);
   }
-  madvise(memory, bytes, MADV_HUGEPAGE);
-  pool.buffers.push_back({(char*)memory, bytes, pool.requests, {{0, bytes}}});
+  TORCH_CHECK(memory, "not enough memory: ", std::to_string(bytes), " bytes for a layer's output");
+  pool.buffers.push_back({memory, bytes, pool.requests, {{0, bytes}}});
 }
 
 // The start of the smallest free range that is large enough.
@@ -112,8 +111,7 @@ void give_back(void* memory, size_t bytes) {
 }  // namespace
 
 at::Tensor kept_tensor(int64_t n, int64_t channels, int64_t d, int64_t h, int64_t w, at::ScalarType type) {
-  size_t bytes = n * channels * d * h * w * c10::elementSize(type);
-  bytes = (bytes + kPage - 1) / kPage * kPage;
+  size_t bytes = whole_pages(n * channels * d * h * w * c10::elementSize(type));
   void* memory = take(bytes);
   int64_t strides[] = {d * h * w * channels, 1, h * w * channels, w * channels, channels};
   return at::from_blob(memory, {n, channels, d, h, w}, strides, [bytes](void* p) { give_back(p, bytes); },

@@ -1,8 +1,8 @@
 """The CPU's fused layers: C++ that is built on first use and kept in the user's cache.
 
-`load()` compiles the .cpp files beside this module with PyTorch's own extension loader and registers them as
-torch.ops.unet3d_fused.*, which torch.jit.trace and torch.compile see as ordinary operators. `status()` says whether they
-are there, and if not, why.
+`status()` compiles the .cpp files beside this module with PyTorch's own extension loader, registers them as
+torch.ops.unet3d_fused.*, which torch.jit.trace and torch.compile see as ordinary operators, and says whether they are
+there, and if not, why.
 """
 
 from __future__ import annotations
@@ -16,53 +16,11 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from unet3d import files
-from unet3d.config.precisions import PRECISIONS
-
-if TYPE_CHECKING:
-    import torch
 
 FOLDER = Path(__file__).parent
-SOURCES = (
-    "amx_bf16.cpp",
-    "amx_blocking.cpp",
-    "amx_head.cpp",
-    "amx_int8.cpp",
-    "buffers.cpp",
-    "direct_bf16.cpp",
-    "direct_fp32.cpp",
-    "driver.cpp",
-    "head.cpp",
-    "input.cpp",
-    "moments.cpp",
-    "operators.cpp",
-    "products.cpp",
-    "upsample.cpp",
-    "winograd_222.cpp",
-    "winograd_444.cpp",
-    "winograd_446.cpp",
-    "winograd_466.cpp",
-    "winograd_666.cpp",
-)
-HEADERS = (
-    "amx_blocking.h",
-    "amx_conv.h",
-    "amx_form.h",
-    "amx_tile.h",
-    "buffers.h",
-    "direct.h",
-    "driver.h",
-    "kernels.h",
-    "layer.h",
-    "output.h",
-    "products.h",
-    "stage.h",
-    "transforms.h",
-    "vec.h",
-    "winograd.h",
-)
+SOURCES, HEADERS = (tuple(sorted(path.name for path in FOLDER.glob(pattern))) for pattern in ("*.cpp", "*.h"))
 # GCC takes _mm512_undefined_ps for a mistake of ours.
 FLAGS = ("-O3", "-fopenmp", "-fno-math-errno", "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-maybe-uninitialized")
 
@@ -72,19 +30,9 @@ STORED = ("fp32", "bf16")
 REMEDY = "For the faster form: g++ and ninja (pip install ninja), PRECISION=bf16 or fp32, UNET3D_KERNELS not off."
 
 
+@functools.cache
 def status() -> tuple[str, str]:
     """('native', where the library is) or ('fallback', why there is none). Builds at the first call."""
-    return load()
-
-
-def available() -> bool:
-    """Whether the operators are loaded (loading or building them at the first call)."""
-    return load()[0] == "native"
-
-
-@functools.cache
-def load() -> tuple[str, str]:
-    """See `status`."""
     if os.environ.get("UNET3D_KERNELS", "").lower() == "off":
         return "fallback", "switched off by UNET3D_KERNELS=off"
     import torch
@@ -103,17 +51,14 @@ def load() -> tuple[str, str]:
     return "native", str(library)
 
 
-def computes_type(precision: str) -> bool:
-    """Whether the operators compute with tensors of this type, which needs them built."""
-    return precision in STORED and available()
+def available() -> bool:
+    """Whether the operators are loaded (loading or building them at the first call)."""
+    return status()[0] == "native"
 
 
-def computes(dtype: torch.dtype) -> tuple[str, str]:
-    """As `status`, for tensors of this data type."""
-    name = str(dtype).removeprefix("torch.")
-    if name not in (PRECISIONS[precision].torch_type for precision in STORED):
-        return "fallback", f"the C++ operators store fp32 and bf16, not {name}"
-    return status()
+def computes(precision: str) -> tuple[str, str]:
+    """As `status`, for tensors of this type."""
+    return status() if precision in STORED else ("fallback", f"the C++ operators store fp32 and bf16, not {precision}")
 
 
 def vectors() -> str:

@@ -7,12 +7,10 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <string>
 
 namespace unet3d {
 namespace {
-
-// One huge page of x86-64.
-constexpr size_t kPage = 2 << 20;
 
 // Grows, and is kept until its thread ends.
 struct Scratch {
@@ -22,15 +20,11 @@ struct Scratch {
   char* at_least(size_t wanted) {
     if (wanted <= bytes) return memory;
     std::free(memory);
-    memory = nullptr;
-    bytes = (wanted + kPage - 1) / kPage * kPage;
-    void* made = nullptr;
-    if (posix_memalign(&made, kPage, bytes) != 0) {
-      bytes = 0;
-      TORCH_CHECK(false, "not enough memory: ", wanted, " bytes for a layer's intermediate values");
-    }
-    madvise(made, bytes, MADV_HUGEPAGE);
-    return memory = (char*)made;
+    bytes = 0;
+    memory = huge_pages(whole_pages(wanted));
+    TORCH_CHECK(memory, "not enough memory: ", std::to_string(wanted), " bytes for a layer's intermediate values");
+    bytes = whole_pages(wanted);
+    return memory;
   }
   ~Scratch() { std::free(memory); }
 };
@@ -42,6 +36,7 @@ thread_local Scratch own, shared;
 void for_each(int64_t items, size_t bytes, c10::function_ref<void(int64_t, char*)> body) {
   std::atomic<int64_t> next{0};
   int64_t workers = std::min<int64_t>(at::get_num_threads(), items);
+  // `next` is counted by a locked instruction, which also orders the layers' stores that go past the caches.
   at::parallel_for(0, workers, 1, [&](int64_t first, int64_t last) {
     // Fewer chunks than workers, if ATen makes them so, still do all items.
     char* scratch = bytes ? own.at_least(bytes) : nullptr;
@@ -49,6 +44,15 @@ void for_each(int64_t items, size_t bytes, c10::function_ref<void(int64_t, char*
       for (int64_t item = next++; item < items; item = next++) body(item, scratch);
     }
   });
+}
+
+size_t whole_pages(size_t bytes) { return divide_up(bytes, kPage) * kPage; }
+
+char* huge_pages(size_t bytes) {
+  void* memory = nullptr;
+  if (posix_memalign(&memory, kPage, bytes) != 0) return nullptr;
+  madvise(memory, bytes, MADV_HUGEPAGE);
+  return (char*)memory;
 }
 
 char* shared_scratch(size_t bytes) { return shared.at_least(bytes); }

@@ -15,6 +15,13 @@ void for_each(int64_t items, size_t bytes, c10::function_ref<void(int64_t, char*
 // Memory of the calling thread for one layer's intermediate values, read by all threads. Valid until the next call.
 char* shared_scratch(size_t bytes);
 
+// One huge page of x86-64: memory is aligned to it and made in multiples of it, so that the kernel can use such pages.
+constexpr size_t kPage = 2 << 20;
+// `bytes` made up to whole pages.
+size_t whole_pages(size_t bytes);
+// So many bytes, a whole number of pages, for std::free; null where there is not enough memory.
+char* huge_pages(size_t bytes);
+
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Bytes between rows of `bytes` bytes: a whole number of cache lines, and an odd one, so that rows spread over the

@@ -49,8 +49,8 @@ constexpr int64_t kVoxels = 2048;
 
 // CLASSES: how many there are, known to the compiler, or 0 for any number.
 template <class T, int CLASSES>
-void logits(const Layer& layer, int64_t any_classes, const float* bias) {
-  const int64_t classes = CLASSES ? CLASSES : any_classes;
+void logits(const Layer& layer, const float* bias) {
+  const int64_t classes = CLASSES ? CLASSES : layer.channels_out;
   const Source& source = layer.sources[0];
   const float* weight = (const float*)layer.weight;
   int64_t voxels = layer.in.voxels(), blocks = source.channels / kBlock, items = divide_up(voxels, kVoxels);
@@ -98,11 +98,11 @@ void logits(const Layer& layer, int64_t any_classes, const float* bias) {
 
 }  // namespace
 
-void head(const Layer& layer, int64_t classes, const float* bias) {
-  bool fp32 = layer.storage == c10::ScalarType::Float, four = classes == 4;
+void head(const Layer& layer, const float* bias) {
+  bool fp32 = layer.storage == c10::ScalarType::Float, four = layer.channels_out == 4;
   auto kernel = fp32 ? (four ? logits<float, 4> : logits<float, 0>)
                      : (four ? logits<c10::BFloat16, 4> : logits<c10::BFloat16, 0>);
-  kernel(layer, classes, bias);
+  kernel(layer, bias);
 }
 
 }  // namespace unet3d

@@ -28,13 +28,10 @@ void upsample_amx(const Layer& layer);
 // Whether there are tiles that this process may use.
 bool has_amx();
 
-// fp32 [samples, 4, voxels] -> bf16 [samples, voxels, 4].
-void interleave_input(const float* from, int64_t samples, int64_t voxels, uint16_t* to);
-
-// 1x1x1, to `classes` logits [samples, D, H, W, classes] in the storage type. weight [classes][channels in slots] fp32,
-// bias [classes] or null.
-void head(const Layer& layer, int64_t classes, const float* bias);
+// 1x1x1, to logits [samples, D, H, W, classes] in the storage type, a class an output channel. weight [classes][channels in
+// slots] fp32, bias [classes] or null.
+void head(const Layer& layer, const float* bias);
 // The same for bf16 tensors and up to 16 classes, with bf16 products on AMX tiles.
-void head_amx(const Layer& layer, int64_t classes, const float* bias);
+void head_amx(const Layer& layer, const float* bias);
 
 }  // namespace unet3d

@@ -106,7 +106,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> conv(
     layer.sources[1] = source(*skip, skip_scale, skip_shift);
     layer.source_count = 2;
   }
-  // The network's input has few channels and no normalisation before it; the direct form alone takes it.
+  // The network's input has few channels and no normalisation before it; only direct forms take it.
   bool input = form.input_positions > 0 && layer.source_count == 1 && stride == 1 && x.size(1) <= 4 && !scale.has_value();
   if (!input) check_blocks(layer);
   TORCH_CHECK(1 <= stride && stride <= form.stride, form.name, " has no stride ", std::to_string(stride));
@@ -168,19 +168,7 @@ at::Tensor norm_act_head(const at::Tensor& x, const OptionalTensor& scale, const
   layer.channels_out = classes;
   at::Tensor y = output_of(layer);
   TORCH_CHECK(!tiles || (layer.storage == at::kBFloat16 && classes <= 16), "AMX tiles are for bf16 and up to 16 classes");
-  (tiles ? head_amx : head)(layer, classes, per_channel(bias, classes, "bias"));
-  return y;
-}
-
-// The network's input [N, 4, D, H, W] -> in bf16 and channels-last; in one pass as it usually comes.
-at::Tensor input(const at::Tensor& x) {
-  at::AutoDispatchBelowADInplaceOrView guard;
-  TORCH_CHECK(x.dim() == 5 && x.size(1) == 4, "expected a tensor [N, 4, D, H, W]");
-  if (x.scalar_type() != at::kFloat || !x.is_contiguous())
-    return x.to(at::kBFloat16, /*non_blocking=*/false, /*copy=*/true).contiguous(at::MemoryFormat::ChannelsLast3d);
-  Extent extent{x.size(2), x.size(3), x.size(4)};
-  at::Tensor y = kept_tensor(x.size(0), 4, extent.d, extent.h, extent.w, at::kBFloat16);
-  interleave_input(x.const_data_ptr<float>(), x.size(0), extent.voxels(), (uint16_t*)y.mutable_data_ptr());
+  (tiles ? head_amx : head)(layer, per_channel(bias, classes, "bias"));
   return y;
 }
 
@@ -196,13 +184,11 @@ TORCH_LIBRARY(unet3d_fused, m) {
       "-> (Tensor, Tensor, Tensor)");
   m.def("upsample(Tensor x, Tensor? scale, Tensor? shift, float slope, Tensor weight, bool tiles=False) -> Tensor");
   m.def("head(Tensor x, Tensor? scale, Tensor? shift, float slope, Tensor weight, Tensor? bias, bool tiles=False) -> Tensor");
-  m.def("input(Tensor x) -> Tensor");
   m.def("vectors() -> str", vectors);
   m.def("amx() -> bool", has_amx);
 }
 
 TORCH_LIBRARY_IMPL(unet3d_fused, CPU, m) {
-  m.impl("input", input);
   m.impl("conv", conv);
   m.impl("upsample", upsample);
   m.impl("head", norm_act_head);

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     import torch
 
 CONV, UPSAMPLE, HEAD = "unet3d_fused::conv", "unet3d_fused::upsample", "unet3d_fused::head"
-INPUT = "unet3d_fused::input"
 # Places of the arguments in the operators' schemas.
 X, SKIP, WEIGHT, STRIDE, GAMMA = 0, 3, 7, 8, 9
 UPSAMPLE_WEIGHT = HEAD_WEIGHT = 4
@@ -36,10 +35,6 @@ def register_fakes() -> None:
         per_channel = x.new_empty((x.shape[0], channels), dtype=torch.float32)
         return y, per_channel, torch.empty_like(per_channel)
 
-    @torch.library.register_fake("unet3d_fused::input")
-    def _(x):
-        return x.new_empty(x.shape, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last_3d)
-
     @torch.library.register_fake("unet3d_fused::upsample")
     def _(x, scale, shift, slope, weight, tiles=False):
         return channels_last(x, weight.numel() // (8 * x.shape[1]), [2 * n for n in x.shape[2:]])
@@ -62,8 +57,6 @@ def work(name: str, shapes: Sequence[Sequence[int]], arguments: Sequence[object]
     """
     x = shapes[X]
     voxels = x[0] * prod(x[2:])
-    if name == INPUT:
-        return 0, 2 * size * x[1] * voxels
     if name == CONV:
         skip, stride, outputs = shapes[SKIP], arguments[STRIDE], shapes[GAMMA][0]
         assert isinstance(stride, int)

@@ -1,4 +1,5 @@
-"""Weights in the order in which the fused layers read them, see winograd.h, direct.h, upsample.cpp and head.cpp.
+"""Weights in the order in which the fused layers read them, see winograd.h, direct.h, upsample.cpp,
+head.cpp and amx_conv.h.
 
 Channels are padded by zeros to multiples of 32 (BLOCK): padded outputs are exactly zero, padded inputs add nothing.
 """
