@@ -3,7 +3,7 @@
 The runner calls them in this order::
 
     registry.refuse_settings(asked)        # what no machine can run, before a device is looked at
-    engine = registry.create(request)      # refuses what this machine cannot run, before anything heavy is imported
+    engine = registry.create(request)      # refuses what this machine cannot run
     engine.load(reference)                 # builds, exports or quantises the network; engine.load_seconds
     engine.compare(volume)                 # float32 logits of a small volume, for the comparison with fp32
     engine.compile(staged)                 # all work that belongs to the real shape, with a first inference
@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 CHANNELS_LAST, CONTIGUOUS = "channels_last_3d", "contiguous"
 # Intel Extension for PyTorch has no other.
 IPEX_PLATFORMS = ("Flex", "Max", "CPU")
+
+# Said by every engine that quantises.
+NEEDS_CALIBRATION = (
+    "PRECISION=int8 needs volumes to calibrate with, from outside the validated fold; set DATASET_DIR or "
+    "PREPROCESSED_DIR, or use PRECISION=bf16 or fp32"
+)
 
 # What an engine hands from `stage` to `infer`, and from there to `logits` and `labels`.
 Staged = TypeVar("Staged")
@@ -105,7 +111,7 @@ class Effective:
 
 
 class Engine(ABC, Generic[Staged, Output]):
-    """One way of running the network; a file an engine, heavy imports inside `load`."""
+    """One way of running the network; a package an engine, heavy imports inside `load`."""
 
     name: ClassVar[str]
     precisions: ClassVar[tuple[str, ...]]  # that it runs on some machine
@@ -142,7 +148,7 @@ class Engine(ABC, Generic[Staged, Output]):
     @classmethod
     def refuse(cls, request: Request) -> list[str]:
         """One line for each reason why this machine cannot run this request, each with its remedy; those of
-        `refuse_settings` come first. Imports nothing heavy."""
+        `refuse_settings` come first. An engine may load what it must ask."""
         return [*cls.refuse_settings(request.asked()), *cls._refuse_on_machine(request)]
 
     @classmethod

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from unet3d.files import whole_folder
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 
@@ -23,6 +24,11 @@ def parameters_hash(network: torch.nn.Module) -> str:
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(array.data)
     return digest.hexdigest()
+
+
+def volume_hash(volume: np.ndarray) -> str:
+    """SHA-256 of a volume's shape and bytes."""
+    return hashlib.sha256(repr(volume.shape).encode() + volume.tobytes()).hexdigest()
 
 
 def sources_hash(*modules: ModuleType) -> str:

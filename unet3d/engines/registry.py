@@ -53,7 +53,7 @@ def refuse(request: Request) -> list[str]:
 
 
 def must_run(request: Request) -> None:
-    """Whether the engine that the request names can run it; imports nothing heavy.
+    """Whether the engine that the request names can run it.
 
     Raises:
         UserErrors: with every reason why it cannot run on this machine.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from unet3d.config.precisions import PRECISIONS
 from unet3d.devices import host
-from unet3d.engines.base import CHANNELS_LAST, CONTIGUOUS, Effective, Engine, Operator, Request
+from unet3d.engines.base import CHANNELS_LAST, CONTIGUOUS, NEEDS_CALIBRATION, Effective, Engine, Operator, Request
 from unet3d.engines.openvino.operators import convolution_work
 from unet3d.errors import MismatchError
 
@@ -77,10 +77,7 @@ class OpenVINOEngine(Engine["openvino.Tensor", "openvino.Tensor"]):
             if importlib.util.find_spec("nncf") is None:
                 reasons.append(f"PRECISION=int8 with ENGINE=openvino, but nncf is not installed; {INSTALL}")
             if request.calibration is None:
-                reasons.append(
-                    "PRECISION=int8 needs volumes to calibrate with, from outside the validated fold; set "
-                    "DATASET_DIR or PREPROCESSED_DIR, or use PRECISION=bf16 or fp32"
-                )
+                reasons.append(NEEDS_CALIBRATION)
         return reasons
 
     def load(self, reference: torch.nn.Module) -> None:

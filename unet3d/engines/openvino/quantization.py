@@ -20,7 +20,6 @@ our graph and the ranges that NNCF finds, and moves the quantisers to where they
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import logging
 from pathlib import Path
@@ -63,7 +62,7 @@ def quantised(reference: torch.nn.Module, request: Request) -> tuple[Path, dict[
         *ir.ingredients(reference, request.network, merge),
         *export_cache.versions(("nncf",)),
         export_cache.sources_hash(sys.modules[__name__]),
-        *(_digest(volume) for volume in volumes),
+        *(export_cache.volume_hash(volume) for volume in volumes),
     ]
 
     def make(folder: Path) -> None:
@@ -84,10 +83,6 @@ def quantised(reference: torch.nn.Module, request: Request) -> tuple[Path, dict[
     if was_there:
         seconds["read export"] = perf_counter() - start
     return folder / "model.xml", seconds
-
-
-def _digest(volume: np.ndarray) -> str:
-    return hashlib.sha256(repr(volume.shape).encode() + np.ascontiguousarray(volume).data).hexdigest()
 
 
 def _quantise(model: openvino.Model, volumes: list[np.ndarray]) -> openvino.Model:

@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from unet3d.devices import host
-from unet3d.engines.base import CHANNELS_LAST, CONTIGUOUS, Effective, Engine, Operator, Request
+from unet3d.engines.base import CHANNELS_LAST, CONTIGUOUS, NEEDS_CALIBRATION, Effective, Engine, Operator, Request
 from unet3d.engines.pytorch import form, jit, onednn
 from unet3d.engines.pytorch.lanes import Lane
 from unet3d.engines.pytorch.pinning import Pinning
@@ -35,8 +35,6 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
     jits = ("none", "trace", "compile")
     has_ipex = True
     fast_layout = CHANNELS_LAST
-    # Whether a traced or compiled network is captured as a graph of the device's where there is such a thing.
-    use_graphs = True
 
     @classmethod
     def _refuse_precision(cls, precision: str) -> list[str]:
@@ -63,8 +61,10 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
     def _refuse_on_cpu(cls, request: Request) -> list[str]:
         if request.precision == "int8":
             return cls._refuse_int8(request)
-        ours = request.network == "fast" and not request.ipex and build.computes_type(request.precision)
-        if ours or request.precision not in onednn.HALF_NEEDS or onednn.computes(request.precision):
+        if request.precision not in onednn.HALF_NEEDS or onednn.computes(request.precision):
+            return []
+        # Only now: this may have to compile the operators.
+        if request.network == "fast" and not request.ipex and build.computes(request.precision)[0] == "native":
             return []
         needs = f"a CPU with {onednn.HALF_NEEDS[request.precision]}"
         other = "bf16" if request.precision == "fp16" and onednn.computes("bf16") else "fp32"
@@ -80,13 +80,16 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
             reasons.append(
                 "PRECISION=int8 with ENGINE=torch needs a CPU with AMX; use ENGINE=openvino, or PRECISION=bf16 or fp32"
             )
+        elif not (build.available() and build.amx()):
+            why = "they were built without AMX" if build.available() else build.status()[1]
+            reasons.append(
+                f"PRECISION=int8 with ENGINE=torch needs our C++ operators with AMX: {why}; use ENGINE=openvino, or "
+                "PRECISION=bf16 or fp32"
+            )
         if request.network != "fast" or request.ipex:
             reasons.append("PRECISION=int8 with ENGINE=torch needs NETWORK=fast and IPEX=no")
         if request.calibration is None:
-            reasons.append(
-                "PRECISION=int8 needs volumes to calibrate with, from outside the validated fold; set "
-                "DATASET_DIR or PREPROCESSED_DIR, or use PRECISION=bf16 or fp32"
-            )
+            reasons.append(NEEDS_CALIBRATION)
         return reasons
 
     @classmethod
@@ -112,6 +115,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         device = self.request.device
         self._witness = Witness(ipex_packed=self.request.ipex and device.is_host)
         self._pinning = Pinning(self.request.streams) if device.is_host else None
+        self._threads = max(1, self.request.threads // self.request.streams)
         self._set_threads()
         self._form = form.choose(self.request, reference)
         self.warnings += self._form.warnings
@@ -132,7 +136,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         self._free: queue.SimpleQueue[Lane] = queue.SimpleQueue()
         for lane in self._lanes:
             self._free.put(lane)
-        self.load_seconds["build"] = perf_counter() - start
+        self.load_seconds["build"] = perf_counter() - start - sum(self._form.load_seconds.values())
 
     def _why_no_graph(self) -> str | None:
         """Why launches are not captured as a graph; None where they are."""
@@ -140,8 +144,6 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
             return "a CPU has none"
         if self.request.jit == "none":
             return "JIT=none launches each kernel by itself"
-        if not self.use_graphs:
-            return "switched off"
         if self.request.ipex:
             return "not with IPEX"
         if not self.request.device.supports_graphs:
@@ -150,7 +152,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
 
     def _set_threads(self) -> None:
         """Each stream's calls come from a thread of its own, which owns its share of the CPU threads."""
-        self._torch.set_num_threads(max(1, self.request.threads // self.request.streams))
+        self._torch.set_num_threads(self._threads)
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         if self.request.amp and self.request.precision != "fp32":
@@ -172,7 +174,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         """See `Engine.infer`. With a graph and one stream the logits are those of the latest call only."""
         if self._pinning is not None:
             self._pinning.pin()
-        if self._torch.get_num_threads() != max(1, self.request.threads // self.request.streams):
+        if self._torch.get_num_threads() != self._threads:
             self._set_threads()
         lane = self._free.get()
         try:

@@ -36,9 +36,14 @@ class Form:
     load_seconds: dict[str, float] = field(default_factory=dict)
 
 
+def stored_precision(precision: str) -> str:
+    """That of tensors: int8 products are of tensors that are kept in bf16."""
+    return "bf16" if precision == "int8" else precision
+
+
 def storage_type(precision: str) -> torch.dtype:
-    """The type of tensors: int8 products are of tensors that are kept in bf16."""
-    return PRECISIONS["bf16" if precision == "int8" else precision].dtype()
+    """PyTorch's name of `stored_precision`."""
+    return PRECISIONS[stored_precision(precision)].dtype()
 
 
 def choose(request: Request, reference: nn.Module) -> Form:
@@ -82,8 +87,7 @@ def choose(request: Request, reference: nn.Module) -> Form:
 def _for_cpu(request: Request, reference: nn.Module) -> Form:
     from unet3d.network.inference import InferenceUNet
 
-    dtype = storage_type(request.precision)
-    kind, told = build.computes(dtype)
+    kind, told = build.computes(stored_precision(request.precision))
     if kind == "fallback":
         return Form(
             InferenceUNet.from_reference(reference),
@@ -98,7 +102,7 @@ def _for_cpu(request: Request, reference: nn.Module) -> Form:
         from unet3d.engines.pytorch import int8
 
         ranges, seconds = int8.ranges(reference, request)
-    network = CpuUNet.from_reference(reference, dtype, ranges)
+    network = CpuUNet.from_reference(reference, storage_type(request.precision), ranges)
     return Form(
         network,
         casts_itself=True,

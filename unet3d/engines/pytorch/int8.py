@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from unet3d.engines import export_cache
 from unet3d.engines.base import Request
@@ -43,14 +40,14 @@ def ranges(reference: nn.Module, request: Request) -> tuple[dict[str, Ranges], d
         repr(reference),
         export_cache.sources_hash(quantization),
         *export_cache.versions(("torch",)),
-        *(volume_hash(volume) for volume in volumes),
+        *(export_cache.volume_hash(volume) for volume in volumes),
     ]
 
     def make(folder: Path) -> None:
         begin = perf_counter()
         network = InferenceUNet.from_reference(reference)
-        found = quantization.calibrate(network, (torch.from_numpy(volume) for volume in volumes))
-        text = json.dumps({name: dataclasses.asdict(item) for name, item in found.items()}, indent=1)
+        ranges_by_name = quantization.calibrate(network, (torch.from_numpy(volume) for volume in volumes))
+        text = json.dumps({name: dataclasses.asdict(item) for name, item in ranges_by_name.items()}, indent=1)
         write_atomically(folder / FILE, text + "\n")
         seconds["calibrate"] = perf_counter() - begin
 
@@ -59,8 +56,3 @@ def ranges(reference: nn.Module, request: Request) -> tuple[dict[str, Ranges], d
     return {
         name: Ranges(tuple(item["channels"]), tuple(item["steps"]), tuple(item["zeros"])) for name, item in kept.items()
     }, seconds
-
-
-def volume_hash(volume: np.ndarray) -> str:
-    """SHA-256 of a volume's shape and bytes."""
-    return hashlib.sha256(repr(volume.shape).encode() + np.ascontiguousarray(volume).data).hexdigest()

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
-from unet3d.config.precisions import PRECISIONS
 from unet3d.engines.base import Operator
+from unet3d.engines.pytorch.form import storage_type
 from unet3d.network.cpu_ops import ops
 from unet3d.network.flops import convolution_extent, convolution_flop
 
@@ -75,6 +75,6 @@ def profile(engine: Engine[torch.Tensor, torch.Tensor], staged: torch.Tensor) ->
             end = event.time_range.end
             ms = (event.time_range.elapsed_us() if on_host else event.device_time_total) / 1e3
             shapes = [list(shape) for shape in event.input_shapes]
-            flop, moved = work(event.name, shapes, event.concrete_inputs, PRECISIONS[request.precision].bytes)
+            flop, moved = work(event.name, shapes, event.concrete_inputs, storage_type(request.precision).itemsize)
             rows.append(Operator(event.name, shapes, ms, flop, moved))
     return rows, whole.time_range.elapsed_us() / 1e3

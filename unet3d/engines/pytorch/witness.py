@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unet3d.config.precisions import name_of_type
 from unet3d.engines.pytorch import ipex_witness, operators
 from unet3d.network.cpu_ops import ops
-
-if TYPE_CHECKING:
-    pass
 
 # Operators that compute a convolution, as the profiler names them; ours for GPUs are registered as unet3d::conv….
 CONVOLUTIONS = ("aten::convolution", "aten::_convolution", "mkldnn::_convolution", "torch_ipex::", "unet3d::conv", ops.CONV)
