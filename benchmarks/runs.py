@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.contestants import Contestant
 from unet3d.commands.sweep import process
-from unet3d.errors import BenchmarkError, messages_of
+from unet3d.errors import BenchmarkError, tell
 from unet3d.files import write_atomically
 from unet3d.results.schema import Results
 
@@ -36,9 +36,7 @@ def guarded(work: Callable[[], int]) -> int:
     try:
         return work()
     except BenchmarkError as error:
-        for message in messages_of(error):
-            print(f"ERROR: {message}", file=sys.stderr)
-        return error.exit_code
+        return tell(error)
     except KeyboardInterrupt:
         print("Stopped; the same command goes on.", file=sys.stderr)
         return 130

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from unet3d.errors import BenchmarkError, ExitCode, Stopped, messages_of
+from unet3d.errors import BenchmarkError, ExitCode, Stopped, tell
 from unet3d.version import __version__
 
 RUN = "unet3d.commands.run"
@@ -65,9 +65,7 @@ def guarded(work: Callable[[], int]) -> int:
     try:
         return work()
     except BenchmarkError as error:
-        for message in messages_of(error):
-            print(f"ERROR: {message}", file=sys.stderr)
-        return error.exit_code
+        return tell(error)
     except Stopped as stop:
         print(f"ERROR: stopped by {stop.name} before anything was measured", file=sys.stderr)
         return stop.exit_code

@@ -6,6 +6,7 @@ Every message says what was wrong, the value found, what is allowed and what to 
 from __future__ import annotations
 
 import signal
+import sys
 from enum import IntEnum
 
 
@@ -67,3 +68,10 @@ class Stopped(BaseException):
 def messages_of(error: BenchmarkError) -> list[str]:
     """The lines of an error, one for each thing that is wrong."""
     return error.messages if isinstance(error, UserErrors) else [str(error)]
+
+
+def tell(error: BenchmarkError) -> int:
+    """Print an error's lines; returns the exit code."""
+    for message in messages_of(error):
+        print(f"ERROR: {message}", file=sys.stderr)
+    return error.exit_code

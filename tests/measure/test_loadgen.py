@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 import time
 import weakref
 from dataclasses import replace
@@ -168,7 +169,7 @@ def test_single_stream_latency_is_ours(tmp_path, out):
     assert section["valid_for_submission"] is False
     assert measured.told.warnings[-1].name == "not-valid-for-submission"
     assert (tmp_path / "loadgen" / "performance" / "mlperf_log_summary.txt").stat().st_size
-    record = making.record_of(settings, scenario="SingleStream", loadgen=section, samples=samples)
+    record = making.record_of(settings, loadgen=section, samples=samples)
     record.figures += measured.told.figures
     record.finish()
     doc = document.write(record, tmp_path)
@@ -312,3 +313,19 @@ def test_too_small_a_disk_is_told_before_the_run(tmp_path, out, cases, monkeypat
     with pytest.raises(UserError, match=r"5 cases needs .* GiB, 0.0 GiB are free"):
         settings = settings_of(tmp_path, scenario="Offline")
         loadgen_accuracy.predict(asked_of(settings, cases), settings, Thresholds(), cases, out)
+
+
+def test_streams_serve_every_set_of_samples(monkeypatch):
+    """LoadGen's accuracy mode issues one set after the other, each of as many samples as fit into memory."""
+    fake = SimpleNamespace(QuerySamplesComplete=lambda responses: None, QuerySampleResponse=lambda *parts: parts)
+    monkeypatch.setitem(sys.modules, "mlperf_loadgen", fake)
+    engine, answered = SimpleNamespace(stage=lambda volumes: volumes, infer=lambda staged: staged), []
+    served = Harness(
+        engine, lambda index: np.zeros(1), 1, 2, lambda sample, indices: answered.append((indices[0], sample.stream))
+    )
+    served._held = {index: index for index in range(12)}
+    for first in (0, 6):
+        served._issue([SimpleNamespace(id=index, index=index) for index in range(first, first + 6)])
+    assert served.error is None
+    assert sorted(index for index, _ in answered) == list(range(12))
+    assert {stream for _, stream in answered} <= {0, 1}

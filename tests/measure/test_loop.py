@@ -44,16 +44,19 @@ def test_latency_is_the_inference_alone_and_the_hosts_work_stands_beside_it():
 
 
 def test_streams_have_numbers_of_their_own_and_every_call_is_made_once():
-    numbers, seen, lock = StreamNumbers(3), [], threading.Lock()
+    numbers, seen, lock, together = StreamNumbers(3), [], threading.Lock(), threading.Barrier(3, timeout=60)
 
     def call(index):
-        time.sleep(0.005)
+        if index < 3:
+            together.wait()
         with lock:
-            seen.append((index, numbers.mine()))
+            seen.append((index, threading.get_ident(), numbers.mine()))
 
     spread(call, 12, 3)
-    assert sorted(index for index, _ in seen) == list(range(12))
-    assert {number for _, number in seen} <= {0, 1, 2}
+    assert sorted(index for index, _, _ in seen) == list(range(12))
+    pairs = {(thread, number) for _, thread, number in seen}
+    assert len(pairs) == len({thread for thread, _ in pairs}) == 3
+    assert {number for _, number in pairs} == {0, 1, 2}
 
 
 @pytest.mark.parametrize("streams", [1, 2])

@@ -9,6 +9,11 @@ from unet3d.workload import MODALITIES
 GRADES = ("HGG", "LGG")
 
 
+def default_store(dataset_dir: str | Path) -> Path:
+    """Where preprocessed data is kept unless PREPROCESSED_DIR says otherwise; MLPerf's own place for it."""
+    return Path(dataset_dir) / "build" / "preprocessed_data"
+
+
 @dataclass(frozen=True)
 class Case:
     """One patient's scan. `name` is `<grade>__<folder name>`, as nnU-Net's task and MLPerf's folds call it."""

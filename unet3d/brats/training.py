@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from unet3d import files
 from unet3d.brats.weights import unpack
-from unet3d.errors import BenchmarkError, UserError
+from unet3d.errors import BenchmarkError, UserError, tell
 from unet3d.network import reference
 from unet3d.network.plans import random_plans
 
@@ -239,8 +239,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         pack(options.output, plans, network.state_dict(), losses)
     except BenchmarkError as error:
-        print(f"ERROR {error}", file=sys.stderr)
-        return error.exit_code
+        return tell(error)
     print(f"{options.output}: loss {losses[0]:.3f} at the first step, {np.mean(losses[-20:]):.3f} over the last 20")
     return 0
 

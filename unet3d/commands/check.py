@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unet3d import places
+from unet3d.brats.dataset import default_store
 from unet3d.config import names, parse, table
 from unet3d.config.precisions import PRECISIONS
 from unet3d.config.values import Asked
@@ -232,7 +233,7 @@ def _too_small(asked: Asked) -> list[str]:
         folders.append(
             (
                 "PREPROCESSED_DIR",
-                asked.preprocessed_dir or asked.dataset_dir / "build" / "preprocessed_data",
+                asked.preprocessed_dir or default_store(asked.dataset_dir),
                 CASES * PREPROCESSED_BYTES_A_CASE,
             )
         )

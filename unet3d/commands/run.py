@@ -13,7 +13,7 @@ from pathlib import Path
 
 from unet3d.devices import topology
 from unet3d.engines import registry
-from unet3d.errors import BenchmarkError, ExitCode, Stopped, UserError, messages_of
+from unet3d.errors import BenchmarkError, ExitCode, Stopped, UserError, tell
 from unet3d.files import move_aside, prepare_folder, write_atomically
 from unet3d.planning import placement
 from unet3d.planning.plan import Plan, ask, make
@@ -65,9 +65,7 @@ def carry_out(plan: Plan, argv: Sequence[str]) -> int:
     except Stopped as stop:
         _end_early(record, out, f"stopped by {stop.name}", stop.exit_code)
     except BenchmarkError as error:
-        for message in messages_of(error):
-            print(f"ERROR: {message}", file=sys.stderr)
-        _end_early(record, out, str(error), error.exit_code)
+        _end_early(record, out, str(error), tell(error))
     except Exception as error:  # noqa: BLE001 - the last line of defence: a user never sees a traceback
         _unexpected(record, out, error)
     if plan.settings.node_rank:

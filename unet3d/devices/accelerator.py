@@ -50,7 +50,6 @@ class AcceleratorDevice(ABC):
     capture_options: ClassVar[dict[str, str]] = {}
 
     is_host: ClassVar[bool] = False
-    runs_triton: ClassVar[bool] = True
     visibility_variable: ClassVar[str | None]
     single_tile_platforms: ClassVar[frozenset[str]] = frozenset()
     telemetry_sources: ClassVar[tuple[str, ...]]

@@ -76,7 +76,6 @@ class Device(Protocol):
     # What is true of every device of the kind.
 
     is_host: ClassVar[bool]  # the CPU that runs this process: its memory is the host's, its calls are finished on return
-    runs_triton: ClassVar[bool]
     # Environment variable that chooses which devices or tiles the process sees; None where there is no such thing.
     visibility_variable: ClassVar[str | None]
     # Platforms of this kind whose cards have a single tile each, so that there is nothing to take several of.

@@ -19,7 +19,6 @@ class CpuDevice:
 
     kind = "cpu"
     is_host: ClassVar[bool] = True
-    runs_triton: ClassVar[bool] = False
     visibility_variable: ClassVar[str | None] = None
     single_tile_platforms: ClassVar[frozenset[str]] = frozenset()
     telemetry_sources: ClassVar[tuple[str, ...]] = ()

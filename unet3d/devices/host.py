@@ -39,6 +39,8 @@ VARIABLES = (
     "MKL_NUM_THREADS",
     "LD_PRELOAD",
     "MALLOC_CONF",
+    "MALLOC_MMAP_MAX_",
+    "MALLOC_TRIM_THRESHOLD_",
     "ONEDNN_MAX_CPU_ISA",
     "DNNL_MAX_CPU_ISA",
     "ONEDNN_DEFAULT_FPMATH_MODE",
@@ -173,7 +175,7 @@ def frequency_governor() -> str | None:
 
 
 def hardware() -> dict[str, Any]:
-    """CPU, cores, caches' owner, memory, operating system, and the states that make times unsteady."""
+    """CPU, cores, memory, operating system, and the states that make times unsteady."""
     import psutil
 
     flags = cpu_flags()

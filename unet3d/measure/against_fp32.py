@@ -13,13 +13,14 @@ import numpy as np
 from unet3d.config.precisions import PRECISIONS
 from unet3d.errors import MismatchError
 from unet3d.results.facts import Agreement
+from unet3d.workload import input_shape
 
 if TYPE_CHECKING:
     import torch
 
     from unet3d.engines.base import Engine
 
-SHAPE = (1, 4, 64, 64, 64)
+SHAPE = input_shape(extent=(64, 64, 64))
 
 
 def compare(logits: np.ndarray, reference: np.ndarray, precision: str) -> Agreement:

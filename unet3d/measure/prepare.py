@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unet3d.brats import weights
 from unet3d.brats.volumes import CaseVolumes, RandomVolumes, Volumes
@@ -51,10 +51,9 @@ class Input:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The very engine that is timed: loaded, checked, compiled and warmed up. `staged` are its first volumes."""
+    """The very engine that is timed: loaded, checked, compiled and warmed up."""
 
     engine: Engine
-    staged: Any
     agreement: Agreement
     effective: Effective
     load_seconds: dict[str, float]
@@ -150,7 +149,7 @@ def prepare(plan: Plan, network: Network, volumes: Volumes, out: Console, group:
         settled=warm_up.settled,
         latency_ms=[1e3 * seconds for seconds in warm_up.latencies],
     )
-    return Prepared(engine, staged, agreement, effective, dict(engine.load_seconds), facts, tuple(told))
+    return Prepared(engine, agreement, effective, dict(engine.load_seconds), facts, tuple(told))
 
 
 def must_match(plan: Plan, effective: Effective) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from unet3d import places
 from unet3d.devices import host
@@ -23,6 +24,8 @@ from unet3d.results.record import Record, Section
 
 if TYPE_CHECKING:
     from unet3d.measure.accuracy import Cases, Predictions
+
+Answer = TypeVar("Answer")
 
 
 def run(plan: Plan, record: Record, out: Console, group: Group | None = None) -> None:
@@ -102,10 +105,7 @@ def _default_loop(plan: Plan, record: Record, given: Input, engine: Engine, out:
     record.planned_calls = settings.num_iterations
     keep = Collector(record, out, group).keep
 
-    def measure() -> None:
-        record.window_start = loop.measure(plan, engine, given.volumes, group, keep)
-
-    _watched(plan, record, measure, out, group)
+    record.window_start = _watched(plan, record, lambda: loop.measure(plan, engine, given.volumes, group, keep), out, group)
 
 
 def _loadgen(plan: Plan, record: Record, given: Input, prepared: Prepared, out: Console) -> None:
@@ -113,7 +113,6 @@ def _loadgen(plan: Plan, record: Record, given: Input, prepared: Prepared, out: 
     from unet3d.measure.loadgen import performance
 
     settings, engine = plan.settings, prepared.engine
-    record.scenario = settings.scenario
     asked = _loadgen_run(plan, record, given)
     section: Section = {}
     if given.cases is not None:
@@ -127,14 +126,15 @@ def _loadgen(plan: Plan, record: Record, given: Input, prepared: Prepared, out: 
     latencies = prepared.warm_up.latency_ms
     expected_s = latencies[-1] / 1e3 if latencies else 1.0
     keep = Collector(record, out, SingleProcess()).keep
-    folders: list[Any] = []
-
-    def measure() -> None:
-        folders.append(performance.measure(asked, settings, engine, given, expected_s, keep, out))
-
-    _watched(plan, record, measure, out, SingleProcess())
+    folder = _watched(
+        plan,
+        record,
+        lambda: performance.measure(asked, settings, engine, given, expected_s, keep, out),
+        out,
+        SingleProcess(),
+    )
     record.planned_calls = len(record.samples)
-    measured = performance.read_log(asked, folders[0], record.samples, out)
+    measured = performance.read_log(asked, folder, record.samples, out)
     record.loadgen = section | measured.section
     record.figures += measured.told.figures
     record.warn(*measured.told.warnings)
@@ -146,12 +146,12 @@ def _loadgen_run(plan: Plan, record: Record, given: Input) -> LoadGenRun:
     return mlperf.loadgen_run(plan.settings, samples, weights, bool(given.facts.standard_names))
 
 
-def _watched(plan: Plan, record: Record, measure: Any, out: Console, group: Group) -> None:
+def _watched(plan: Plan, record: Record, measure: Callable[[], Answer], out: Console, group: Group) -> Answer:
     """Measure beside the telemetry; what was read and the samples so far are in the record however that ends."""
     watched = watch.Watched()
     try:
         with watch.watching(plan.device, out, plan.settings.telemetry and group.rank == 0) as watched:
-            measure()
+            return measure()
     finally:
         record.samples.sort(key=lambda sample: sample.start)
         volumes = sum(sample.volumes for sample in record.samples)

@@ -14,7 +14,7 @@ from unet3d.errors import UserErrors
 from unet3d.planning import placement, resolve
 from unet3d.planning.placement import Placement
 from unet3d.planning.refusals import impossible
-from unet3d.workload import MODALITIES
+from unet3d.workload import input_shape
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def request(settings: Settings, device: Device) -> Request:
         amp=settings.amp,
         ipex=settings.ipex,
         network=settings.network,
-        shape=(settings.batch_size, len(MODALITIES), *settings.volume_shape),
+        shape=input_shape(settings.batch_size, settings.volume_shape),
         streams=settings.streams,
         threads=settings.threads,
         input_on_device=settings.input_on_device,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from unet3d import places
+from unet3d.brats.dataset import default_store
 from unet3d.config.values import Asked, Settings
 from unet3d.devices import host, platforms
 from unet3d.devices.base import Device
@@ -72,7 +73,7 @@ def complete(asked: Asked) -> Resolved:
         values["jit"] = "none"
         decisions.reasons["jit"] = f"ENGINE={asked.engine} compiles by itself"
     if asked.dataset_dir is not None:
-        beside = asked.dataset_dir / "build" / "preprocessed_data"
+        beside = default_store(asked.dataset_dir)
         values["preprocessed_dir"] = decisions.fill("preprocessed_dir", asked.preprocessed_dir, beside, "beside the data")
     if asked.node_rank:
         values["output_dir"] = asked.output_dir / f"node{asked.node_rank}"

@@ -18,7 +18,7 @@ from typing import Any
 
 from unet3d.config.values import Settings
 from unet3d.engines import registry
-from unet3d.errors import BenchmarkError, UserError
+from unet3d.errors import BenchmarkError, ExitCode, UserError
 from unet3d.files import write_atomically
 from unet3d.places import command
 from unet3d.planning.placement import Placement
@@ -32,7 +32,6 @@ from unet3d.results.record import Record
 POLL_S = 0.2
 # Importing PyTorch from a slow disk and opening a device take their time, whatever limit an inference is given.
 START_S = 300
-DIED = 5
 MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
 
 
@@ -230,7 +229,7 @@ def _failure(
                 f"the {settings.nnodes} nodes did not meet at {settings.rdzv_endpoint} ({first}); start the same "
                 "command on every node, each with its own NODE_RANK, and see that node 0 can be reached"
             )
-        return RankFailed(f"torchrun: {type(agent.error).__name__}: {first}", DIED)
+        return RankFailed(f"torchrun: {type(agent.error).__name__}: {first}", ExitCode.RANK_DIED)
     ended = {failure.local_rank: failure for failure in agent.error.failures.values()}
 
     def order(local_rank: int) -> tuple[int, int]:
@@ -245,9 +244,9 @@ def _failure(
     told = reader.hello or {"rank": local_rank, "size": "?"}
     name = f"rank {told['rank']} of {told['size']} ({places[local_rank].name})"
     if reader.error and reader.error["kind"] == "told":
-        return RankFailed(reader.error["message"], DIED)
+        return RankFailed(reader.error["message"], ExitCode.RANK_DIED)
     if local_rank in hung:
-        return RankFailed(f"{name}, {reader.step}: {hung[local_rank]} (exit code {code})", DIED)
+        return RankFailed(f"{name}, {reader.step}: {hung[local_rank]} (exit code {code})", ExitCode.RANK_DIED)
     if reader.error:
         return RankFailed(
             f"{name}, {reader.step}: {reader.error['message']} (exit code {code})",
@@ -258,7 +257,7 @@ def _failure(
         return RankFailed(
             f"{name}, {reader.step}: out of memory, the kernel killed it (exit code {code}); use fewer ranks "
             "on this machine, or lower BATCH_SIZE or STREAMS",
-            4,
+            ExitCode.OUT_OF_MEMORY,
         )
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else "died"
-    return RankFailed(f"{name}, {reader.step}: {how} (exit code {code})", DIED)
+    return RankFailed(f"{name}, {reader.step}: {how} (exit code {code})", ExitCode.RANK_DIED)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from unet3d.config.values import Settings
 from unet3d.devices import topology
-from unet3d.errors import BenchmarkError, UserError
+from unet3d.errors import BenchmarkError, ExitCode, UserError
 from unet3d.planning import placement
 from unet3d.planning.placement import Placement
 from unet3d.planning.plan import of_rank
@@ -29,7 +29,6 @@ from unet3d.results.record import Record
 
 # From Linux' <sys/prctl.h>.
 PR_SET_PDEATHSIG = 1
-UNEXPECTED = 70
 # Long enough for the agent that runs this rank, or the watch over the nodes, to end it with the true reason.
 WAIT_FOR_THE_REASON_S = 60
 
@@ -72,8 +71,8 @@ def main(argv: Sequence[str]) -> int:
         return error.exit_code
     except Exception as error:  # noqa: BLE001 - told by the process that started this one
         first = str(error).strip().partition("\n")[0]
-        writer.error(f"unexpected {type(error).__name__}: {first}", UNEXPECTED, trace=traceback.format_exc())
-        return UNEXPECTED
+        writer.error(f"unexpected {type(error).__name__}: {first}", ExitCode.DEFECT, trace=traceback.format_exc())
+        return ExitCode.DEFECT
 
 
 def _work(job: Job, place: Placement, writer: spool.Writer, folder: Path) -> int:

@@ -13,6 +13,7 @@ from typing import Any, cast
 import yaml
 
 from unet3d.config import kinds
+from unet3d.config.settings import BY_NAME
 from unet3d.files import write_atomically
 from unet3d.results.record import Record
 from unet3d.results.timing import Sample, Statistics, summarise
@@ -48,7 +49,7 @@ def document(record: Record) -> Document:
                 "git_dirty": record.environment.get("git_dirty"),
             },
             "mode": "performance" if settings.dummy else "accuracy",
-            "scenario": record.scenario,
+            "scenario": "loop" if settings.scenario == BY_NAME["scenario"].default else settings.scenario,
             "started": record.started.isoformat(),
             "finished": record.finished and record.finished.isoformat(),
             "settings": {

@@ -1,12 +1,13 @@
 """What is known of a run while it goes on: the one thing that results, report and console are made from.
 
-Steps return values; who carries the run out (`unet3d.measure.run`, `unet3d.ranks.pool`) puts them here.
+Steps return values; who carries the run out puts them here: `unet3d.measure.run`, `unet3d.ranks`, and
+`unet3d.commands.run` what belongs to the process.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -46,7 +47,6 @@ class Record:
     ranks: list[Section] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     warnings: list[RunWarning] = field(default_factory=list)
-    scenario: str = "loop"
     placement: Bound | None = None
     pool: Section | None = None
     loadgen: Section | None = None
@@ -61,10 +61,6 @@ class Record:
         for warning in warnings:
             if all((known.name, known.message) != (warning.name, warning.message) for known in self.warnings):
                 self.warnings.append(warning)
-
-    def warn_all(self, told: Iterable[tuple[str, str]]) -> None:
-        """Note warnings of layers that know no remedy of their own, (name, text) each."""
-        self.warn(*(RunWarning(name, text) for name, text in told))
 
     def finish(self, reason: str | None = None) -> None:
         """Close the record: complete, or incomplete for a reason."""

@@ -4,7 +4,8 @@ Crop to the non-zero region, resample if the spacing is not 1 mm, z-score each m
 centred to [4, 224, 224, 160]. Axes are SimpleITK's: z, y, x.
 """
 
-from unet3d.brats.preprocessing.run import Report, default_store, preprocess
+from unet3d.brats.dataset import default_store
+from unet3d.brats.preprocessing.run import Report, preprocess
 from unet3d.brats.preprocessing.store import Store
 from unet3d.brats.preprocessing.volume import PADDED_SHAPE, Volume, pad, restore
 

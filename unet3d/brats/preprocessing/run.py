@@ -21,11 +21,6 @@ class Report:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def default_store(dataset_dir: str | Path) -> Path:
-    """Where preprocessed data is kept unless PREPROCESSED_DIR says otherwise; MLPerf's own place for it."""
-    return Path(dataset_dir) / "build" / "preprocessed_data"
-
-
 def preprocess(
     dataset_dir: str | Path,
     store_dir: str | Path,

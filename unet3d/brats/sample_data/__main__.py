@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from unet3d.brats import sample_data
-from unet3d.errors import BenchmarkError
+from unet3d.errors import BenchmarkError, tell
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -17,8 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         names = sample_data.make(options.folder, options.cases, options.seed, processes=options.processes)
     except BenchmarkError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return tell(error)
     print(f"{len(names)} sample cases are in {options.folder}")
     return 0
 

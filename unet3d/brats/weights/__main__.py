@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from unet3d.brats.weights.fetch import fetch_or_explain
-from unet3d.errors import BenchmarkError
+from unet3d.errors import BenchmarkError, tell
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -14,8 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         folder = fetch_or_explain(parser.parse_args(arguments).folder)
     except BenchmarkError as error:
-        print(f"ERROR {error}", file=sys.stderr)
-        return error.exit_code
+        return tell(error)
     if folder:
         print(f"Weights: {folder}")
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 
 from unet3d.engines.base import Engine
 from unet3d.measure.accuracy import fill_batch
-from unet3d.measure.loop import StreamNumbers, timed_call
+from unet3d.measure.loop import StreamNumbers, spread, timed_call
 from unet3d.results.timing import Sample
 
 # Given the indices of a call's samples and the engine's output: what LoadGen logs of each sample.
@@ -43,7 +42,6 @@ class Harness:
         self._held: dict[int, Any] = {}
         self._window: float | None = None
         self._lock = threading.Lock()
-        self._numbers = StreamNumbers(streams)
         self.error: BaseException | None = None
 
     def run(self, settings: Any, total: int, performance: int, folder: Path) -> None:
@@ -86,12 +84,9 @@ class Harness:
             [(query.id, query.index) for query in queries[first : first + self._batch]]
             for first in range(0, len(queries), self._batch)
         ]
-        if self._streams == 1:
-            for part in parts:
-                self._call(part)
-            return
-        with ThreadPoolExecutor(self._streams, thread_name_prefix="stream") as pool:
-            list(pool.map(self._call, parts))
+        # LoadGen calls once for each set of samples that fits into memory, and each time the streams' threads are new.
+        self._numbers = StreamNumbers(self._streams)
+        spread(lambda index: self._call(parts[index]), len(parts), self._streams)
 
     def _call(self, queries: Sequence[tuple[int, int]]) -> None:
         """One inference call. After an error the rest is answered empty, so that LoadGen comes to its end."""

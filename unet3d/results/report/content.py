@@ -6,6 +6,7 @@ import base64
 from pathlib import Path
 from typing import TypedDict
 
+from unet3d.results.console import fraction
 from unet3d.results.report import charts, slices, tables
 from unet3d.results.report.tables import Row3, Rows
 from unet3d.results.report.theme import VARIABLES, number
@@ -23,7 +24,7 @@ TELEMETRY = (
     ("cpu_power_w", "CPU power, W"),
     ("gpu_power_w", "GPU power, W"),
     ("cpu_clock_mhz", "CPU clock, MHz"),
-    ("gpu_clock_mhz", "GPU clock, MHz"),
+    ("gpu_core_clock_mhz", "GPU clock, MHz"),
     ("cpu_temperature_c", "CPU temperature, °C"),
     ("gpu_temperature_c", "GPU temperature, °C"),
 )
@@ -168,10 +169,6 @@ def _tiles(doc: Results) -> list[tuple[str, str, str]]:
     return tiles + [(f"energy, {name}", number(value), "J/volume") for name, value in joules.items()]
 
 
-def _fraction(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}"
-
-
 def _regions(accuracy: Accuracy) -> list[tuple[str, str, str]]:
     """Region, mean Dice, and what else is known of it."""
     reference = accuracy.get("mlperf_reference") or {}
@@ -182,12 +179,12 @@ def _regions(accuracy: Accuracy) -> list[tuple[str, str, str]]:
             notes.append(f"undefined in {undefined} of {len(accuracy['cases'])} cases, which are left out")
         if region in reference:
             notes.append(f"MLPerf's reference {reference[region]:.4f}")
-        rows.append((name, _fraction(dice_of(accuracy, region)), "; ".join(notes)))
+        rows.append((name, fraction(dice_of(accuracy, region)), "; ".join(notes)))
     return rows
 
 
 def _cases(accuracy: Accuracy) -> list[tuple[str, list[str]]]:
-    return [(name, [_fraction(scores[region]) for region in REGIONS]) for name, scores in accuracy["cases"].items()]
+    return [(name, [fraction(scores[region]) for region in REGIONS]) for name, scores in accuracy["cases"].items()]
 
 
 def _slices(accuracy: Accuracy, folder: Path) -> list[ShownCase]:
@@ -212,7 +209,7 @@ def _slices(accuracy: Accuracy, folder: Path) -> list[ShownCase]:
                 "name": case.name,
                 "z": case.labels.z,
                 "pictures": pictures,
-                "scores": ", ".join(f"{region} {_fraction(scores[region])}" for region in REGIONS),
+                "scores": ", ".join(f"{region} {fraction(scores[region])}" for region in REGIONS),
             }
         )
     return shown
