@@ -25,12 +25,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import nn
 
+from benchmarks.runs import guarded
 from unet3d.brats import weights
+from unet3d.commands.arguments import OneLineParser
+from unet3d.config.precisions import PRECISIONS
+from unet3d.errors import UserError
 from unet3d.network import cpu, reference
 from unet3d.network.cpu_ops import build
 from unet3d.network.inference import InferenceUNet
+from unet3d.workload import SHAPE
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -39,10 +43,8 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
     loaded = weights.random_weights()
     network = reference.build(loaded.plans, loaded.state_dict)
-    form, reason = build.status()
-    if form != "native":
-        print(f"ERROR: {reason}", file=sys.stderr)
-        return 2
+    if not build.available():
+        raise UserError(build.status()[1])
     with torch.inference_mode():
         print(f"{build.vectors()}, {arguments.threads} threads, {arguments.precision}, {arguments.clock} time")
         (_network if arguments.network else _layers)(network, arguments)
@@ -50,12 +52,12 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--precision", choices=DTYPES, default="bf16")
+    parser = OneLineParser(prog="benchmarks/cpu_layers.py", description=str(__doc__).splitlines()[0])
+    parser.add_argument("--precision", choices=build.STORED, default="bf16")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
-    parser.add_argument("--shape", type=int, nargs=3, default=(224, 224, 160), metavar=("D", "H", "W"))
+    parser.add_argument("--shape", type=int, nargs=3, default=SHAPE, metavar=("D", "H", "W"))
     parser.add_argument("--network", action="store_true", help="the whole network instead of its layers")
     return parser.parse_args()
 
@@ -95,7 +97,7 @@ def products(module: cpu.Block | cpu.Upsampling, inputs: int, outputs: int, exte
 
 
 def _layers(network: nn.Module, arguments: argparse.Namespace) -> None:
-    dtype = DTYPES[arguments.precision]
+    dtype = PRECISIONS[arguments.precision].dtype()
     peaks = {"fp32": peak(torch.float32, arguments), "bf16": peak(torch.bfloat16, arguments) if dtype == torch.bfloat16 else 0}
     ours = cpu.CpuUNet.from_reference(network, dtype)
     print(
@@ -167,7 +169,7 @@ def _onednn(module: cpu.Block | cpu.Upsampling, inputs: int, outputs: int, dtype
 
 
 def _network(network: nn.Module, arguments: argparse.Namespace) -> None:
-    dtype = DTYPES[arguments.precision]
+    dtype = PRECISIONS[arguments.precision].dtype()
     staged = torch.randn(1, 4, *arguments.shape).to(dtype).contiguous(memory_format=torch.channels_last_3d)
     ours = cpu.CpuUNet.from_reference(network, dtype)
     stock = InferenceUNet.from_reference(network).to(dtype)
@@ -182,4 +184,4 @@ def _network(network: nn.Module, arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

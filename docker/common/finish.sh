@@ -15,10 +15,15 @@ fi
 rm -rf weights/fold_1
 python -m compileall -q unet3d predict.py preprocess.py
 
-# The C++ operators for the CPU take about a minute to compile, which every new container would spend again. They are kept for the
-# CPU that builds the image: another one finds none of its kind and compiles its own, see unet3d/network/cpu_ops/build.py.
+# The C++ operators for the CPU take about a minute to compile, which every new container would spend again. They are kept
+# for the CPU that builds the image: another one finds none of its kind and compiles its own, see
+# unet3d/network/cpu_ops/build.py.
 cache=$(mktemp -d)
-XDG_CACHE_HOME=$cache python -c 'from unet3d.network.cpu_ops import build; print("C++ operators:", *build.status())' ||
+XDG_CACHE_HOME=$cache python -c '
+import sys
+from unet3d.network.cpu_ops import build
+print("C++ operators:", *build.status())
+sys.exit(not build.available())' ||
     echo "WARNING: no C++ operators are in this image, the reason is above: every run compiles its own" >&2
 if [[ -d $cache/unet3d ]]; then
     chmod -R a+rX "$cache/unet3d"

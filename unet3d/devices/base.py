@@ -12,9 +12,9 @@ whole GPU, one tile of it, or the CPU)::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ class Properties:
     compute_units: int
     compute_unit_name: str
     architecture: str | None  # "sm_90", "12.60.7", "x86_64"
-    details: Mapping[str, object] = field(default_factory=dict)
 
 
 @runtime_checkable

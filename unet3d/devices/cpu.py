@@ -81,7 +81,6 @@ class CpuDevice:
             compute_units=hardware["usable_cores"],
             compute_unit_name="cores",
             architecture=hardware["architecture"],
-            details={"instructions": hardware["instructions"]},
         )
 
     def tiles(self) -> list[str]:
