@@ -19,7 +19,7 @@ from import_floors import FLOORS  # noqa: E402 - found by the path set above
 WORDS = {
     "cli": ("the command line, and api for Python", "argv → verb → exit code;  unet3d.run(…) → Result"),
     "commands": ("one file or folder a verb", "run: the steps below, in order"),
-    "measure": ("prepare, time, compare, score", "prepare(plan) → Prepared, measure → samples, score → Dice"),
+    "measure": ("prepare, time, compare, score", "load_engine → Checked, warm_up → Warm, measure → samples, score → Dice"),
     "ranks": ("several processes and machines", "launch, spool, pool: only with more than one process"),
     "planning": ("what runs, where, and what cannot", "plan(argv, environ) → Plan, or all problems at once"),
     "results": ("record, statistics, console, report", "document(record) → results.yaml, results.json, report.html"),

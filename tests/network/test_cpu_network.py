@@ -129,6 +129,9 @@ def test_other_networks_are_refused(reference):
     changed.conv_blocks_context[0].blocks[0].lrelu = nn.LeakyReLU(1.5)
     with pytest.raises(ValueError, match="slope"):
         cpu.CpuUNet.from_reference(changed, torch.float32)
+    changed.conv_blocks_context[0].blocks[0].lrelu = nn.LeakyReLU(0.2)
+    with pytest.raises(ValueError, match="one slope"):
+        cpu.CpuUNet.from_reference(changed, torch.float32)
     with pytest.raises(ValueError, match="fp32 or bf16"):
         cpu.CpuUNet.from_reference(reference, torch.float16)
 

@@ -50,12 +50,19 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """The very engine that is timed: loaded, checked, compiled and warmed up."""
+class Checked:
+    """The very engine that is timed: loaded, and found to compute what was asked for."""
 
     engine: Engine
     agreement: Agreement
     effective: Effective
+    warnings: tuple[RunWarning, ...]
+
+
+@dataclass(frozen=True)
+class Warm:
+    """What is known of an engine after it was compiled and warmed up."""
+
     load_seconds: dict[str, float]
     warm_up: WarmUpFacts
     warnings: tuple[RunWarning, ...]
@@ -110,8 +117,8 @@ def choose_input(plan: Plan, out: Console, group: Group) -> Input:
     return Input(CaseVolumes(cases.store, cases.names, settings.batch_size), facts, cases)
 
 
-def prepare(plan: Plan, network: Network, volumes: Volumes, out: Console, group: Group) -> Prepared:
-    """An engine that is ready to be timed.
+def load_engine(plan: Plan, reference: torch.nn.Module, out: Console, group: Group) -> Checked:
+    """An engine whose output on a small volume was compared with the reference's in fp32.
 
     Raises:
         UserErrors: when the engine cannot run here after all.
@@ -123,33 +130,39 @@ def prepare(plan: Plan, network: Network, volumes: Volumes, out: Console, group:
     engine = registry.create(plan.request)
     out.info("loading the network")
     group.working("loading the network")
-    engine.load(network.reference)
+    engine.load(reference)
     group.working("checking the output")
-    agreement = against_fp32.check(engine, network.reference, settings.seed)
+    agreement = against_fp32.check(engine, reference, settings.seed)
     out.info(
         f"check against fp32: relative error {agreement.relative_error:.2g}, labels agree in "
         f"{agreement.label_agreement:.2%} of voxels"
     )
     effective = engine.effective()
     must_match(plan, effective)
+    return Checked(engine, agreement, effective, tuple(told))
+
+
+def warm_up(plan: Plan, engine: Engine, volumes: Volumes, out: Console, group: Group) -> Warm:
+    """Compile for the volumes' shape and call until the latencies settle, or as often as WARM_UP says."""
+    # Weights in other forms, which are free by now, are not the measured network's memory.
+    host.give_back_freed_memory()
     plan.device.reset_peak_memory()
     staged = engine.stage(volumes.batch(0))
     out.info("compiling for the volume's shape, then warming up")
     group.working("compiling")
     engine.compile(staged)
-    warm_up = WarmUp(settings.warm_up)
-    while not warm_up.done:
+    calls = WarmUp(plan.settings.warm_up)
+    while not calls.done:
         group.working("warming up")
-        warm_up.latencies.append(timed(engine.infer, staged)[1])
-    out.info(f"warm-up: {warm_up.rule}")
-    told += [RunWarning(name, text) for name, text in engine.warnings]
+        calls.latencies.append(timed(engine.infer, staged)[1])
+    out.info(f"warm-up: {calls.rule}")
     facts = WarmUpFacts(
-        calls=len(warm_up.latencies),
-        rule=warm_up.rule,
-        settled=warm_up.settled,
-        latency_ms=[1e3 * seconds for seconds in warm_up.latencies],
+        calls=len(calls.latencies),
+        rule=calls.rule,
+        settled=calls.settled,
+        latency_ms=[1e3 * seconds for seconds in calls.latencies],
     )
-    return Prepared(engine, agreement, effective, dict(engine.load_seconds), facts, tuple(told))
+    return Warm(dict(engine.load_seconds), facts, tuple(RunWarning(name, text) for name, text in engine.warnings))
 
 
 def must_match(plan: Plan, effective: Effective) -> None:

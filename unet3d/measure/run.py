@@ -11,7 +11,7 @@ from unet3d.engines.base import Engine
 from unet3d.errors import OutOfMemory
 from unet3d.measure import loop, prepare, rates
 from unet3d.measure.collector import Collector
-from unet3d.measure.prepare import Input, Network, Prepared
+from unet3d.measure.prepare import Input, Warm
 from unet3d.measure.telemetry import watch
 from unet3d.planning import mlperf
 from unet3d.planning.group import Group, SingleProcess
@@ -23,6 +23,8 @@ from unet3d.results.facts import Dice, PeakMemory
 from unet3d.results.record import Record, Section
 
 if TYPE_CHECKING:
+    import torch
+
     from unet3d.measure.accuracy import Cases, Predictions
 
 Answer = TypeVar("Answer")
@@ -68,16 +70,21 @@ def _steps(plan: Plan, record: Record, out: Console, group: Group) -> None:
 
     given = prepare.choose_input(plan, out, group)
     record.data = given.facts
-    prepared = prepare.prepare(plan, network, given.volumes, out, group)
-    record.check, record.effective = prepared.agreement, prepared.effective
-    record.load_seconds, record.warm_up = prepared.load_seconds, prepared.warm_up
-    record.warn(*prepared.warnings)
-    engine = prepared.engine
+    checked = prepare.load_engine(plan, network.reference, out, group)
+    record.check, record.effective = checked.agreement, checked.effective
+    record.warn(*checked.warnings)
+    # From here on only the comparison of int8's Dice needs it: what is not held is not counted as the engine's memory.
+    reference = network.reference if plan.settings.precision == "int8" and given.cases else None
+    del network
+    engine = checked.engine
     try:
+        warm = prepare.warm_up(plan, engine, given.volumes, out, group)
+        record.load_seconds, record.warm_up = warm.load_seconds, warm.warm_up
+        record.warn(*warm.warnings)
         if plan.settings.scenario == mlperf.DEFAULT:
             _default_loop(plan, record, given, engine, out, group)
         else:
-            _loadgen(plan, record, given, prepared, out)
+            _loadgen(plan, record, given, engine, warm, out)
         record.memory = _peak_memory(plan)
         if plan.settings.profile and group.rank == 0:
             from unet3d.measure import profile
@@ -86,9 +93,9 @@ def _steps(plan: Plan, record: Record, out: Console, group: Group) -> None:
             record.profile = profile.report(engine, staged, plan.settings.output_dir, out)
     finally:
         engine.close()
-    if plan.settings.precision == "int8" and record.accuracy and given.cases:
-        record.accuracy = _int8_loss(plan, record, network, given.cases, record.accuracy, out)
-    record.warn(*advice.after(record.samples, plan.settings.streams, prepared.warm_up.settled))
+    if reference is not None and record.accuracy and given.cases:
+        record.accuracy = _int8_loss(plan, record, reference, given.cases, record.accuracy, out)
+    record.warn(*advice.after(record.samples, plan.settings.streams, warm.warm_up.settled))
     if group.size == 1:
         record.ceilings, warnings = rates.beside_run(plan)
         record.warn(*warnings)
@@ -108,11 +115,11 @@ def _default_loop(plan: Plan, record: Record, given: Input, engine: Engine, out:
     record.window_start = _watched(plan, record, lambda: loop.measure(plan, engine, given.volumes, group, keep), out, group)
 
 
-def _loadgen(plan: Plan, record: Record, given: Input, prepared: Prepared, out: Console) -> None:
+def _loadgen(plan: Plan, record: Record, given: Input, engine: Engine, warm: Warm, out: Console) -> None:
     from unet3d.measure.loadgen import accuracy as loadgen_accuracy
     from unet3d.measure.loadgen import performance
 
-    settings, engine = plan.settings, prepared.engine
+    settings = plan.settings
     asked = _loadgen_run(plan, record, given)
     section: Section = {}
     if given.cases is not None:
@@ -123,7 +130,7 @@ def _loadgen(plan: Plan, record: Record, given: Input, prepared: Prepared, out: 
         record.figures += compared.told.figures
         record.warn(*compared.told.warnings)
     record.planned_calls = asked.calls(settings.batch_size)
-    latencies = prepared.warm_up.latency_ms
+    latencies = warm.warm_up.latency_ms
     expected_s = latencies[-1] / 1e3 if latencies else 1.0
     keep = Collector(record, out, SingleProcess()).keep
     folder = _watched(
@@ -167,10 +174,10 @@ def _score(record: Record, cases: Cases, predictions: Predictions, out: Console)
     return accuracy.summarise(predictions.scores, cases.names, kind, out)
 
 
-def _int8_loss(plan: Plan, record: Record, network: Network, cases: Cases, dice: Dice, out: Console) -> Dice:
+def _int8_loss(plan: Plan, record: Record, reference: torch.nn.Module, cases: Cases, dice: Dice, out: Console) -> Dice:
     from unet3d.measure import int8_loss
 
-    loss = int8_loss.compare(dice, network.reference, cases, plan.request.cache_dir, out)
+    loss = int8_loss.compare(dice, reference, cases, plan.request.cache_dir, out)
     record.figures += loss.told.figures
     record.warn(*loss.told.warnings)
     return loss.dice

@@ -148,10 +148,9 @@ class CpuUNet(nn.Module):
                 scale *= block.conv.stride[0]
             scales.append(scale)
             encoder.append(blocks)
-        below = form.encoder[-1]
         levels = zip(form.upsamplings, form.decoder, scales[-2::-1], strict=True)
         for level, (up, stage, scale) in enumerate(levels):
-            upsamplings.append(Upsampling(up, dtype, below[-1].negative_slope, tiles))
+            upsamplings.append(Upsampling(up, dtype, form.encoder[-1][-1].negative_slope, tiles))
             sources = [up.out_channels, stage[0].conv.in_channels - up.out_channels]
             decoder.append(
                 nn.ModuleList(
@@ -166,12 +165,15 @@ class CpuUNet(nn.Module):
                     for i, block in enumerate(stage)
                 )
             )
-            below = stage
         # nn.ModuleList knows no type of its modules.
         self.encoder = cast("Sequence[Sequence[Block]]", encoder)
         self.upsamplings = cast("Sequence[Upsampling]", upsamplings)
         self.decoder = cast("Sequence[Sequence[Block]]", decoder)
-        self.slope = below[-1].negative_slope
+        # A layer activates what it reads, so that the slope that it has is that of the layers before it.
+        slopes = {block.slope for stage in (*self.encoder, *self.decoder) for block in stage}
+        if len(slopes) != 1:
+            raise ValueError(f"only one slope of LeakyReLU for all layers is supported, not {sorted(slopes)}")
+        [self.slope] = slopes
         self.tiles = tiles and form.head.out_channels <= 16
         self.head = constant(pack.head(form.head.weight.detach(), dtype))
         self.head_bias = None if form.head.bias is None else constant(form.head.bias.detach().float())
