@@ -17,8 +17,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from unet3d.errors import UserError, shown
 
@@ -48,18 +48,21 @@ def require_regular(path: str | Path, what: str) -> None:
     open_regular(path, what).close()
 
 
-def open_regular(path: str | Path, what: str) -> BinaryIO:
+def open_regular(path: str | Path, what: str, limit: int | None = None) -> BufferedReader:
     """An open file, of which it is known that it is a regular one, or that a link leads to one. See `require_regular`.
 
     Raises:
-        UserError: as `require_regular`.
+        UserError: as `require_regular`, and for a file of more than `limit` bytes.
     """
     try:
         # Asked before it is opened, as opening alone may start a device; and after, as it may have been replaced.
         _must_be_regular(os.stat(path), path, what)  # noqa: PTH116 - a name with NUL is no error to pathlib
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            _must_be_regular(os.fstat(descriptor), path, what)
+            status = os.fstat(descriptor)
+            _must_be_regular(status, path, what)
+            if limit is not None and status.st_size > limit:
+                raise _too_large(path, what, status.st_size, limit)
             return os.fdopen(descriptor, "rb")
         except BaseException:
             os.close(descriptor)
@@ -86,18 +89,19 @@ def read_regular(path: str | Path, limit: int, what: str) -> bytes:
     Raises:
         UserError: as `require_regular`, and for a larger file.
     """
-    with open_regular(path, what) as file:
-        size = os.fstat(file.fileno()).st_size
+    with open_regular(path, what, limit) as file:
         try:
             # Some files, such as those of /proc, hold more than their size says.
-            content = file.read(limit + 1) if size <= limit else b""
+            content = file.read(limit + 1)
         except OSError as error:
             raise UserError(f"{what} {shown(path)}: cannot be read ({error.strerror}); check the disk") from None
-    if max(size, len(content)) > limit:
-        raise UserError(
-            f"{what} {shown(path)}: has {max(size, len(content))} bytes, at most {limit} are allowed; name another file"
-        )
+    if len(content) > limit:
+        raise _too_large(path, what, len(content), limit)
     return content
+
+
+def _too_large(path: str | Path, what: str, size: int, limit: int) -> UserError:
+    return UserError(f"{what} {shown(path)}: has {size} bytes or more, at most {limit} are allowed; name another file")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

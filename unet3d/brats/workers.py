@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 import traceback
@@ -176,12 +175,13 @@ def _work(pipe: Connection, function: Callable[[Item], Made], log: Path | None) 
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             item = pipe.recv()
+            made, raised = None, None
             try:
-                answer = function(item), None
+                made = function(item)
             except Exception as error:  # noqa: BLE001 - raised by the parent
                 error.add_note("".join(traceback.format_exception(error)))
-                answer = None, error
-            pipe.send_bytes(pickle.dumps(answer))
+                raised = error
+            pipe.send((made, raised))
 
 
 def _exit_with_parent() -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
+import numpy as np
+
 from unet3d import workload
 from unet3d.errors import UserError, shown
 
@@ -42,22 +44,19 @@ def _entry(plans: object, key: str, what: str = "plans") -> Any:
 
 
 def _whole(value: object, name: str, low: int, high: int) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool) or not low <= value <= high:
+    if not isinstance(value, Integral) or isinstance(value, bool) or not low <= int(value) <= high:
         raise _Wrong(f"{name} is {_told(value)}, allowed is {low if low == high else f'{low} to {high}'}")
     return int(value)
 
 
 def _items(value: object, name: str, most: int) -> list:
-    # numpy's arrays are lists with another name.
-    if not isinstance(value, list | tuple) and not hasattr(value, "tolist"):
+    if not isinstance(value, list | tuple | np.ndarray):
         raise _Wrong(f"{name} is {_told(value)}, a list is needed")
-    try:
-        count = len(value)  # type: ignore[arg-type]
-    except TypeError:
-        count = 0
+    # numpy has arrays of one number that has no length.
+    count = 0 if isinstance(value, np.ndarray) and not value.ndim else len(value)
     if not 1 <= count <= most:
         raise _Wrong(f"{name} has {count} entries, allowed is 1 to {most}")
-    return list(value)  # type: ignore[arg-type]
+    return list(value)
 
 
 def _triples(value: object, name: str, allowed: tuple[int, ...]) -> tuple[tuple[int, int, int], ...]:

@@ -97,7 +97,7 @@ class Refused(pickle.UnpicklingError):
 
 
 # The interpreter in Python, which the standard library has beside the one in C; typeshed does not know its methods.
-_Interpreter: Any = pickle._Unpickler  # type: ignore[attr-defined]
+_Interpreter: Any = pickle._Unpickler
 
 
 class Unpickler(_Interpreter):
