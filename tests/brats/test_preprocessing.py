@@ -17,7 +17,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from unet3d.brats import preprocessing, sample_data, segmentations
+from unet3d.brats import preprocessing, sample_data, segmentations, workers
 from unet3d.brats.dataset import MODALITIES, find_cases
 from unet3d.brats.preprocessing import Store, pad, preprocess, restore
 from unet3d.brats.preprocessing.case import prepare
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    sample_data.make(folder, cases=5, size=TINY, processes=1)
+    sample_data.make(folder, cases=5, size=TINY, processes=workers.HERE)
     return folder
 
 
@@ -45,7 +45,7 @@ def store(tmp_path):
     return tmp_path / "store"
 
 
-def run(data, store, names=None, processes=1):
+def run(data, store, names=None, processes=workers.HERE):
     return preprocess(data, store, names, processes, padded_shape=SHAPE)
 
 
@@ -109,7 +109,7 @@ def test_stored_volume_is_normalised(data, store):
     for image in volume.array:
         assert image[image != 0].mean() == pytest.approx(0, abs=1e-3)
         assert image[image != 0].std() == pytest.approx(1, abs=1e-2)
-    truth = segmentations.read(file_of(data, "seg"))
+    truth = segmentations.read(file_of(data, "seg"), volume.properties)
     assert restore(np.ones(SHAPE, np.uint8), volume.properties)[truth > 0].all()
 
 
@@ -244,9 +244,10 @@ def test_read_only_store_that_is_complete_is_enough(data, store, monkeypatch):
 
 SCRIPT = """
 import sys
+from unet3d.brats import workers
 from unet3d.brats.preprocessing import preprocess
 if __name__ == "__main__":
-    print(len(preprocess(sys.argv[1], sys.argv[2], None, 1, (32, 48, 40)).done))
+    print(len(preprocess(sys.argv[1], sys.argv[2], None, workers.HERE, (32, 48, 40)).done))
 """
 
 

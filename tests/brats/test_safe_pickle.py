@@ -1,9 +1,10 @@
 """Pickles of nnU-Net are read, pickles with code in them are refused before the code runs."""
 
+import codecs
 import collections
-import io
 import os
 import pickle
+import resource
 import subprocess
 
 import numpy as np
@@ -86,7 +87,7 @@ def test_malicious_pickle_is_refused_by_name(tmp_path, function, arguments, name
     file = tmp_path / "plans.pkl"
     file.write_bytes(pickle.dumps({"plans": [1, Evil(function, *arguments)]}, protocol))
     with pytest.raises(UserError, match=f"asks for '{name}'") as caught:
-        safe_pickle.load(file)
+        safe_pickle.load(file, 10_000)
     assert not trace.exists()
     assert "\n" not in str(caught.value) and str(file) in str(caught.value)
 
@@ -121,7 +122,50 @@ def test_damaged_pickles_end_in_one_line():
 
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(UserError, match="No such file"):
-        safe_pickle.load(tmp_path / "none.pkl")
-    with pytest.raises(UserError, match="directory"):
-        safe_pickle.load(tmp_path)
-    assert safe_pickle.load_file(io.BytesIO(pickle.dumps(3)), "file") == 3
+        safe_pickle.load(tmp_path / "none.pkl", 100)
+    with pytest.raises(UserError, match="is a folder"):
+        safe_pickle.load(tmp_path, 100)
+    (tmp_path / "three.pkl").write_bytes(pickle.dumps(3))
+    assert safe_pickle.load(tmp_path / "three.pkl", 100) == 3
+    with pytest.raises(UserError, match="at most 3 are allowed"):
+        safe_pickle.load(tmp_path / "three.pkl", 3)
+
+
+def doubled(kind):
+    """Thirty containers, each of which holds the one before twice: small as a file, 2^30 values to walk through."""
+    value = kind((1, 2))
+    for _ in range(30):
+        value = kind((value, value))
+    return value
+
+
+DEEP = b"\x80\x02}" + b")" + b"\x85" * 1_000_000 + b"K\x01s."
+BOMBS = {
+    "a key of keys": b"\x80\x02}" + pickle.dumps(doubled(tuple), 2)[2:-1] + b"K\x01s.",
+    "a million tuples in each other as a key": DEEP,
+    "items of a set": Evil(set, [doubled(tuple)]),
+    "text of lists": Evil(str, doubled(list)),
+    "number of lists": Evil(np.float64, doubled(list)),
+    "dtype of lists": Evil(np.dtype, doubled(list)),
+    "zeros": Evil(bytearray, 10**10),
+    "zeros in numpy": Evil(np.bytes_, 10**10),
+    "array of no file's size": Evil(np.ndarray, (10**5, 10**5)),
+    "copies of one list": (one := list(range(10**5)), [Evil(list, one) for _ in range(10**4)]),
+    "copies of one text": (word := "a" * 10**6, [Evil(codecs.encode, word, "latin1") for _ in range(10**4)]),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", BOMBS)
+def test_small_files_cost_little(name):
+    data = BOMBS[name] if isinstance(BOMBS[name], bytes) else pickle.dumps(BOMBS[name], 4)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match="not a readable pickle"):
+        safe_pickle.loads(data, "plans.pkl")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000, "KiB"
+
+
+def test_objects_of_no_plain_data_are_refused():
+    for data in (b"(i__builtin__\nlist\n.", b"(c__builtin__\nlist\no.", b"\x80\x02cnumpy\nndarray\n)\x81."):
+        with pytest.raises(UserError, match="plain data is expected"):
+            safe_pickle.loads(data, "plans.pkl")

@@ -9,7 +9,7 @@ import SimpleITK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unet3d.brats import sample_data
+from unet3d.brats import sample_data, workers
 from unet3d.brats.sample_data import __main__ as command
 from unet3d.brats.sample_data.anatomy import smooth_noise
 from unet3d.errors import UserError
@@ -20,7 +20,7 @@ TINY = (48, 48, 31)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sample")
-    sample_data.make(folder, cases=7, seed=5, size=TINY, processes=1)
+    sample_data.make(folder, cases=7, seed=5, size=TINY, processes=workers.HERE)
     return folder
 
 
@@ -34,7 +34,7 @@ def files(folder):
 
 
 def test_names_and_layout(folder):
-    names = sample_data.make(folder, cases=7, seed=5, size=TINY, processes=1)
+    names = sample_data.make(folder, cases=7, seed=5, size=TINY, processes=workers.HERE)
     assert names == [f"HGG__Sample_00{n}" for n in (1, 2, 3, 4, 6, 7)] + ["LGG__Sample_005"]
     assert len(files(folder)) == 7 * 5 + 1
     text = json.loads((folder / "dataset.json").read_text())["description"]
@@ -81,10 +81,10 @@ def test_geometry_is_that_of_brats(folder):
 
 
 def test_same_seed_same_bytes_whatever_the_number_of_cases(folder, tmp_path):
-    sample_data.make(tmp_path, cases=2, seed=5, size=TINY, processes=1)
+    sample_data.make(tmp_path, cases=2, seed=5, size=TINY, processes=workers.HERE)
     whole = files(folder)
     assert all(whole[path] == content for path, content in files(tmp_path).items())
-    sample_data.make(tmp_path / "other", cases=1, seed=6, size=TINY, processes=1)
+    sample_data.make(tmp_path / "other", cases=1, seed=6, size=TINY, processes=workers.HERE)
     t1 = "HGG/Sample_001/Sample_001_t1.nii.gz"
     assert (tmp_path / "other" / t1).read_bytes() != (tmp_path / t1).read_bytes()
 
@@ -95,13 +95,13 @@ def test_cases_differ_in_anatomy(folder):
 
 
 def test_existing_cases_are_kept_and_missing_ones_made_again(folder, tmp_path):
-    sample_data.make(tmp_path, cases=2, seed=5, size=TINY, processes=1)
+    sample_data.make(tmp_path, cases=2, seed=5, size=TINY, processes=workers.HERE)
     kept = tmp_path / "HGG/Sample_001/Sample_001_t1.nii.gz"
     before = kept.stat().st_mtime_ns
     for path in (tmp_path / "HGG/Sample_002").iterdir():
         path.unlink()
     (tmp_path / "HGG/Sample_002").rmdir()
-    sample_data.make(tmp_path, cases=2, seed=5, size=TINY, processes=1)
+    sample_data.make(tmp_path, cases=2, seed=5, size=TINY, processes=workers.HERE)
     assert kept.stat().st_mtime_ns == before
     assert files(tmp_path).items() <= files(folder).items()
 
@@ -112,7 +112,7 @@ def test_a_case_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
 
     monkeypatch.setattr(nibabel, "save", full_disk)
     with pytest.raises(UserError, match="Sample_001: No space left on device"):
-        sample_data.make(tmp_path, cases=1, size=TINY, processes=1)
+        sample_data.make(tmp_path, cases=1, size=TINY, processes=workers.HERE)
     assert [path.name for path in tmp_path.iterdir()] == ["dataset.json"]
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from unet3d.brats import sample_data, segmentations
+from unet3d.brats import sample_data, segmentations, workers
 from unet3d.errors import UserError
 
 PROPERTIES = {
@@ -50,7 +50,7 @@ def test_saved_file_has_the_cases_geometry(tmp_path):
 
 
 def test_reads_sample_truth(tmp_path):
-    sample_data.make(tmp_path, cases=1, size=(48, 48, 31), processes=1)
+    sample_data.make(tmp_path, cases=1, size=(48, 48, 31), processes=workers.HERE)
     path = tmp_path / "HGG/Sample_001/Sample_001_seg.nii.gz"
     truth = np.asarray(nibabel.load(path).dataobj).T
     labels = segmentations.read(path)

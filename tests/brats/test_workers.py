@@ -30,12 +30,34 @@ def die(number):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+def crash(number):
+    if number % 3 == 1:
+        os.kill(os.getpid(), {1: signal.SIGABRT, 4: signal.SIGSEGV, 7: signal.SIGBUS}[number])
+    return number
+
+
+def leave(number):
+    sys.exit(number)
+
+
+def die_of_three(number):
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def chatter(number):
+    if number:
+        os.write(2, b"WARNING: of C++\n")
+        print("and of Python", flush=True)
+
+
+@pytest.mark.parametrize("processes", [workers.HERE, 1, 2])
 def test_every_item_once(processes):
     results = dict(workers.run(square, range(5), processes, "Squaring"))
     assert {item: result for item, (result, _) in results.items()} == {n: n * n for n in range(5)}
     own = {pid == os.getpid() for _, pid in results.values()}
-    assert own == {processes == 1}
+    assert own == {processes == workers.HERE}
 
 
 def test_no_items():
@@ -45,6 +67,32 @@ def test_no_items():
 def test_an_error_of_a_worker_is_raised_here():
     with pytest.raises(UserError, match="three is bad"):
         list(workers.run(fail_at_three, range(6), 2, "Failing"))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_crash_costs_its_item_only(processes):
+    crashes = {1: workers.Crash("SIGABRT"), 4: workers.Crash("SIGSEGV"), 7: workers.Crash("SIGBUS")}
+    assert dict(workers.run(crash, range(9), processes, "Crashing")) == {n: crashes.get(n, n) for n in range(9)}
+
+
+def test_a_worker_that_leaves_is_a_crash():
+    assert dict(workers.run(leave, [7], 1, "Leaving")) == {7: workers.Crash("exit code 7")}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_killed_worker_is_told_from_a_crash_and_the_others_finish(processes):
+    seen = []
+    with pytest.raises(OutOfMemory, match=r"killed, .* lack of memory, while it worked on 3; "):
+        for item, _ in workers.run(die_of_three, range(6), processes, "Dying"):
+            seen.append(item)
+    assert sorted(seen) == [0, 1, 2, 4, 5]
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_what_libraries_print_goes_to_the_log(tmp_path, capfd, noisy):
+    list(workers.run(chatter, [noisy], 1, "Working", tmp_path / "log"))
+    assert not any(capfd.readouterr())
+    assert [file.read_text() for file in tmp_path.iterdir()] == (["WARNING: of C++\nand of Python\n"] if noisy else [])
 
 
 def test_a_killed_worker_is_named():

@@ -197,7 +197,7 @@ def test_a_run_over_bad_cases_names_each_and_ends_with_1(pristine, tmp_path, cap
         struct.pack_into(form, content, offset, *(value if isinstance(value, tuple) else (value,)))
         file.write_bytes(gzip.compress(bytes(content), 1))
     make_case(data, "Good")
-    monkeypatch.setattr(workers, "default_processes", lambda items: 1)
+    monkeypatch.setattr(workers, "default_processes", lambda items: workers.HERE)
     code = cli.preprocess(["--dataset-dir", str(data)])
     for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
         signal.signal(number, handler)

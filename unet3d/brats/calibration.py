@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from unet3d import places
-from unet3d.errors import UserError
+from unet3d.errors import UserError, shown
 
 # Two cases decide the ranges of activations well enough: InstanceNorm brings every case to the same scale.
 CASES = 2
@@ -81,7 +81,7 @@ def _from_cases(dataset_dir: Path | None, store_dir: Path | None, fold: int, sha
             report = preprocessing.preprocess(dataset_dir, store.folder, names)
             if report.failed:
                 name, reason = next(iter(report.failed.items()))
-                raise UserError(f"PRECISION=int8: {name}, a case to calibrate with, cannot be used: {reason}")
+                raise UserError(f"PRECISION=int8: {shown(name)}, a case to calibrate with, cannot be used: {reason}")
         for name in names:
             yield _middle(store.load(name).array, shape)
 

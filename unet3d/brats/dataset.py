@@ -1,9 +1,10 @@
 """A data set in BraTS 2019's layout: `DATASET_DIR/{HGG,LGG}/<case>/<case>_{t1,t1ce,t2,flair,seg}.nii.gz`."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from unet3d.errors import UserError
+from unet3d.errors import UserError, shown
 from unet3d.workload import MODALITIES
 
 GRADES = ("HGG", "LGG")
@@ -43,8 +44,8 @@ def find_cases(dataset_dir: str | Path) -> list[Case]:
     """
     dataset_dir = Path(dataset_dir)
     layout = "expected {HGG,LGG}/<case>/<case>_{t1,t1ce,t2,flair,seg}.nii.gz inside"
-    if not dataset_dir.is_dir():
-        raise UserError(f"DATASET_DIR {dataset_dir} is not a folder; {layout}")
+    if not os.path.isdir(dataset_dir):  # noqa: PTH112 - where it may not be looked, and of a name with NUL, pathlib raises
+        raise UserError(f"DATASET_DIR {shown(dataset_dir)} is not a folder; {layout}")
     try:
         cases = [
             Case(f"{grade}__{folder.name}", grade, folder)
@@ -55,8 +56,10 @@ def find_cases(dataset_dir: str | Path) -> list[Case]:
         ]
         if not cases:
             inner = [f for f in sorted(dataset_dir.iterdir()) if f.is_dir() and any((f / g).is_dir() for g in GRADES)]
-            advice = f"; did you mean {inner[0]}?" if inner else f"; {layout}"
-            raise UserError(f"DATASET_DIR {dataset_dir} holds no cases{advice}")
+            advice = f"; did you mean {shown(inner[0])}?" if inner else f"; {layout}"
+            raise UserError(f"DATASET_DIR {shown(dataset_dir)} holds no cases{advice}")
     except OSError as error:
-        raise UserError(f"DATASET_DIR {dataset_dir} cannot be read: {error.strerror} ({error.filename})") from None
+        raise UserError(
+            f"DATASET_DIR {shown(dataset_dir)} cannot be read: {error.strerror} ({shown(error.filename)})"
+        ) from None
     return sorted(cases, key=lambda case: case.name)

@@ -5,12 +5,15 @@ follow that: 1 edema, 2 necrotic core and non-enhancing tumour, 3 enhancing tumo
 """
 
 import gzip
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from unet3d import files
-from unet3d.errors import UserError
+from unet3d.brats import nifti
+from unet3d.errors import UserError, shown
 from unet3d.workload import BRATS_TO_NNUNET, NNUNET_TO_BRATS
 
 
@@ -38,24 +41,37 @@ def _renumber(labels: np.ndarray, numbers: dict[int, int]) -> np.ndarray:
     return renumbered
 
 
-def read(path: str | Path) -> np.ndarray:
+def renumbered(voxels: np.ndarray, path: Path) -> np.ndarray:
+    """Labels [z, y, x] of a file with BraTS' numbering, as nnU-Net's, uint8. Raises UserError for unexpected ones."""
+    try:
+        return from_brats(voxels)
+    except UserError as error:
+        raise UserError(f"{shown(path)}: {error}") from None
+
+
+def read(path: str | Path, properties: Mapping | None = None) -> np.ndarray:
     """Labels of a file with BraTS' numbering, as nnU-Net's: uint8 [z, y, x].
 
-    Raises UserError for a file that is absent or broken, and for unexpected labels.
+    properties: those of the preprocessed case, where there is one: the labels must lie on its grid, as files change.
+    Raises UserError for a file that is absent or broken, for another grid, and for unexpected labels.
     """
-    import SimpleITK
-
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path} is missing; accuracy needs the true segmentation")
-    try:
-        labels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
-    except RuntimeError:
-        raise UserError(f"{path} cannot be read as NIfTI; copy it anew") from None
-    try:
-        return from_brats(labels)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    if not os.path.lexists(path):
+        raise UserError(f"{shown(path)} is missing; accuracy needs the true segmentation")
+    grid, voxels = nifti.read("seg", path)
+    if properties is None:
+        return renumbered(voxels, path)
+    expected = nifti.Grid(
+        tuple(properties["original_size_of_raw_data"][::-1]),
+        *(tuple(properties[key]) for key in ("itk_spacing", "itk_direction", "itk_origin")),
+    )
+    differing = "shape" if grid.size != expected.size else grid.differs(expected)
+    if differing:
+        raise UserError(
+            f"{shown(path)}: seg differs from the preprocessed images in {differing}; "
+            "put the right file there, or remove the case from PREPROCESSED_DIR and run ./preprocess.sh"
+        )
+    return renumbered(voxels, path)
 
 
 def save(path: str | Path, labels: np.ndarray, properties: dict) -> None:

@@ -166,7 +166,7 @@ def load_examples(dataset_dir: Path, store_dir: Path, names: list[str]) -> list[
     examples = []
     for name in names:
         volume = store.load(name)
-        truth = segmentations.read(truths[name])
+        truth = segmentations.read(truths[name], volume.properties)
         labels = truth[tuple(slice(a, b) for a, b in volume.properties["crop_bbox"])]
         labels = preprocessing.pad(labels[None], volume.array.shape[1:])[0]
         if not np.array_equal(preprocessing.restore(labels, volume.properties), truth):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from unet3d.config import parse, table
 from unet3d.config.values import Asked
-from unet3d.errors import ExitCode, UserErrors
+from unet3d.errors import ExitCode, UserErrors, shown
 
 SETTINGS = ("dataset_dir", "preprocessed_dir")
 
@@ -35,9 +35,9 @@ def main(argv: Sequence[str]) -> int:
     target = asked.preprocessed_dir or preprocessing.default_store(asked.dataset_dir)
     report = preprocessing.preprocess(asked.dataset_dir, target, names)
     for name, reason in sorted(report.failed.items()):
-        print(f"ERROR: {name}: {reason}", file=sys.stderr)
+        print(f"ERROR: {shown(name)}: {reason}", file=sys.stderr)
     print(
         f"{len(report.done)} cases preprocessed, {len(report.skipped)} were there already, "
-        f"{len(report.failed)} cannot be used; volumes are in {target}"
+        f"{len(report.failed)} cannot be used; volumes are in {shown(target)}"
     )
     return ExitCode.NOT_ALL if report.failed else ExitCode.DONE

@@ -15,7 +15,7 @@ import numpy as np
 from unet3d.brats import dataset, folds, preprocessing, regions, sample_data, segmentations
 from unet3d.config.values import Settings
 from unet3d.engines.base import Engine
-from unet3d.errors import UserError
+from unet3d.errors import UserError, shown
 from unet3d.files import prepare_folder
 from unet3d.measure.loop import timed_call
 from unet3d.planning.group import Group
@@ -46,7 +46,7 @@ class Predictions:
 
         labels: nnU-Net's [z, y, x] of the padded volume. properties: the preprocessed case's.
         """
-        restored, truth = preprocessing.restore(labels, properties), segmentations.read(case.truth)
+        restored, truth = preprocessing.restore(labels, properties), segmentations.read(case.truth, properties)
         if folder is not None:
             segmentations.save(folder / f"{case.name}.nii.gz", restored, properties)
         self.scores[case.name] = regions.score(restored, truth)
@@ -67,7 +67,7 @@ def prepare(settings: Settings, out: Console, group: Group) -> tuple[Cases, Volu
     without = [name for name in names if not by_name[name].truth.is_file()]
     if without:
         raise UserError(
-            f"{len(without)} of the fold's cases have no _seg.nii.gz, the first is {without[0]}; accuracy "
+            f"{len(without)} of the fold's cases have no _seg.nii.gz, the first is {shown(without[0])}; accuracy "
             "needs the training data with its labels"
         )
     if group.rank == 0:
@@ -98,7 +98,7 @@ def _preprocess(source: Path, store: Path, names: Sequence[str], group: Group) -
     if report.failed:
         name, reason = next(iter(report.failed.items()))
         raise UserError(
-            f"{len(report.failed)} of {len(names)} cases cannot be used, the first is {name}: {reason}; "
+            f"{len(report.failed)} of {len(names)} cases cannot be used, the first is {shown(name)}: {reason}; "
             "replace the files or choose other cases with NUM_IMAGES or FOLD"
         )
 
@@ -154,7 +154,7 @@ def keep_slices(folder: Path, cases: Cases, predictions: Predictions) -> list[Ru
     """Write the slices that the report shows; a failure costs these pictures and a warning, nothing else."""
     try:
         slices.save(folder, predictions.scores, predictions.slices, cases.by_name)
-    except (OSError, RuntimeError, UserError) as error:
+    except (OSError, UserError) as error:
         return [
             RunWarning(
                 "no-slices",

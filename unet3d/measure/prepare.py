@@ -75,6 +75,7 @@ def load_network(plan: Plan, out: Console) -> Network:
         UserError: when they cannot be read.
     """
     from unet3d.network import flops, reference
+    from unet3d.network.plans import architecture
 
     settings = plan.settings
     loaded = weights.load(settings.weights, fold=settings.fold)
@@ -83,7 +84,7 @@ def load_network(plan: Plan, out: Console) -> Network:
         kind=loaded.kind,
         sha256=loaded.sha256,
         path=loaded.path,
-        base_features=loaded.plans["base_num_features"],
+        base_features=architecture(loaded.plans).base_features,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
     )
     tflop = flops.flops(network, (len(MODALITIES), *settings.volume_shape)) / 1e12

@@ -4,12 +4,14 @@ import contextlib
 import importlib
 import io
 import warnings
+from collections.abc import Mapping, Sequence
 from types import ModuleType
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from unet3d.errors import UserError
+from unet3d.errors import UserError, shown
 from unet3d.network.plans import architecture
 
 
@@ -90,11 +92,18 @@ def build(plans: dict, state_dict: dict[str, Tensor] | None = None, device: str 
     return network.eval()
 
 
-def check(network: nn.Module, state_dict: dict[str, Tensor], name: str = "checkpoint") -> None:
+class Shaped(Protocol):
+    """A tensor, or what a file says of one."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+
+def check(network: nn.Module, state_dict: Mapping[str, Shaped], name: str = "checkpoint") -> None:
     """Raise UserError, in one line, unless `state_dict` has exactly this network's parameters and shapes."""
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     wrong = [f"{key} is missing" for key in expected if key not in state_dict]
-    wrong += [f"{key} is unknown" for key in state_dict if key not in expected]
+    wrong += [f"{shown(key)} is unknown" for key in state_dict if key not in expected]
     wrong += [
         f"{key} is {tuple(state_dict[key].shape)} instead of {shape}"
         for key, shape in expected.items()

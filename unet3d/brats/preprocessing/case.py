@@ -1,128 +1,91 @@
 """One case: its files are checked, then prepared. What is wrong with a case is said in words of its files."""
 
-import gzip
-import zlib
-from collections.abc import Sequence
-from pathlib import Path
+import os
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from unet3d.brats import segmentations
+from unet3d.brats import nifti, segmentations
 from unet3d.brats.dataset import Case
+from unet3d.brats.nifti import times
 from unet3d.brats.preprocessing import nnunet
-from unet3d.brats.preprocessing.volume import PADDED_SHAPE, Volume, plain_properties
-from unet3d.errors import UserError
+from unet3d.brats.preprocessing.volume import PADDED_SHAPE, Volume, check_values, plain_properties
+from unet3d.errors import UserError, shown
 from unet3d.workload import MODALITIES
 
-# Allows for headers rewritten in single precision.
-GEOMETRY_TOLERANCE = 1e-3
-# Far above any brain scan: what a header may claim before its voxels are read into memory.
-LARGEST_AXIS = 1024
+# ITK scales voxels in single precision, this package in double: by which share of the largest they may differ.
+SCALING_TOLERANCE = 1e-4
 
 
 def prepare(case: Case, padded_shape: Sequence[int] = PADDED_SHAPE) -> Volume:
     """Checks and preprocesses a case. The returned array is cropped, not yet padded.
 
-    Raises UserError, without the case's name, for a modality that is missing, broken, empty or not finite, for files
-    that do not fit together, for unexpected labels in the true segmentation (which may be absent), and for a brain
-    larger than `padded_shape`.
+    Raises UserError, without the case's name, for a modality that is missing, broken, empty, the same everywhere or not
+    finite, for files that do not fit together, for unexpected labels in the true segmentation (which may be absent), and
+    for a brain larger than `padded_shape`.
     """
     check_presence(case)
     files = dict(zip(MODALITIES, case.images, strict=True))
-    if case.truth.is_file():
+    # A truth that cannot be read is not an absent one.
+    if os.path.lexists(case.truth):
         files["seg"] = case.truth
-    held = {kind: _check_gzip(kind, file) for kind, file in files.items()}
-    _check_geometry(files)
+    grids, images = {}, {}
     for kind, file in files.items():
-        _check_voxels(kind, file, held[kind])
-    if "seg" in files:
-        segmentations.read(files["seg"])
-
+        grids[kind], voxels = nifti.read(kind, file)
+        if kind == "seg":
+            segmentations.renumbered(voxels, file)
+        elif not voxels.any():
+            raise UserError(f"{kind} is zero everywhere")
+        else:
+            images[kind] = voxels
+    _check_grids(grids)
     try:
         array, properties = nnunet.load(case.images)
     except RuntimeError as error:
-        raise UserError(f"ITK cannot read the images ({' '.join(str(error).split())[-200:]})") from None
-    for modality, image in zip(MODALITIES, array, strict=True):
-        if not image.any():
-            raise UserError(f"{modality} is zero everywhere")
-    array, properties = nnunet.crop_resample_normalise(array, properties)
-    if any(n > p for n, p in zip(array.shape[1:], padded_shape, strict=True)):
-        raise UserError(
-            f"larger than the padded shape: non-zero region {_times(array.shape[1:])} at 1 mm (z, y, x), "
-            f"at most {_times(padded_shape)} fits"
-        )
-    return Volume(np.ascontiguousarray(array), plain_properties(properties))
+        raise UserError(f"ITK cannot read the images ({shown(' '.join(str(error).split())[-150:])})") from None
+    for voxels, (modality, image) in zip(array, images.items(), strict=True):
+        if not np.allclose(voxels, image, rtol=0, atol=SCALING_TOLERANCE * float(np.abs(image).max())):
+            raise UserError(
+                f"{modality} has a header that programs read in different ways; write the file anew: {shown(files[modality])}"
+            )
+    del images
+    array, properties, outside = nnunet.crop(array, properties)
+    _check_size(nnunet.resampled_size(array.shape[1:], properties), padded_shape)
+    array, properties = nnunet.resample_normalise(array, properties, outside)
+    try:
+        check_values(array)
+        return Volume(np.ascontiguousarray(array), plain_properties(properties))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"what comes out is no volume: {error}") from None
 
 
 def check_presence(case: Case) -> None:
     """Raises UserError naming the modalities without a file."""
     missing = {modality: file for modality, file in zip(MODALITIES, case.images, strict=True) if not file.is_file()}
     if missing:
-        raise UserError(f"missing modality {', '.join(missing)}: no file {next(iter(missing.values()))}")
+        raise UserError(f"missing modality {', '.join(missing)}: no file {shown(next(iter(missing.values())))}")
 
 
-def _check_gzip(kind: str, file: Path) -> int:
-    """Reads to the end, as ITK may take a cut-off file for one whose rest is zero; returns the bytes inside."""
-    held = 0
-    try:
-        with gzip.open(file) as stream:
-            while piece := stream.read(1 << 22):
-                held += len(piece)
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{kind} is not a whole gzip file ({reason}): {file}") from None
-    return held
+def _check_grids(grids: Mapping[str, nifti.Grid]) -> None:
+    """See that the files of a case lie on one grid.
 
-
-def _check_geometry(files: dict[str, Path]) -> None:
-    import SimpleITK
-
-    sizes, frames = {}, {}
-    for kind, file in files.items():
-        reader = SimpleITK.ImageFileReader()
-        reader.SetFileName(str(file))
-        try:
-            reader.ReadImageInformation()
-        except RuntimeError:
-            raise UserError(f"{kind} is not a NIfTI file: {file}") from None
-        if reader.GetNumberOfComponents() != 1:
-            raise UserError(f"{kind} has {reader.GetNumberOfComponents()} values a voxel, one is allowed: {file}")
-        sizes[kind] = reader.GetSize()
-        # Origins are left out: nnU-Net ignores them, and a shifted origin changes no voxel.
-        frames[kind] = np.array([*reader.GetSpacing(), *reader.GetDirection()])
-    if len(set(sizes.values())) > 1:
-        raise UserError(f"shapes differ: {', '.join(f'{kind} {_times(size)}' for kind, size in sizes.items())}")
-    if len(sizes["t1"]) != 3 or max(sizes["t1"]) > LARGEST_AXIS:
-        raise UserError(f"shape {_times(sizes['t1'])}: a volume has three axes of at most {LARGEST_AXIS} voxels")
-    for kind, frame in frames.items():
-        if not np.allclose(frame, frames["t1"], rtol=0, atol=GEOMETRY_TOLERANCE):
-            raise UserError(f"{kind} and t1 differ in spacing or direction; register them to one grid")
-
-
-def _check_voxels(kind: str, file: Path, held: int) -> None:
-    """Looks with nibabel: ITK silently reads NaN and infinite voxels as zero, and a header that makes no sense its way.
-
-    held: bytes of the unpacked file.
+    Origins of images are left out: nnU-Net ignores them, and a shifted origin changes no voxel. That of the truth counts:
+    it is the only sign that labels were drawn on other images.
     """
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError, SpatialImage
-
-    try:
-        image = nibabel.load(file)
-        if not isinstance(image, SpatialImage):
-            raise ValueError("it holds no volume")
-        needed = int(np.prod(image.shape)) * image.get_data_dtype().itemsize
-        if needed > held:
-            raise ValueError(f"{needed} bytes of voxels are announced, the file holds {held}")
-        is_float = image.get_data_dtype().kind == "f"
-        bad = int(np.count_nonzero(~np.isfinite(np.asarray(image.dataobj)))) if is_float else 0
-    except (ImageFileError, HeaderDataError, ValueError, TypeError, OverflowError, OSError, EOFError) as error:
-        reason = " ".join(str(error).replace(str(file), "the file").split())
-        raise UserError(f"{kind} is not a NIfTI file that can be read ({reason}): {file}") from None
-    if bad:
-        raise UserError(f"{kind} has {bad} voxels that are NaN or infinite: {file}")
+    if len({grid.size for grid in grids.values()}) > 1:
+        raise UserError(f"shapes differ: {', '.join(f'{kind} {times(grid.size)}' for kind, grid in grids.items())}")
+    for kind, grid in grids.items():
+        if (differing := grid.differs(grids["t1"])) and (kind == "seg" or differing != "origin"):
+            raise UserError(f"{kind} and t1 differ in {differing}; register them to one grid")
 
 
-def _times(shape: Sequence[int]) -> str:
-    return "x".join(str(n) for n in shape)
+def _check_size(size: Sequence[int], padded_shape: Sequence[int]) -> None:
+    """See that a volume fits before it is made. size: at 1 mm."""
+    if any(n > p for n, p in zip(size, padded_shape, strict=True)):
+        raise UserError(
+            f"larger than the padded shape: non-zero region {times(size)} at 1 mm (z, y, x), at most {times(padded_shape)} fits"
+        )
+    if min(size) < 1:
+        raise UserError(
+            f"the non-zero region has {times(size)} voxels at 1 mm (z, y, x); at least one along each axis is needed"
+        )

@@ -6,6 +6,8 @@ cheap and done on loading. No pickle is written, and those of MLPerf are read th
 
 import hashlib
 import json
+import math
+import os
 import tempfile
 import zipfile
 import zlib
@@ -15,16 +17,21 @@ from pathlib import Path
 import numpy as np
 
 from unet3d import files
+from unet3d.brats import nifti
 from unet3d.brats.dataset import Case
-from unet3d.brats.preprocessing.volume import PADDED_SHAPE, Volume, pad, plain_properties
-from unet3d.errors import UserError
+from unet3d.brats.preprocessing.volume import PADDED_SHAPE, Volume, check_values, pad, plain_properties
+from unet3d.errors import UserError, shown
 from unet3d.workload import MODALITIES
 
 # Raised whenever a change alters what preprocessing gives for the same files.
 VERSION = 1
 MLPERF_LIST = "preprocessed_files.pkl"
-# What numpy and zipfile raise for a damaged .npz; MemoryError where its header announces more than any memory.
-BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+LIST_BYTES, ABOUT_BYTES = 2**24, 2**20
+# What json, numpy and zipfile raise for a damaged .npz.
+BROKEN = (
+    OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, NotImplementedError, RecursionError, RuntimeError,
+    OverflowError, SyntaxError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 class Store:
@@ -37,7 +44,7 @@ class Store:
     @property
     def is_mlperf(self) -> bool:
         """Whether MLPerf's preprocessing made the folder; such a folder is only read."""
-        return (self.folder / MLPERF_LIST).is_file()
+        return os.path.lexists(self.folder / MLPERF_LIST)
 
     def names(self) -> list[str]:
         """Names of the cases that are there, sorted. Raises UserError for a bad list of MLPerf's."""
@@ -45,9 +52,9 @@ class Store:
             return sorted(file.stem for file in self.folder.glob("*.npz") if not file.name.startswith("."))
         from unet3d.brats.weights import safe_pickle
 
-        names = safe_pickle.load(self.folder / MLPERF_LIST)
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise UserError(f"{self.folder / MLPERF_LIST} is not a list of case names; make it again")
+        names = safe_pickle.load(self.folder / MLPERF_LIST, LIST_BYTES)
+        if not isinstance(names, list) or not all(isinstance(name, str) and _is_name(name) for name in names):
+            raise UserError(f"{shown(self.folder / MLPERF_LIST)} is not a list of case names; make it again")
         return sorted(name for name in names if (self.folder / f"{name}.pkl").is_file())
 
     def load(self, name: str) -> Volume:
@@ -55,25 +62,31 @@ class Store:
         if self.is_mlperf:
             return self._load_mlperf(name)
         file = self._file(name)
+        if not os.path.lexists(file):
+            raise UserError(f"{shown(name)} is not in {shown(self.folder)}; run ./preprocess.sh, or set PREPROCESSED_DIR")
         try:
-            with np.load(file, allow_pickle=False) as content:
-                volume = Volume(content["array"], plain_properties(json.loads(str(content["about"]))["properties"]))
-            if volume.array.dtype != np.float32 or volume.array.ndim != 4 or len(volume.array) != len(MODALITIES):
-                raise ValueError("not a volume")
-        except FileNotFoundError:
-            raise UserError(f"{name} is not in {self.folder}; run ./preprocess.sh, or set PREPROCESSED_DIR") from None
+            with files.open_regular(file, "preprocessed case") as opened, zipfile.ZipFile(opened) as content:
+                properties = plain_properties(_about(content)["properties"])
+                array = _member(content, "array", np.dtype(np.float32), 4 * int(np.prod(self.padded_shape)) * 4)
+            if array.ndim != 4 or array.shape != (len(MODALITIES), *properties["size_after_resampling"]):
+                raise ValueError(f"{array.shape} is no volume of its properties")
+            check_values(array)
         except BROKEN:
-            raise UserError(f"{file} is damaged; remove it and run ./preprocess.sh") from None
-        return self._padded(volume, file)
+            raise UserError(f"{shown(file)} is damaged; remove it and run ./preprocess.sh") from None
+        return self._padded(Volume(array, properties), file)
 
     def is_current(self, case: Case) -> bool:
         """Whether the case is there, made by this version from the files that the data set has now."""
         try:
-            with np.load(self._file(case.name), allow_pickle=False) as content:
-                about = json.loads(str(content["about"]))
+            with files.open_regular(self._file(case.name), "preprocessed case") as file, zipfile.ZipFile(file) as content:
+                about = _about(content)
             return about["version"] == VERSION and _same_sources(about["sources"], case)
-        except BROKEN:
+        except (UserError, *BROKEN):
             return False
+
+    def blocked(self, name: str) -> str | None:
+        """Why a case can never be stored, in words; None where it can."""
+        return f"its place {shown(self._file(name))} is a folder; remove it" if self._file(name).is_dir() else None
 
     def save(self, case: Case, volume: Volume, sources: dict) -> None:
         """Stores a cropped volume; a reader finds all of it or nothing. Raises UserError when that is impossible."""
@@ -90,7 +103,7 @@ class Store:
         Raises UserError, also for a folder of MLPerf's.
         """
         if self.is_mlperf:
-            raise UserError(f"{self.folder} was made by MLPerf's preprocessing; name another with PREPROCESSED_DIR")
+            raise UserError(f"{shown(self.folder)} was made by MLPerf's preprocessing; name another with PREPROCESSED_DIR")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
@@ -104,7 +117,7 @@ class Store:
 
     def _unwritable(self, error: OSError) -> UserError:
         return UserError(
-            f"preprocessed data cannot be written to {self.folder} ({error.strerror}); run ./preprocess.sh where it "
+            f"preprocessed data cannot be written to {shown(self.folder)} ({error.strerror}); run ./preprocess.sh where it "
             "can, or set PREPROCESSED_DIR to a folder with free space"
         )
 
@@ -112,10 +125,11 @@ class Store:
         from unet3d.brats.weights import safe_pickle
 
         file = self.folder / f"{name}.pkl"
-        if not file.is_file():
-            raise UserError(f"{name} is not in {self.folder}, which was made by MLPerf's preprocessing")
+        if not os.path.lexists(file):
+            raise UserError(f"{shown(name)} is not in {shown(self.folder)}, which was made by MLPerf's preprocessing")
+        # Numbers of eight bytes at most, which pickles of protocol 2 keep as text of up to two bytes each.
+        content = safe_pickle.load(file, 16 * len(MODALITIES) * int(np.prod(self.padded_shape)) + LIST_BYTES)
         try:
-            content = safe_pickle.load(file)
             if not isinstance(content, (list, tuple)):
                 raise TypeError
             array, properties = content
@@ -123,37 +137,91 @@ class Store:
                 raise ValueError
             properties = plain_properties(properties)
         except (TypeError, ValueError, KeyError, AttributeError, IndexError):
-            raise UserError(f"{file} is not [volume, properties] as MLPerf's preprocessing writes it") from None
-        volume = Volume(np.ascontiguousarray(array, np.float32), properties)
+            raise UserError(f"{shown(file)} is not [volume, properties] as MLPerf's preprocessing writes it") from None
         if array.shape[1:] != self.padded_shape:
-            raise UserError(f"{file} holds a volume of {array.shape[1:]}; allowed is {self.padded_shape}")
+            raise UserError(f"{shown(file)} holds a volume of {array.shape[1:]}; allowed is {self.padded_shape}")
+        if any(n > p for n, p in zip(properties["size_after_resampling"], self.padded_shape, strict=True)):
+            raise UserError(f"{shown(file)} holds the properties of a larger volume; make it again")
+        with np.errstate(all="ignore"):  # too large for float32 becomes infinite, and is refused
+            volume = Volume(np.ascontiguousarray(array, np.float32), properties)
+        try:
+            check_values(volume.array)
+        except ValueError as error:
+            raise UserError(f"{shown(file)}: {error}; make it again") from None
         return volume
 
     def _padded(self, volume: Volume, file: Path) -> Volume:
         try:
             return Volume(pad(volume.array, self.padded_shape), volume.properties)
         except ValueError as error:
-            raise UserError(f"{file}: {error}") from None
+            raise UserError(f"{shown(file)}: {error}") from None
+
+
+def _is_name(name: str) -> bool:
+    """Whether a name stays inside the folder."""
+    return bool(name) and "/" not in name and "\0" not in name and not name.startswith(".")
+
+
+def _about(content: zipfile.ZipFile) -> dict:
+    about = json.loads(str(_member(content, "about", None, ABOUT_BYTES)))
+    if not isinstance(about, dict):
+        raise TypeError("no dict")
+    return about
+
+
+def _member(content: zipfile.ZipFile, name: str, dtype: np.dtype | None, limit: int) -> np.ndarray:
+    """An array of an .npz, whose header says how large it is before it is read. dtype: None for text.
+
+    Raises ValueError for another type and for more than `limit` bytes, and whatever of BROKEN the file is.
+    """
+    with content.open(f"{name}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        if version != (1, 0):
+            raise ValueError(f"version {version} of numpy's format")
+        shape, _, found = np.lib.format.read_array_header_1_0(member)
+        right = found.kind == "U" and shape == () if dtype is None else found == dtype
+        if not right or len(shape) > 4 or math.prod(shape) * found.itemsize > limit:
+            raise ValueError(f"{name} is {found} {shape}")
+    with content.open(f"{name}.npy") as member:
+        array: np.ndarray = np.lib.format.read_array(member, allow_pickle=False)
+        # The end is read too: zipfile looks at the checksum there.
+        if member.read(1):
+            raise ValueError(f"{name} holds more than it says")
+    return array
+
+
+def _source_files(case: Case) -> dict[str, Path]:
+    """The files that a stored case was made from or checked with, those that are there."""
+    everything = {**dict(zip(MODALITIES, case.images, strict=True)), "seg": case.truth}
+    return {kind: file for kind, file in everything.items() if os.path.lexists(file)}
 
 
 def describe_sources(case: Case) -> dict:
-    """What tells a case's files from changed ones: bytes, time of the last change (ns), SHA-256."""
+    """What tells a case's files, with the true segmentation, from changed ones: bytes, time of the last change (ns), SHA-256.
+
+    Raises UserError for what is no regular file.
+    """
     sources = {}
-    for modality, file in zip(MODALITIES, case.images, strict=True):
-        # Taken before reading: a file changed meanwhile then counts as changed.
-        status = file.stat()
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        sources[modality] = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest}
+    for kind, file in _source_files(case).items():
+        with files.open_regular(file, kind, nifti.LARGEST_FILE) as opened:
+            # Taken before reading: a file changed meanwhile then counts as changed.
+            status = os.fstat(opened.fileno())
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        sources[kind] = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest}
     return sources
 
 
 def _same_sources(stored: dict, case: Case) -> bool:
-    for modality, file in zip(MODALITIES, case.images, strict=True):
-        status, known = file.stat(), stored[modality]
+    found = _source_files(case)
+    if stored.keys() != found.keys():
+        return False
+    for kind, file in found.items():
+        status, known = file.stat(), stored[kind]
         if status.st_size != known["bytes"]:
             return False
         # A copied data set has new times but the same content.
-        same_time = status.st_mtime_ns == known["mtime_ns"]
-        if not same_time and hashlib.sha256(file.read_bytes()).hexdigest() != known["sha256"]:
-            return False
+        if status.st_mtime_ns != known["mtime_ns"]:
+            with files.open_regular(file, kind, nifti.LARGEST_FILE) as opened:
+                if hashlib.file_digest(opened, "sha256").hexdigest() != known["sha256"]:
+                    return False
     return True

@@ -6,18 +6,21 @@ Dice measured on it says nothing about BraTS.
 """
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from unet3d import files
 from unet3d.brats.dataset import GRADES
-from unet3d.errors import UserError
+from unet3d.errors import BenchmarkError, UserError, shown
 from unet3d.workload import MODALITIES
 
 FULL_SIZE = (240, 240, 155)
 DATASET_FILE = "dataset.json"
+MOST_BYTES = 2**20
 # Raised whenever a change alters the cases that a seed gives.
 VERSION = 1
 DEFAULT_CASES = 10
@@ -85,17 +88,29 @@ def make(
     wanted = [SampleCase(folder, number, seed, (x, y, z)) for number in range(1, cases + 1)]
     _claim(folder, seed, (x, y, z))
     missing = [case for case in wanted if not case.path.is_dir()]
-    for _ in workers.run(_make_case, missing, processes, "Making sample data"):
-        pass
+    for case, made in workers.run(_make_case, missing, processes, "Making sample data"):
+        if isinstance(made, workers.Crash):
+            raise BenchmarkError(
+                f"{case.name} was not made: its process crashed ({made.reason}); the others are there, try again"
+            )
     return sorted(f"{case.grade}__{case.name}" for case in wanted)
 
 
 def is_sample(folder: str | Path) -> bool:
     """Whether a data set was made by `make`, as its dataset file says."""
     try:
-        return json.loads((Path(folder) / DATASET_FILE).read_text()).get("synthetic") is True
-    except (OSError, ValueError, AttributeError):
+        return _read(Path(folder) / DATASET_FILE).get("synthetic") is True
+    except (UserError, AttributeError):
         return False
+
+
+def _read(file: Path) -> Any:
+    """What a dataset file holds. Raises UserError where that is no JSON."""
+    content = files.read_regular(file, MOST_BYTES, "dataset file")
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{shown(file)} is no JSON ({shown(error)}); remove the folder or name another one") from None
 
 
 def _claim(folder: Path, seed: int, size: tuple[int, int, int]) -> None:
@@ -103,15 +118,13 @@ def _claim(folder: Path, seed: int, size: tuple[int, int, int]) -> None:
     identity = {"synthetic": True, "description": DESCRIPTION, "generator_version": VERSION, "seed": seed,
                 "size": list(size)}  # fmt: skip
     file = folder / DATASET_FILE
-    if file.exists():
-        try:
-            present = json.loads(file.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot read {file}: {error}; remove the folder or name another one") from None
+    if os.path.lexists(file):
+        present = _read(file)
         if present != identity:
-            there = {key: present.get(key) for key in ("generator_version", "seed", "size")}
-            asked = {key: identity[key] for key in there}
-            raise UserError(f"{folder} holds other sample data ({there}, asked for {asked}); remove it or name another")
+            keys = ("generator_version", "seed", "size")
+            there = {key: present.get(key) for key in keys} if isinstance(present, dict) else present
+            asked = {key: identity[key] for key in keys}
+            raise UserError(f"{folder} holds other sample data ({shown(there)}, asked for {asked}); remove it or name another")
     elif any((folder / grade).exists() for grade in GRADES):
         raise UserError(f"{folder} holds a data set that is not sample data (no {DATASET_FILE}); name another folder")
     try:

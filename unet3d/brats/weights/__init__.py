@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from unet3d import places
 from unet3d.brats.weights import checkpoint, safe_pickle, unpack
-from unet3d.errors import UserError
+from unet3d.errors import UserError, shown
 from unet3d.network.plans import architecture, random_plans
 
 if TYPE_CHECKING:
@@ -17,14 +17,19 @@ __all__ = ["OFFICIAL_URL", "Weights", "load", "random_plans", "random_weights"]
 
 OFFICIAL_URL = "https://zenodo.org/record/3904106/files/fold_1.zip"
 RANDOM_SEED = 3904106
+# SHA-256 of the checkpoint in MLPerf's archive, fold_1 of Zenodo record 3904106. None: it is not known, and no weights
+# are called MLPerf's; `python -m unet3d.brats.weights` prints that of what it has fetched.
+MLPERF_SHA256: str | None = None
+# The same of the sample in this repository.
+SAMPLE_SHA256 = "45b2d69a275b99cc82b35da4f416244dd66f4744b02ca251d44bfb76de0328c5"
 
 
 @dataclass(frozen=True)
 class Weights:
     """Weights and what is known of them.
 
-    kind: 'mlperf' (the archive of Zenodo record 3904106, fetched from there and unchanged since), 'sample' (the narrow
-    network of this repository), 'random' or 'custom' (anything else). path: where they were read, None if random.
+    kind: 'mlperf' (the checkpoint of Zenodo record 3904106), 'sample' (the narrow network of this repository), 'random' or
+    'custom' (anything else). The first two are known by their SHA-256. path: where they were read, None if random.
     sha256: of the checkpoint file, None if random. plans: nnU-Net's. state_dict: fp32 tensors on the CPU.
     """
 
@@ -59,20 +64,32 @@ def load(source: str | Path, fold: int = 1) -> Weights:
     name = str(source).strip()
     if name.lower() == "random":
         return random_weights()
-    path = places.SAMPLE_WEIGHTS if name.lower() == "sample" else Path(name).expanduser()
-    if not path.exists():
-        raise UserError(
-            f"weights {name!r}: no such file or folder; give 'random', 'sample', a fold_1.zip or its unpacked folder."
-        )
+    path = places.SAMPLE_WEIGHTS if name.lower() == "sample" else _path(name)
     files, root, names = unpack.read_model(path, fold)
     plans = _plans(files, path, names)
-    state_dict = checkpoint.read(files["checkpoint"], f"{path}: {names['checkpoint']}")
+    where = f"{path}: {names['checkpoint']}"
+    parameters = checkpoint.read(files["checkpoint"], where)
 
     from unet3d.network import reference
 
-    reference.check(reference.build(plans, device="meta"), state_dict, f"{path}: {names['checkpoint']}")
+    # Before a tensor is made: the network says how large it may be.
+    reference.check(reference.build(plans, device="meta"), parameters, shown(where))
+    state_dict = checkpoint.tensors(parameters, where)
+    _check_record(path, root, names, files)
     digest = sha256(files["checkpoint"]).hexdigest()
-    return Weights(_kind(path, root, names, files), path, digest, plans, state_dict)
+    return Weights(_kind(digest, plans), path, digest, plans, state_dict)
+
+
+def _path(name: str) -> Path:
+    try:
+        path = Path(name).expanduser()
+        if path.exists():
+            return path
+    except (OSError, RuntimeError, ValueError):  # folders that may not be entered, unknown users, names that none can have
+        pass
+    raise UserError(
+        f"weights {shown(repr(name))}: no such file or folder; give 'random', 'sample', a fold_1.zip or its unpacked folder."
+    )
 
 
 def _plans(files: dict[str, bytes], path: Path, names: dict[str, str]) -> dict:
@@ -80,45 +97,50 @@ def _plans(files: dict[str, bytes], path: Path, names: dict[str, str]) -> dict:
     if "info" in files:
         info = safe_pickle.loads(files["info"], f"{path}: {names['info']}")
         if not isinstance(info, dict) or not isinstance(info.get("plans"), dict):
-            raise UserError(f"{path}: {names['info']} holds no plans; get a fresh copy of the model.")
+            raise UserError(f"{shown(path)}: {shown(names['info'])} holds no plans; get a fresh copy of the model.")
         by_file["info"] = info["plans"]
     if "plans" in files:
         by_file["plans"] = safe_pickle.loads(files["plans"], f"{path}: {names['plans']}")
     if not by_file:
-        raise UserError(f"{path}: neither plans.pkl nor {names['checkpoint']}.pkl is there; get a fresh copy of the model.")
-    shapes = {key: architecture(plans, f"{path}: {names[key]}") for key, plans in by_file.items()}
+        raise UserError(
+            f"{shown(path)}: neither plans.pkl nor {shown(names['checkpoint'])}.pkl is there; get a fresh copy of the model."
+        )
+    shapes = {key: architecture(plans, shown(f"{path}: {names[key]}")) for key, plans in by_file.items()}
     if len(set(shapes.values())) > 1:
         raise UserError(
-            f"{path}: {names['plans']} and {names['info']} describe different networks; both must come from the same training."
+            f"{shown(path)}: {shown(names['plans'])} and {shown(names['info'])} describe different networks; "
+            "both must come from the same training."
         )
     return next(iter(by_file.values()))
 
 
-def _kind(path: Path, root: Path, names: dict[str, str], files: dict[str, bytes]) -> str:
-    """'mlperf' needs proof: a record made when the archive came from the official URL, and files unchanged since."""
-    if path.resolve() == places.SAMPLE_WEIGHTS:
-        return "sample"
+def _kind(digest: str, plans: dict) -> str:
+    """Whose weights they are. A record beside them proves nothing: anybody can write one."""
+    if digest == MLPERF_SHA256 and architecture(plans) == architecture(random_plans()):
+        return "mlperf"
+    return "sample" if digest == SAMPLE_SHA256 else "custom"
+
+
+def _check_record(path: Path, root: Path, names: dict[str, str], files: dict[str, bytes]) -> None:
+    """Raises UserError for files that have changed since they were fetched or unpacked, where there is a record of that."""
     if path.is_dir():
         record, base = None, root.resolve()
         for folder in (base, *base.parents[:6]):
             if record := unpack.read_json(folder / unpack.ORIGIN):
                 break
         if not record or not isinstance(record.get("files"), dict):
-            return "custom"
+            return
         for key, name in names.items():
             relative = (base / name).relative_to(folder).as_posix()
             if record["files"].get(relative) != sha256(files[key]).hexdigest():
                 raise UserError(
-                    f"{base / name}: changed since it was unpacked; unpack the archive again, or delete "
-                    f"{folder / unpack.ORIGIN} to use these files as custom weights."
+                    f"{shown(base / name)}: changed since it was unpacked; unpack the archive again, or delete "
+                    f"{shown(folder / unpack.ORIGIN)} to use these files as custom weights."
                 )
-    else:
-        record = unpack.read_json(unpack.record_path(path))
-        if not record:
-            return "custom"
-        if record.get("sha256") != unpack.file_sha256(path):
-            raise UserError(
-                f"{path}: differs from the checksum recorded when it was fetched; delete it and "
-                f"{unpack.record_path(path).name} and fetch it again."
-            )
-    return "mlperf" if record.get("url") == OFFICIAL_URL else "custom"
+        return
+    record = unpack.read_json(unpack.record_path(path))
+    if record and "sha256" in record and record["sha256"] != unpack.file_sha256(path):
+        raise UserError(
+            f"{shown(path)}: differs from the checksum recorded when it was fetched; delete it and "
+            f"{shown(unpack.record_path(path).name)} and fetch it again."
+        )

@@ -2,29 +2,33 @@
 
 import contextlib
 import json
+import os
 import shutil
 import stat
 import zipfile
-import zlib
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 from unet3d import files
-from unet3d.errors import UserError
+from unet3d.errors import BenchmarkError, UserError, shown
 
 CHECKPOINT = "model_final_checkpoint.model"
 MODEL_FOLDER = "nnUNet/3d_fullres/Task043_BraTS2019/nnUNetTrainerV2__nnUNetPlansv2.mlperf.1"
 ORIGIN = "origin.json"
 MAX_MEMBERS = 1000
 MAX_BYTES = 4 * 2**30
+# Of one file that is read into memory. MLPerf's checkpoint with its optimizer's state has 250 MB, its plans 1 MB.
+MAX_FILE_BYTES = {"checkpoint": 2**30, "info": 2**26, "plans": 2**26}
+MAX_RECORD_BYTES = 2**22
 _DEEPEST = 6  # levels under the folder given at which fold_N is looked for; the archive of MLPerf has 4
+_MOST_ENTRIES = 20_000  # of the folders that are looked through for it
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, read piece by piece."""
+    """SHA-256 of a file, read piece by piece. Raises UserError where it is no regular file."""
     digest = sha256()
-    with open(path, "rb") as file:
+    with files.open_regular(path, "weights") as file:
         while piece := file.read(2**20):
             digest.update(piece)
     return digest.hexdigest()
@@ -44,8 +48,8 @@ def write_json(path: Path, content: dict) -> None:
 def read_json(path: Path) -> dict | None:
     """A record, or None when there is none that can be read."""
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
+        content = json.loads(files.read_regular(path, MAX_RECORD_BYTES, "record"))
+    except (UserError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 
@@ -56,13 +60,20 @@ def open_archive(path: Path) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.Zip
 
     Raises UserError, also for damage met while the archive is read inside the `with`.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive, _checked(archive, path)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{path}: not a complete zip archive ({error}); delete it and fetch it again.") from None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}; check the path, its permissions and the space left.") from None
+    with files.open_regular(path, "weights") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                yield archive, _checked(archive, path)
+        except BenchmarkError:
+            raise
+        except OSError as error:
+            reason = shown(error.strerror or error)
+            raise UserError(f"{shown(path)}: {reason}; check the path, its permissions and the space left.") from None
+        except MemoryError:
+            raise UserError(f"{shown(path)}: unpacking needs more memory than there is; it is no model archive.") from None
+        except Exception as error:  # noqa: BLE001 - what is damaged ends in errors of zipfile and of each way to compress
+            reason = shown(error) or type(error).__name__
+            raise UserError(f"{shown(path)}: not a complete zip archive ({reason}); delete it and fetch it again.") from None
 
 
 def _checked(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
@@ -78,12 +89,12 @@ def _checked(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
         parts = PurePosixPath(name).parts
         kind = stat.S_IFMT(member.external_attr >> 16)
         if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name or "\0" in name or ":" in parts[0]:
-            raise UserError(f"{path}: refused, its member {name!r} would be written outside the folder.")
+            raise UserError(f"{path}: refused, its member {shown(repr(name))} would be written outside the folder.")
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise UserError(f"{path}: refused, its member {name!r} is a link or a device, not a plain file.")
+            raise UserError(f"{path}: refused, its member {shown(repr(name))} is a link or a device, not a plain file.")
         if not member.is_dir():
             if parts in seen:
-                raise UserError(f"{path}: refused, its member {name!r} is there twice.")
+                raise UserError(f"{path}: refused, its member {shown(repr(name))} is there twice.")
             seen.add(parts)
             plain_files.append(member)
     return plain_files
@@ -110,12 +121,12 @@ def unpack(archive_path: Path, folder: Path, origin: dict | None = None) -> Path
     return folder
 
 
-def _choose(checkpoints: list[PurePosixPath], fold: int, where: Path, folds: set[str]) -> PurePosixPath:
+def _choose(checkpoints: list[PurePosixPath], fold: int, where: str, folds: set[str]) -> PurePosixPath:
     if len(checkpoints) == 1:
         return checkpoints[0]
     if checkpoints:
         raise UserError(f"{where}: holds {len(checkpoints)} models with a fold_{fold}; name the folder of one of them.")
-    others = f"; it has {', '.join(sorted(folds))}" if folds else ""
+    others = f"; it has {shown(', '.join(sorted(folds)))}" if folds else ""
     raise UserError(f"{where}: holds no fold_{fold}/{CHECKPOINT}{others}; give a fold_{fold}.zip or its unpacked folder.")
 
 
@@ -124,22 +135,25 @@ def read_model(source: Path, fold: int) -> tuple[dict[str, bytes], Path, dict[st
 
     Returns the bytes of 'checkpoint', 'info' (the checkpoint's .pkl, where there is one) and 'plans' (where there is
     one), the folder that other paths of the model are relative to, and the path of each file relative to it.
-    Raises UserError when the fold is not there, or not there once.
+    Raises UserError when the fold is not there, or not there once, and for a file that is larger than a model's.
     """
     source = Path(source)
     if source.is_dir():
-        depths = ["/".join(["*"] * depth + ["fold_*", CHECKPOINT]) for depth in range(_DEEPEST)]
-        there = [PurePosixPath(p.relative_to(source).as_posix()) for pattern in depths for p in source.glob(pattern)]
-        names = _names(there, fold, source)
-        paths = {key: source / name for key, name in names.items() if (source / name).is_file()}
-        try:
-            return {key: path.read_bytes() for key, path in paths.items()}, source, {k: str(names[k]) for k in paths}
-        except OSError as error:
-            raise UserError(f"{error.filename}: {error.strerror}; check its permissions.") from None
+        names = _names(_checkpoints(source), fold, source)
+        # A link that leads nowhere is not absent: it is refused.
+        names = {key: name for key, name in names.items() if os.path.lexists(source / name)}
+        content = {key: files.read_regular(source / name, MAX_FILE_BYTES[key], "weights") for key, name in names.items()}
+        return content, source, {key: str(name) for key, name in names.items()}
     with open_archive(source) as (archive, members):
         by_name = {PurePosixPath(member.filename): member for member in members}
         there = [name for name in by_name if name.name == CHECKPOINT and name.parent.name.startswith("fold_")]
         names = {key: name for key, name in _names(there, fold, source).items() if name in by_name}
+        for key, name in names.items():
+            if by_name[name].file_size > MAX_FILE_BYTES[key]:
+                raise UserError(
+                    f"{shown(source)}: its member {shown(name)} has {by_name[name].file_size} bytes, "
+                    f"at most {MAX_FILE_BYTES[key]} are allowed; it is no model archive."
+                )
         return (
             {key: archive.read(by_name[name]) for key, name in names.items()},
             source,
@@ -147,9 +161,33 @@ def read_model(source: Path, fold: int) -> tuple[dict[str, bytes], Path, dict[st
         )
 
 
+def _checkpoints(source: Path) -> list[PurePosixPath]:
+    """Paths of every fold's checkpoint under a folder, relative to it."""
+    found, entries, level = [], 0, [""]
+    try:
+        for _ in range(_DEEPEST):
+            below = []
+            for folder in level:
+                with os.scandir(source / folder) as inside:
+                    for entry in inside:
+                        entries += 1
+                        if entries > _MOST_ENTRIES:
+                            raise UserError(
+                                f"{shown(source)}: has over {_MOST_ENTRIES} files and folders; name the folder of a model."
+                            )
+                        if entry.is_dir():
+                            below.append(f"{folder}{entry.name}/")
+                            if entry.name.startswith("fold_") and os.path.lexists(source / folder / entry.name / CHECKPOINT):
+                                found.append(PurePosixPath(folder, entry.name, CHECKPOINT))
+            level = below
+    except OSError as error:
+        raise UserError(f"{shown(error.filename)}: {error.strerror}; check its permissions.") from None
+    return found
+
+
 def _names(there: list[PurePosixPath], fold: int, where: Path) -> dict[str, PurePosixPath]:
     wanted = [name for name in there if name.parent.name == f"fold_{fold}"]
-    checkpoint = _choose(wanted, fold, where, {name.parent.name for name in there})
+    checkpoint = _choose(wanted, fold, shown(where), {name.parent.name for name in there})
     return {
         "checkpoint": checkpoint,
         "info": checkpoint.with_name(CHECKPOINT + ".pkl"),

@@ -101,7 +101,7 @@ def mlperf_dice(folder: Path, cases: Cases) -> dict[str, dict[str, float | None]
             inner = inner_slices(properties["size_after_resampling"], logits.shape[1:])
             with quiet():
                 save_segmentation_nifti_from_softmax(logits[:, *inner], str(predicted), properties, 3, verbose=False)
-                _write_truth(cases.by_name[name].truth, truth)
+                _write_truth(cases.by_name[name].truth, properties, truth)
                 scores = evaluate_case(str(predicted), str(truth), regions)
             scores_of[name] = {
                 region: None if np.isnan(score) else float(score)
@@ -116,8 +116,8 @@ def mlperf_dice(folder: Path, cases: Cases) -> dict[str, dict[str, float | None]
     return scores_of
 
 
-def _write_truth(source: Path, target: Path) -> None:
+def _write_truth(source: Path, properties: dict[str, Any], target: Path) -> None:
     """MLPerf's ground truth files are those of nnU-Net's task: the true segmentation with nnU-Net's labels."""
     import SimpleITK
 
-    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(segmentations.read(source)), str(target))
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(segmentations.read(source, properties)), str(target))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unet3d import files
+from unet3d.errors import UserError, shown
 from unet3d.workload import MODALITIES
 
 if TYPE_CHECKING:
@@ -82,9 +83,9 @@ def save(
 
     Raises:
         OSError: when it cannot be written.
-        RuntimeError: when an image cannot be read.
+        UserError: when an image cannot be read, or is not the one that was predicted.
     """
-    import SimpleITK
+    from unet3d.brats import nifti
 
     arrays: dict[str, Any] = {}
     for place, name in choose(scores).items():
@@ -97,8 +98,10 @@ def save(
         }
         for modality in SHOWN:
             path = cases[name].images[MODALITIES.index(modality)]
-            image = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))[labels.z]
-            arrays[f"{place}_{modality}"] = _grey(image)
+            _, voxels = nifti.read(modality, path)
+            if labels.z >= len(voxels) or voxels[labels.z].shape != labels.truth.shape:
+                raise UserError(f"{modality} of {shown(name)} has changed since it was predicted")
+            arrays[f"{place}_{modality}"] = _grey(voxels[labels.z])
     with files.whole_file(folder / FILE) as partial:
         np.savez_compressed(partial, **arrays)
 

@@ -1,0 +1,1 @@
+"""Bad input of every kind that a data set, preprocessed volumes or weights may bring; `python -m robustness.hostile` counts."""
