@@ -4,6 +4,7 @@ import ast
 import errno
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -11,9 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from unet3d import files
-from unet3d.errors import UserError
+from unet3d.errors import UserError, shown
 
 ROOT = Path(__file__).parents[1]
 
@@ -217,3 +220,52 @@ def test_moved_aside_never_overwrites(tmp_path):
     assert len(set(kept)) == 3
     assert [moved.read_text() for moved in kept] == ["first", "second", "third"]
     assert all(moved.suffix == ".json" for moved in kept)
+
+
+@pytest.fixture
+def kinds(tmp_path):
+    """A path of every kind that is no regular file."""
+    listening = socket.socket(socket.AF_UNIX)
+    os.mkfifo(tmp_path / "pipe")
+    listening.bind(str(tmp_path / "socket"))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "to device").symlink_to("/dev/zero")
+    (tmp_path / "to pipe").symlink_to("pipe")
+    (tmp_path / "to nothing").symlink_to("absent")
+    (tmp_path / "ring").symlink_to("ring")
+    names = ("pipe", "socket", "folder", "to device", "to pipe", "to nothing", "ring", "absent", "a" * 300, "nul\0")
+    yield [*(tmp_path / name for name in names), Path("/dev/zero"), Path("/dev/null"), tmp_path / "folder" / "\udce4"]
+    listening.close()
+
+
+@pytest.mark.timeout(20)  # a pipe that is waited for never ends
+def test_only_regular_files_are_read(kinds, tmp_path):
+    for path in kinds:
+        for read in (files.require_regular, lambda path, what: files.read_regular(path, 10, what)):
+            with pytest.raises(UserError) as caught:
+                read(path, "results")
+            assert str(caught.value).startswith("results ") and str(caught.value).isprintable()
+    (tmp_path / "file").write_bytes(b"0123456789")
+    (tmp_path / "link").symlink_to("file")
+    assert files.read_regular(tmp_path / "link", 10, "results") == b"0123456789"
+    files.require_regular(str(tmp_path / "link"), "results")
+
+
+def test_no_more_is_read_than_is_allowed(tmp_path):
+    with open(tmp_path / "sparse", "wb") as file:
+        file.truncate(2**40)
+    for path, limit in ((tmp_path / "sparse", 2**30), (Path("/proc/self/maps"), 100)):
+        with pytest.raises(UserError, match=rf"at most {limit} are allowed"):
+            files.read_regular(path, limit, "weights")
+
+
+@given(st.one_of(st.text(max_size=300), st.binary(max_size=300).map(os.fsdecode)))
+def test_what_is_echoed_is_one_printable_line(value):
+    text = shown(value)
+    assert text.isprintable() and len(text) <= 200
+    assert text == value or len(value) > 200 or not value.isprintable()
+
+
+def test_what_is_echoed_is_escaped_and_cut():
+    assert shown("\x1b[31m\n") == r"\x1b[31m\n" and shown("Köln") == "Köln"
+    assert shown("a" * 10**6) == "a" * 199 + "…" and len(shown("\x00" * 10**6, 50)) == 50

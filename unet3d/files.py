@@ -1,4 +1,5 @@
-"""Files and folders that are whole or not there at all: the only place of the package that writes so.
+"""Files and folders that are whole or not there at all: the only place of the package that writes so. And files that
+others have written, which are opened only where they are regular files: a pipe or a device would never end.
 
 What is being written has a hidden name beside its place (`.partial-…`) until it is complete, then it is renamed. Files
 and folders get the mode that the user's other files get, 0666 and 0777 less the umask: they are meant to be read by
@@ -11,18 +12,92 @@ import contextlib
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import BinaryIO
 
-from unet3d.errors import UserError
+from unet3d.errors import UserError, shown
 
 PARTIAL = ".partial-"
 STALE_AFTER_S = 3600
 # Characters of the final name that the hidden one keeps: its ending, by which some writers choose the format.
 _KEPT = 40
+
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def require_regular(path: str | Path, what: str) -> None:
+    """See that there is a regular file, or a link to one, that this user may read.
+
+    what: what messages call the file, such as "weights".
+
+    Raises:
+        UserError: in one line, for everything else: nothing there, a folder, a pipe, a socket, a device.
+    """
+    open_regular(path, what).close()
+
+
+def open_regular(path: str | Path, what: str) -> BinaryIO:
+    """An open file, of which it is known that it is a regular one, or that a link leads to one. See `require_regular`.
+
+    Raises:
+        UserError: as `require_regular`.
+    """
+    try:
+        # Asked before it is opened, as opening alone may start a device; and after, as it may have been replaced.
+        _must_be_regular(os.stat(path), path, what)  # noqa: PTH116 - a name with NUL is no error to pathlib
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            _must_be_regular(os.fstat(descriptor), path, what)
+            return os.fdopen(descriptor, "rb")
+        except BaseException:
+            os.close(descriptor)
+            raise
+    except OSError as error:
+        raise UserError(
+            f"{what} {shown(path)}: cannot be read ({error.strerror}); check the path and its permissions"
+        ) from None
+    except ValueError:
+        raise UserError(f"{what} {shown(path)}: no file can have this name; check the path") from None
+
+
+def _must_be_regular(status: os.stat_result, path: str | Path, what: str) -> None:
+    kind = stat.S_IFMT(status.st_mode)
+    if kind != stat.S_IFREG:
+        raise UserError(f"{what} {shown(path)}: is {_KINDS.get(kind, 'no file')}; a regular file is needed")
+
+
+def read_regular(path: str | Path, limit: int, what: str) -> bytes:
+    """The content of a regular file of at most `limit` bytes; nothing is read of a larger one.
+
+    what: what messages call the file, such as "weights".
+
+    Raises:
+        UserError: as `require_regular`, and for a larger file.
+    """
+    with open_regular(path, what) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            # Some files, such as those of /proc, hold more than their size says.
+            content = file.read(limit + 1) if size <= limit else b""
+        except OSError as error:
+            raise UserError(f"{what} {shown(path)}: cannot be read ({error.strerror}); check the disk") from None
+    if max(size, len(content)) > limit:
+        raise UserError(
+            f"{what} {shown(path)}: has {max(size, len(content))} bytes, at most {limit} are allowed; name another file"
+        )
+    return content
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
