@@ -90,17 +90,6 @@ def messages_of(error: BenchmarkError) -> list[str]:
     return error.messages if isinstance(error, UserErrors) else [str(error)]
 
 
-def shown(value: object, limit: int = 200) -> str:
-    """A value that came from outside, as a message may hold it: one line of at most `limit` characters, cut with "…".
-
-    Whatever does not print (control characters, line ends, terminal escapes, bytes that are no text) is escaped, as \\x1b.
-    """
-    # One more than fits tells that something is cut; a text of any length costs no more.
-    head = str(value)[: limit + 1]
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in head)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
 def tell(error: BenchmarkError) -> int:
     """Print an error's lines; returns the exit code."""
     for message in messages_of(error):
