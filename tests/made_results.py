@@ -3,6 +3,7 @@
 import itertools
 
 from making import effective, record_of, settings_of, weights_facts
+
 from unet3d.brats import regions
 from unet3d.devices.ceilings import Ceilings
 from unet3d.results import document

@@ -231,7 +231,7 @@ def test_pipes_devices_folders_and_endless_files_are_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "huge").touch()
     os.truncate(tmp_path / "huge", 2**40)
-    os.symlink("/dev/zero", tmp_path / "link")
+    (tmp_path / "link").symlink_to("/dev/zero")
     for name in ("fifo", "huge", "link", "", "absent", "/dev/zero", "/dev/stdin", "/proc/self/mem"):
         told = []
         reading = threading.Thread(target=lambda name=name, told=told: told.append(refused(tmp_path / name)), daemon=True)
