@@ -22,7 +22,7 @@ Row = dict[str, Any]  # of paired.json
 def seconds_per_volume(document: Results) -> list[float]:
     """Each call's seconds a volume; with several calls in flight the one figure of the whole window."""
     statistics, samples = document["statistics"], document["samples"]
-    if statistics is not None and int(document["settings"]["requested"]["streams"]) > 1:
+    if statistics is not None and document["settings"]["requested"]["streams"] > 1:
         return [1 / statistics["throughput"]]
     return [latency / 1e3 / volumes for latency, volumes in zip(samples["latency_ms"], samples["volumes"], strict=True)]
 

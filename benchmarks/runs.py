@@ -13,11 +13,13 @@ from pathlib import Path
 
 from benchmarks.contestants import Contestant
 from unet3d.commands.sweep import process
-from unet3d.errors import BenchmarkError, tell
+from unet3d.errors import BenchmarkError, UserError, tell
 from unet3d.files import write_atomically
+from unet3d.results import reader
 from unet3d.results.schema import Results
 
 OUTCOME = "outcome.json"
+LARGEST_OUTCOME = 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ def make(contestant: Contestant, command: Sequence[str], place: Path, prefix: Se
 def earlier(place: Path, command: Sequence[str]) -> Ended | None:
     """How an earlier run of the same command ended; None where there was none, or its results are gone."""
     try:
-        outcome = json.loads((place / OUTCOME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        outcome = reader.load_json(place / OUTCOME, LARGEST_OUTCOME, "outcome")
+    except UserError:
         return None
     if not isinstance(outcome, dict) or outcome.get("command") != list(command):
         return None

@@ -38,7 +38,7 @@ def weights_facts(kind="random", **changes):
 
 
 def effective(**changes):
-    facts = {"engine": "none", "device": "cpu", "precision": "fp32", "jit": "none", "layout": "none", "network": "none"}
+    facts = {"engine": "none", "device": "cpu", "precision": "fp32", "jit": "none", "layout": "contiguous", "network": "fast"}
     return Effective(**{**facts, **changes})
 
 

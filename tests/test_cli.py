@@ -69,7 +69,7 @@ def test_yaml_begins_with_the_samples_three_entries(performance):
 
 def test_json_holds_raw_samples_and_what_ran(performance):
     document = json.loads((performance[0] / "results.json").read_text())
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     assert len(document["samples"]["latency_ms"]) == 3
     mean = sum(document["samples"]["latency_ms"]) / 3
     assert document["statistics"]["mean"] == pytest.approx(mean)

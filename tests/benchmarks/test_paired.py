@@ -21,7 +21,7 @@ def results(latencies, throughput=None, streams=1, batch=1, commit="a" * 40):
         "statistics": {"throughput": throughput},
         "effective": {"engine": "engine 1"},
         "samples": {"latency_ms": latencies, "volumes": [batch] * len(latencies)},
-        "settings": {"requested": {"streams": str(streams)}},
+        "settings": {"requested": {"streams": streams}},
         "benchmark": {"git_commit": commit},
         "volume": {"shape": [4, 64, 64, 64], "tflop": 3.0},
         "weights": {"kind": "random"},

@@ -2,10 +2,10 @@
 
 import copy
 import json
-from dataclasses import asdict
 
 import numpy as np
 import pytest
+from made_results import dice_of_cases, replaced, results
 from scipy import stats
 
 from unet3d import cli
@@ -13,45 +13,6 @@ from unet3d.commands import compare
 from unet3d.commands.compare import measure, runs
 from unet3d.errors import UserError
 from unet3d.results import bootstrap
-from unet3d.results.timing import Sample, summarise
-
-
-def document(latencies, streams=1, ranks=1, **changes):
-    """results.json of calls with these latencies in ms, dealt out to ranks and streams in turn."""
-    clock, samples = {}, []
-    for index, milliseconds in enumerate(latencies):
-        lane = (index % ranks, index // ranks % streams)
-        start = clock.get(lane, 0.0)
-        clock[lane] = start + milliseconds / 1e3
-        samples.append(Sample(start, milliseconds / 1e3, rank=lane[0], stream=lane[1]))
-    requested = {"platform": "CPU", "precision": "bf16", "batch_size": "1", "streams": str(streams), "output_dir": "/somewhere"}
-    doc = {
-        "schema_version": 1,
-        "complete": True,
-        "incomplete_reason": None,
-        "mode": "performance",
-        "scenario": "loop",
-        "benchmark": {"version": "1.0.0", "git_commit": "abc", "git_dirty": False},
-        "settings": {"requested": requested},
-        "effective": {"engine": "torch 2.13.0", "precision": "bf16"},
-        "volume": {"shape": [4, 224, 224, 160]},
-        "weights": {"kind": "random", "base_features": 32},
-        "data": {"kind": "random"},
-        "accuracy": None,
-        "ranks": [{"rank": rank} for rank in range(ranks)] if ranks > 1 else [],
-        "environment": {"hardware": {"cpu": "A"}, "versions": {"torch": "2.13.0"}, "variables": {}},
-        "warnings": [],
-        "samples": {
-            "start_s": [s.start for s in samples],
-            "latency_ms": list(map(float, latencies)),
-            "stage_ms": [0.0] * len(samples),
-            "post_ms": [0.0] * len(samples),
-            "volumes": [1] * len(samples),
-            "rank": [s.rank for s in samples],
-        },
-        "statistics": asdict(summarise(samples, streams)),
-    }
-    return {**doc, **changes}
 
 
 @pytest.fixture
@@ -69,13 +30,13 @@ def noisy(seed, mean, count=20, spread=0.01):
 
 
 def test_one_run_against_itself_is_no_difference(save, capsys):
-    path = save("a", document(noisy(0, 100)))
+    path = save("a", results(noisy(0, 100)))
     assert compare.main([path, path]) == 0
     assert capsys.readouterr().out.count("no difference beyond noise") == 5
 
 
 def test_a_true_difference_is_found_with_its_size():
-    base, other = (runs.Side(name, [document(noisy(seed, mean))]) for name, seed, mean in (("a", 0, 100), ("b", 1, 80)))
+    base, other = (runs.Side(name, [results(noisy(seed, mean))]) for name, seed, mean in (("a", 0, 100), ("b", 1, 80)))
     ratios = measure.ratios(base, other)
     assert ratios["throughput"].beyond_noise
     assert ratios["throughput"].low < 1.25 < ratios["throughput"].high
@@ -116,8 +77,8 @@ def test_interval_is_that_of_the_t_test_where_that_holds():
 
 
 def test_runs_that_differ_from_one_another_hide_a_difference_that_one_pair_shows(save):
-    firsts = [document(noisy(seed, mean, spread=0.002)) for seed, mean in ((0, 100), (1, 108), (2, 96))]
-    seconds = [document(noisy(seed, mean, spread=0.002)) for seed, mean in ((3, 103), (4, 97), (5, 107))]
+    firsts = [results(noisy(seed, mean, spread=0.002)) for seed, mean in ((0, 100), (1, 108), (2, 96))]
+    seconds = [results(noisy(seed, mean, spread=0.002)) for seed, mean in ((3, 103), (4, 97), (5, 107))]
     assert measure.ratios(runs.Side("a", firsts[:1]), runs.Side("b", seconds[:1]))["throughput"].beyond_noise
     assert not measure.ratios(runs.Side("a", firsts), runs.Side("b", seconds))["throughput"].beyond_noise
     path = ",".join(save(f"r{index}", doc) for index, doc in enumerate(firsts))
@@ -126,27 +87,27 @@ def test_runs_that_differ_from_one_another_hide_a_difference_that_one_pair_shows
 
 @pytest.mark.parametrize(("streams", "ranks"), [(1, 1), (3, 1), (1, 2), (2, 2)])
 def test_bootstrapped_throughput_is_that_of_the_results(streams, ranks):
-    doc = document(noisy(2, 100, count=24, spread=0.1), streams, ranks)
+    doc = results(noisy(2, 100, count=24, spread=0.1), streams, ranks)
     parts = measure.series(doc, "throughput")
     assert 24 / max(part.sum() for part in parts) == pytest.approx(doc["statistics"]["throughput"])
 
 
 @pytest.mark.parametrize(("mean", "code"), [(100, 0), (103, 0), (112, 1), (80, 0)])
 def test_exit_code_for_ci(save, capsys, mean, code):
-    base, other = save("base", document(noisy(0, 100))), save("other", document(noisy(1, mean)))
+    base, other = save("base", results(noisy(0, 100))), save("other", results(noisy(1, mean)))
     assert cli.main(["compare", base, other, "--fail-if-slower", "5%"]) == code
     assert ("FAIL" in capsys.readouterr().out) == bool(code)
 
 
 def test_noise_does_not_fail_ci_but_is_named(save, capsys):
-    base, other = save("base", document(noisy(5, 100, 10, 0.3))), save("other", document(noisy(6, 112, 10, 0.3)))
+    base, other = save("base", results(noisy(5, 100, 10, 0.3))), save("other", results(noisy(6, 112, 10, 0.3)))
     assert measure.ratios(runs.read(base), runs.read(other))["throughput"].value < 0.95
     assert cli.main(["compare", base, other, "--fail-if-slower=5%"]) == 0
     assert "too noisy to tell" in capsys.readouterr().out
 
 
 def test_gate_needs_samples(save):
-    base, other = save("base", document([100] * 4)), save("other", document([200] * 4))
+    base, other = save("base", results([100] * 4)), save("other", results([200] * 4))
     with pytest.raises(UserError, match="at least 5 calls"):
         compare.main([base, other, "--fail-if-slower", "5"])
     assert "cannot be told" in measure.verdict(measure.ratios(runs.read(base), runs.read(other))["mean"], False)
@@ -156,15 +117,15 @@ def test_gate_needs_samples(save):
     "change",
     [
         {"complete": False, "incomplete_reason": "stopped by SIGTERM"},
-        {"volume": {"shape": [4, 64, 64, 64]}},
-        {"weights": {"kind": "mlperf", "base_features": 32}},
-        {"mode": "accuracy"},
+        {"volume": {"shape": [4, 64, 64, 64], "standard": False, "tflop": 1.0}},
+        {"weights": {"kind": "mlperf", "sha256": None, "path": None, "base_features": 32, "parameters": 1}},
+        {"mode": "accuracy", "accuracy": dice_of_cases({"a": {"WT": 0.9, "TC": 0.8, "ET": 0.7}})},
         {"scenario": "SingleStream"},
         {"data": {"kind": "BraTS 2019"}},
     ],
 )
 def test_other_workloads_are_refused_unless_asked_for(save, capsys, change):
-    base, other = save("base", document(noisy(0, 100))), save("other", document(noisy(1, 100), **change))
+    base, other = save("base", results(noisy(0, 100))), save("other", results(noisy(1, 100), **change))
     assert cli.main(["compare", base, other]) == 2
     errors = capsys.readouterr().err
     assert "must not be compared" in errors
@@ -174,15 +135,14 @@ def test_other_workloads_are_refused_unless_asked_for(save, capsys, change):
 
 
 def test_another_batch_size_is_another_workload(save):
-    doc = document(noisy(1, 100))
-    changed = copy.deepcopy(doc)
-    changed["settings"]["requested"]["batch_size"] = "2"
+    doc = results(noisy(1, 100))
+    changed = replaced(doc, ("settings", "requested", "batch_size"), 2)
     with pytest.raises(UserError, match="batch size: 1 and 2"):
         compare.main([save("one", doc), save("two", changed)])
 
 
 def test_every_difference_is_named_and_nothing_else():
-    doc = document(noisy(0, 100))
+    doc = results(noisy(0, 100))
     other = copy.deepcopy(doc)
     other["settings"]["requested"] |= {"precision": "fp32", "output_dir": "/elsewhere"}
     other["environment"]["versions"]["torch"] = "2.14.0"
@@ -202,7 +162,7 @@ def test_every_difference_is_named_and_nothing_else():
 def test_dice_is_compared_case_by_case():
     def side(name, shift):
         scores = {f"c{i}": {"WT": 0.3 + 0.06 * i + shift, "TC": 0.5, "ET": None if i == 0 else 0.4} for i in range(10)}
-        return runs.Side(name, [document(noisy(0, 100), accuracy={"cases": scores})])
+        return runs.Side(name, [results(noisy(0, 100), accuracy=dice_of_cases(scores))])
 
     differences = measure.dice(side("a", 0.0), side("b", 0.01))
     assert differences["WT"] == pytest.approx((0.01, 0.01, 0.01))  # far below the cases' spread, yet certain
@@ -211,7 +171,7 @@ def test_dice_is_compared_case_by_case():
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema_version": 2}', '{"schema_version": 1, "samples": {}}', "\xff"])
 def test_broken_files_are_one_line(save, tmp_path, capsys, text):
-    good = save("good", document(noisy(0, 100)))
+    good = save("good", results(noisy(0, 100)))
     (tmp_path / "bad.json").write_bytes(text.encode("latin-1"))
     assert cli.main(["compare", good, str(tmp_path / "bad.json")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
@@ -234,7 +194,7 @@ def test_bad_command_lines_are_one_line(words, capsys):
 
 def test_markdown_is_a_table(save, capsys):
     base, other, third = (
-        save(name, document(noisy(seed, mean))) for name, seed, mean in (("a", 0, 100), ("b", 1, 90), ("c", 2, 110))
+        save(name, results(noisy(seed, mean))) for name, seed, mean in (("a", 0, 100), ("b", 1, 90), ("c", 2, 110))
     )
     assert compare.main([base, other, third, "--markdown"]) == 0
     out = capsys.readouterr().out

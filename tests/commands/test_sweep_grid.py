@@ -3,9 +3,9 @@
 import pytest
 
 from unet3d.commands import sweep
-from unet3d.commands.sweep import grid
+from unet3d.commands.sweep import grid, grid_file
 from unet3d.config import parse
-from unet3d.errors import UserErrors
+from unet3d.errors import UserError, UserErrors, messages_of
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def test_columns_are_settings_however_they_are_written(tmp_path):
     path = write(
         tmp_path, '\ufeff# note\nENGINE, --batch-size,volume-shape,name\nTorch, 2,"64,64,64",first\n\nopenvino,,64x64x32,\n'
     )
-    first, second = grid.read(path, given())
+    first, second = grid_file.read(path, given())
     assert first.settings == {"engine": "torch", "batch_size": "2", "volume_shape": "64,64,64"}
     assert first.name == "first"
     assert second.settings == {"engine": "openvino", "volume_shape": "64,64,32"}
@@ -41,7 +41,7 @@ def test_columns_are_settings_however_they_are_written(tmp_path):
 
 def test_yaml_lists_stand_for_a_row_with_each_value(tmp_path):
     path = write(tmp_path, "- {engine: torch, jit: [none, Compile], amp: no}\n- engine: openvino\n  streams: 2\n", "g.yml")
-    assert [(configuration.name, dict(configuration.settings)) for configuration in grid.read(path, given())] == [
+    assert [(configuration.name, dict(configuration.settings)) for configuration in grid_file.read(path, given())] == [
         ("torch-none-amp-no", {"engine": "torch", "jit": "none", "amp": "no"}),
         ("torch-compile-amp-no", {"engine": "torch", "jit": "compile", "amp": "no"}),
         ("openvino-streams-2", {"engine": "openvino", "streams": "2"}),
@@ -71,18 +71,18 @@ def test_yaml_lists_stand_for_a_row_with_each_value(tmp_path):
         ),
         ("g.yaml", "engine: torch\n", "rows are missing"),
         ("g.yaml", "- {engine: [torch\n", "not valid YAML in line 2"),
-        ("g.yaml", "- {engine: {a: 1}}\n", "is not allowed; use torch, openvino, onnxruntime"),
+        ("g.yaml", "- {engine: {a: 1}}\n", "a mapping is not allowed as engine in line 1"),
         ("g.txt", "engine\n", "a grid is a .yaml, .yml or .csv file"),
     ],
 )
 def test_a_bad_grid_is_one_line_and_nothing_runs(tmp_path, monkeypatch, name, text, told):
     monkeypatch.setenv("OUTPUT_DIR", str(tmp_path / "out"))
     path = write(tmp_path, text, name)
-    with pytest.raises(UserErrors) as caught:
+    with pytest.raises(UserError) as caught:
         sweep.main(["--grid", str(path), "--seed", "3"])
-    assert len(caught.value.messages) == 1
-    assert "\n" not in caught.value.messages[0]
-    assert told in caught.value.messages[0]
+    assert len(messages_of(caught.value)) == 1
+    assert "\n" not in messages_of(caught.value)[0]
+    assert told in messages_of(caught.value)[0]
     assert not (tmp_path / "out").exists()
 
 
@@ -102,9 +102,9 @@ def test_bad_options_are_one_line(words, told, capsys):
         assert sweep.main(words) == 0
         assert "left out: onnxruntime-bf16-streams-1" in capsys.readouterr().out
         return
-    with pytest.raises(UserErrors) as caught:
+    with pytest.raises(UserError) as caught:
         sweep.main(words)
-    assert [told in message for message in caught.value.messages] == [True]
+    assert [told in message for message in messages_of(caught.value)] == [True]
 
 
 def test_nothing_that_can_run_is_an_error(tmp_path):
@@ -115,10 +115,10 @@ def test_nothing_that_can_run_is_an_error(tmp_path):
 
 def test_a_wrong_setting_around_the_grid_is_told_once_without_a_row(tmp_path):
     path = write(tmp_path, "jit\nnone\ntrace\n")
-    with pytest.raises(UserErrors) as caught:
+    with pytest.raises(UserError) as caught:
         sweep.main(["--grid", str(path), "--dummy", "no"])
-    assert len(caught.value.messages) == 1
-    assert caught.value.messages[0].startswith("DUMMY=no needs volumes")
+    assert len(messages_of(caught.value)) == 1
+    assert messages_of(caught.value)[0].startswith("DUMMY=no needs volumes")
 
 
 def test_the_machines_grid_varies_what_is_left_open():

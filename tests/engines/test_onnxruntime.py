@@ -28,7 +28,7 @@ def test_fp32_equals_nnunet(narrow_reference, tmp_path_factory, batch):
         expected = narrow_reference(torch.from_numpy(x)).numpy()
     assert np.abs(engine.compare(x) - expected).max() < 1e-5 * np.abs(expected).max()
     effective = engine.effective()
-    assert (effective.precision, effective.device, effective.network) == ("fp32", "CPU", "reference")
+    assert (effective.precision, effective.device, effective.network) == ("fp32", "cpu", "reference")
 
 
 def test_a_stream_is_a_session_with_its_share_of_threads(narrow_reference, tmp_path_factory):

@@ -137,7 +137,7 @@ def test_results_say_that_our_operators_ran(narrow_reference, jit):
     engine = engine_for(narrow_reference, jit=jit)
     engine.compare(VOLUME)
     effective = engine.effective()
-    assert effective.details["operators"].startswith("native") and effective.network == "CpuUNet"
+    assert effective.details["operators"].startswith("native") and effective.network == "fast"
     assert not engine.warnings
 
 
@@ -147,6 +147,6 @@ def test_results_and_a_warning_say_why_our_operators_did_not(narrow_reference, m
     engine.compare(VOLUME)
     effective = engine.effective()
     assert effective.details["operators"] == "fallback: no C++ compiler (install g++)"
-    assert effective.network == "InferenceUNet"
+    assert (effective.network, effective.details["class"]) == ("fast", "InferenceUNet")
     [(name, text)] = engine.warnings
     assert name == "fallback-operators" and "install g++" in text

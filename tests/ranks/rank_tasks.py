@@ -21,7 +21,7 @@ CALLS = 4
 
 def measure(plan, record, out, group, after=lambda index: None):
     """CALLS calls, each 20 ms long on even ranks and 30 ms on odd ones; `after` is called with each one's index."""
-    record.effective = Effective("none", "cpu", record.settings.precision, "none", "none", "none")
+    record.effective = Effective("none", "cpu", record.settings.precision, "none", "contiguous", "fast")
     record.weights, record.data = WeightsFacts("random", None, None, 8, 1), VolumesFacts(kind="random")
     record.check = Agreement((1, 4, *SHAPE), 0.01 * (group.rank + 1), 1.0, 1.0, True)
     record.load_seconds, record.warm_up = {"build": 1.0 + group.rank}, WarmUpFacts(0, "none", True, [])

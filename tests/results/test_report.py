@@ -252,7 +252,7 @@ def test_verb_draws_anew_and_refuses_what_is_no_result(run, tmp_path, capsys):
     assert (run / "report.html").read_text().startswith("<!DOCTYPE html>")
     (tmp_path / "results.json").write_text("{")
     for path in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(UserError, match="name the OUTPUT_DIR of a run"):
+        with pytest.raises(UserError, match="results.json of a run"):
             report_verb.main([str(path)])
     assert cli.main(["report", str(tmp_path)]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

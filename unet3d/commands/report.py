@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unet3d.commands.arguments import OneLineParser
-from unet3d.results import report
+from unet3d.results import reader, report
 
 DESCRIPTION = f"Draw {report.FILE} of a finished run anew from its results.json. At the end of a run it is drawn by itself."
 
@@ -25,5 +25,5 @@ def main(argv: Sequence[str]) -> int:
         return 0
     given = parser.parse_args(argv)
     path = given.folder / "results.json" if given.folder.is_dir() else given.folder
-    print(report.write(report.read(path), path.parent))
+    print(report.write(reader.read(path), path.parent))
     return 0

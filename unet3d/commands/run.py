@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from unet3d.devices import topology
+from unet3d.devices import host, topology
 from unet3d.engines import registry
 from unet3d.errors import BenchmarkError, ExitCode, Stopped, UserError, tell
 from unet3d.files import move_aside, prepare_folder, write_atomically
@@ -53,6 +53,8 @@ def carry_out(plan: Plan, argv: Sequence[str]) -> int:
     """Run, write results and report, print the summary; returns the exit code."""
     folder = plan.settings.output_dir
     record, out = Record(plan.settings, command=["predict.py", *argv]), Console()
+    # Before this process is bound to some of its cores.
+    record.environment["hardware"] = host.hardware()
     moved = [name for name in document.FILES if move_aside(folder / name)]
     out.open_log(folder / "output_raw.log")
     if moved:

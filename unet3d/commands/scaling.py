@@ -17,7 +17,8 @@ from unet3d.config.values import Asked
 from unet3d.errors import Stopped, UserErrors
 from unet3d.files import move_aside, write_atomically
 from unet3d.planning import resolve
-from unet3d.results import report
+from unet3d.results import reader
+from unet3d.results.document import plain
 from unet3d.results.schema import Results, Statistics
 
 # Chosen for each run; what the user gave for them, if anything, is the whole's.
@@ -129,12 +130,14 @@ def _carry_out(todo: Sequence[Point], folder: Path, command: list[str], command_
             code, reason = stop.exit_code, f"stopped by {stop.name}"
         if code:
             break
-        rows.append(_row(point, report.read(target / "results.json"), target))
+        rows.append(_row(point, reader.read(target / "results.json"), target))
     efficiency(rows)
     write_atomically(
         folder / "scaling.json",
         json.dumps(
-            {"schema_version": 1, "complete": reason is None, "incomplete_reason": reason, "command": command, "rows": rows},
+            plain(
+                {"schema_version": 1, "complete": reason is None, "incomplete_reason": reason, "command": command, "rows": rows}
+            ),
             indent=1,
         )
         + "\n",

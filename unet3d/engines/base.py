@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 # Layouts as `Effective` calls them; an engine with a blocked layout uses its own name.
 CHANNELS_LAST, CONTIGUOUS = "channels_last_3d", "contiguous"
+# Forms of the network as `Effective` and NETWORK call them: one of ours for inference, or nnU-Net's own.
+FAST, REFERENCE = "fast", "reference"
 # Intel Extension for PyTorch has no other.
 IPEX_PLATFORMS = ("Flex", "Max", "CPU")
 
@@ -99,12 +101,12 @@ class Operator:
 class Effective:
     """What ran, as the running software itself reports it."""
 
-    engine: str
-    device: str
+    engine: str  # name and version
+    device: str  # as PyTorch names it, whatever the engine: cpu, cuda:0, xpu:0
     precision: str  # data type of the convolutions' inputs
     jit: str
     layout: str  # CHANNELS_LAST, CONTIGUOUS, or the engine's own name for its blocked layout
-    network: str
+    network: str  # FAST or REFERENCE
     amp: bool | None = None
     ipex: bool = False
     details: Mapping[str, object] = field(default_factory=dict)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from unet3d import places
 from unet3d.devices import host
+from unet3d.devices.base import Device
 from unet3d.engines.base import Engine
 from unet3d.errors import OutOfMemory
 from unet3d.measure import loop, prepare, rates
@@ -38,7 +39,7 @@ def run(plan: Plan, record: Record, out: Console, group: Group | None = None) ->
             for, OutOfMemory.
     """
     group = group or SingleProcess()
-    record.environment.update(environment())
+    record.environment = {**environment(), "hardware": machine(plan.device, record.environment.get("hardware"))}
     try:
         _steps(plan, record, out, group)
     except Exception as error:
@@ -48,15 +49,20 @@ def run(plan: Plan, record: Record, out: Console, group: Group | None = None) ->
 
 
 def environment() -> Section:
-    """Commit, hardware, versions and variables that a result is of."""
+    """Commit, versions and variables that a result is of."""
     commit, dirty = host.git_state(places.ROOT)
     return {
         "git_commit": commit,
         "git_dirty": dirty,
-        "hardware": host.hardware(),
         "versions": host.versions(),
         "variables": host.variables(),
     }
+
+
+def machine(device: Device, seen: Section | None) -> Section:
+    """The machine and the device that runs. seen: the machine as a process saw it that was not bound to some of its cores."""
+    hardware = seen or host.hardware()
+    return hardware if device.is_host else {**hardware, "device": device.properties().name}
 
 
 def _steps(plan: Plan, record: Record, out: Console, group: Group) -> None:

@@ -147,8 +147,11 @@ def hand_over(record: Record) -> dict[str, Any]:
 
 def take_over(record: Record, fields: Mapping[str, Any]) -> None:
     """Put what rank 0 has handed over into the record of the process that started it."""
+    seen = record.environment.get("hardware", {})
     for name in FIELDS:
         setattr(record, name, fields[name])
+    # A rank is bound to some of the cores; the machine is what the process saw that started it.
+    record.environment["hardware"] = {**record.environment.get("hardware", {}), **seen}
 
 
 def table(record: Record) -> list[str]:

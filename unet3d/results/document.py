@@ -12,16 +12,17 @@ from typing import Any, cast
 
 import yaml
 
-from unet3d.config import kinds
 from unet3d.config.settings import BY_NAME
+from unet3d.config.values import Settings
 from unet3d.files import write_atomically
+from unet3d.results.private import without_homes
+from unet3d.results.reader import SCHEMA_VERSION
 from unet3d.results.record import Record
 from unet3d.results.timing import Sample, Statistics, summarise
 from unet3d.version import __version__
 from unet3d.workload import MODALITIES, SHAPE
 
 Document = dict[str, Any]  # results.json, or a part of it
-SCHEMA_VERSION = 1
 FILES = ("results.yaml", "results.json", "output_raw.log", "report.html", "slices.npz", "profile.json")
 REGION_KEYS = (("WT", "accuracy_whole_tumor"), ("TC", "accuracy_tumor_core"), ("ET", "accuracy_enhancing_tumor"))
 _WRITING = threading.Lock()
@@ -33,9 +34,18 @@ def statistics(record: Record) -> Statistics | None:
     return summarise(record.samples, record.settings.streams) if record.samples else None
 
 
+def requested(settings: Settings) -> Document:
+    """`settings.requested` of results.json: each setting's value."""
+    values: Document = plain(settings.values())
+    return values
+
+
 def document(record: Record) -> Document:
-    """Everything about the run, as `results.json` holds it (schema_version 1)."""
-    settings, stats = record.settings, statistics(record)
+    """Everything about the run, as `results.json` holds it, see `unet3d.results.schema`."""
+    settings = record.settings
+    # Another thread may add to them meanwhile: figures and samples are of the same ones.
+    samples = list(record.samples)
+    stats = summarise(samples, settings.streams) if samples else None
     doc: Document = plain(
         {
             "schema_version": SCHEMA_VERSION,
@@ -53,7 +63,7 @@ def document(record: Record) -> Document:
             "started": record.started.isoformat(),
             "finished": record.finished and record.finished.isoformat(),
             "settings": {
-                "requested": {name: kinds.show(value) for name, value in settings.values().items()},
+                "requested": requested(settings),
                 "source": settings.sources,
                 "reasons": settings.reasons,
             },
@@ -69,7 +79,7 @@ def document(record: Record) -> Document:
             "load_seconds": record.load_seconds,
             "warm_up": _fields(record.warm_up),
             "planned_calls": record.planned_calls,
-            "samples": _samples(record.samples),
+            "samples": _samples(samples),
             "statistics": stats and {**asdict(stats), "tflops": stats.throughput * record.tflop_per_volume},
             "accuracy": _accuracy(record),
             "memory": _fields(record.memory),
@@ -168,16 +178,16 @@ def _mebibytes(count: int | None) -> float | None:
 
 def labels(doc: Mapping[str, Any]) -> Document:
     """What the numbers of `results.yaml` are of."""
-    effective, requested = doc["effective"], doc["settings"]["requested"]
+    effective, chosen = doc["effective"], doc["settings"]["requested"]
     return {
         "complete": doc["complete"],
         "incomplete_reason": doc["incomplete_reason"],
         "mode": doc["mode"],
         "scenario": doc["scenario"],
-        "platform": requested["platform"],
+        "platform": chosen["platform"],
         **{name: effective.get(name) for name in ("device", "engine", "precision", "jit", "network", "layout", "ipex")},
-        "batch_size": int(requested["batch_size"]),
-        "streams": int(requested["streams"]),
+        "batch_size": chosen["batch_size"],
+        "streams": chosen["streams"],
         "ranks": max(1, len(doc["ranks"])),
         "calls": len(doc["samples"]["latency_ms"]),
         "volume": doc["volume"]["shape"],
@@ -209,15 +219,20 @@ def write(record: Record, folder: Path) -> Document:
 
 
 def plain(value: Any) -> Any:
-    """Only what JSON and YAML have: no numpy scalars, tuples, paths, NaN or infinity (those become null)."""
+    """Only what JSON and YAML have: no numpy scalars, tuples, paths, NaN or infinity (those become null).
+
+    Text tells of no home folder, see `unet3d.results.private`.
+    """
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {plain(str(key)): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(item) for item in value]
-    if value is None or isinstance(value, (bool, int, str)):
+    if isinstance(value, str):
+        return without_homes(value)
+    if value is None or isinstance(value, (bool, int)):
         return value
     if hasattr(value, "item"):
         return plain(value.item())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return str(value)
+    return without_homes(str(value))

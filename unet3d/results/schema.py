@@ -1,16 +1,79 @@
-"""The keys of results.json, schema_version 1, as those who read one use them.
+"""The keys of results.json, schema_version 2, as those who read one use them: the one declaration of them.
 
-A document of an interrupted run has all keys of `Results` too, but what was not known yet is None or empty. Mappings
-whose keys a machine, an engine or a library decides are left open.
+`results.schema.json` beside this file is the same as JSON Schema, for other programs and for `unet3d.results.reader`;
+`python -m unet3d.results.json_schema` writes it from here. A document of an interrupted run has all keys of `Results` too,
+but what was not known yet is None or empty. Mappings whose keys a machine, an engine or a library decides are left open.
+
+Readers ignore keys that they do not know, so a key may be added within this version, as NotRequired. Text never names a
+home folder: this user's is written as `~`, another one's as `/home/…`, see `unet3d.results.private`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NotRequired, TypedDict, cast
+from dataclasses import dataclass
+from typing import Annotated, Literal, NotRequired, Required, TypedDict, cast
 
 # What JSON can hold.
 Value = str | int | float | bool | None | Sequence["Value"] | Mapping[str, "Value"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Which numbers are allowed, ends included."""
+
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Which texts are allowed: a regular expression that matches all of one."""
+
+    regex: str
+
+
+@dataclass(frozen=True)
+class Length:
+    """How many items a list has."""
+
+    least: int
+    most: int
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Keys that a mapping has besides those that are left open."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EmptyUntilKnown:
+    """The mapping is empty, or has all of these keys."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Together:
+    """Where the mapping has the first key, it has the others too."""
+
+    first: str
+    others: tuple[str, ...]
+
+
+# No clock resolves less than a picosecond, and no run lasts 30 years.
+Latency = Annotated[float, Limits(1e-9, 1e12)]  # ms of a call that was made
+Milliseconds = Annotated[float, Limits(0, 1e12)]
+Seconds = Annotated[float, Limits(0, 1e9)]
+Start = Annotated[float, Limits(-1e9, 1e9)]  # seconds; several machines' clocks are put on one
+Rate = Annotated[float, Limits(1e-15, 1e15)]
+Count = Annotated[int, Limits(0, 2**53)]
+AtLeastOne = Annotated[int, Limits(1, 2**53)]
+Share = Annotated[float, Limits(0, 1)]
+Scores = Annotated[dict[str, Share | None], Keys(("WT", "TC", "ET"))]  # Dice by region; None where it is undefined
+Means = Annotated[dict[str, Share | None], Keys(("WT", "TC", "ET", "total"))]
 
 
 class Benchmark(TypedDict):
@@ -23,23 +86,68 @@ class Benchmark(TypedDict):
     git_dirty: bool | None
 
 
-class Settings(TypedDict):
-    """Each setting by name: its value as text, where it came from, and why it was chosen where the machine chose it."""
+class Requested(TypedDict, total=False):
+    """Each setting with its value, None where there is none. One that a document lacks did not exist when it was written."""
 
-    requested: dict[str, str]
+    platform: Required[str]
+    precision: Required[str]
+    engine: Required[str]
+    jit: Required[str]
+    network: Required[str]
+    ipex: bool
+    amp: bool
+    multi_tile: bool
+    devices: AtLeastOne
+    instances: AtLeastOne
+    nnodes: AtLeastOne
+    node_rank: Count | None
+    rdzv_endpoint: str | None
+    rank_timeout: AtLeastOne
+    scaling: list[AtLeastOne] | None
+    batch_size: Required[AtLeastOne]
+    num_iterations: Required[AtLeastOne]
+    warm_up: Count | None
+    streams: Required[AtLeastOne]
+    threads: AtLeastOne
+    scenario: str
+    min_duration: Count | None
+    telemetry: bool
+    profile: bool
+    input_on_device: Required[bool]
+    dummy: bool
+    dataset_dir: str | None
+    preprocessed_dir: str | None
+    fold: Count
+    num_images: AtLeastOne | Literal["all"]
+    weights: str
+    seed: Count
+    volume_shape: Annotated[list[AtLeastOne], Length(3, 3)]
+    output_dir: str
+    save_segmentations: bool
+    status_prints: AtLeastOne
+
+
+class Settings(TypedDict):
+    """Each setting's value, where it came from (flag, variable or default), and why where the machine chose it."""
+
+    requested: Requested
     source: dict[str, str]
     reasons: dict[str, str]
 
 
 class Effective(TypedDict, total=False):
-    """What the running software itself reported; empty before the network is loaded."""
+    """What the running software itself reported; empty before the network is loaded.
+
+    engine: its name and version. device: as PyTorch names it, whatever the engine. network: `fast`, a form of ours for
+    inference, or `reference`, nnU-Net's own; `details` names the class. details: what only this engine has.
+    """
 
     engine: str
-    device: str
+    device: Annotated[str, Pattern(r"(cpu|cuda:[0-9]+|xpu:[0-9]+)")]
     precision: str
     jit: str
     layout: str
-    network: str
+    network: Literal["fast", "reference"]
     amp: bool | None
     ipex: bool
     details: dict[str, Value]
@@ -48,9 +156,9 @@ class Effective(TypedDict, total=False):
 class Volume(TypedDict):
     """One volume: [modality, z, y, x], whether it is the benchmark's, and 1e12 FLOP of one inference."""
 
-    shape: list[int]
+    shape: Annotated[list[AtLeastOne], Length(4, 4)]
     standard: bool
-    tflop: float
+    tflop: Annotated[float, Limits(0, 1e9)]
 
 
 class Weights(TypedDict, total=False):
@@ -59,18 +167,18 @@ class Weights(TypedDict, total=False):
     kind: str
     sha256: str | None
     path: str | None
-    base_features: int
-    parameters: int
+    base_features: AtLeastOne
+    parameters: Count
 
 
 class Data(TypedDict, total=False):
-    """The volumes: random ones have a seed, those of a data set have a fold and cases."""
+    """The volumes, empty before they are chosen: random ones have a seed, those of a data set have a fold and cases."""
 
     kind: str
-    seed: int
+    seed: Count
     distribution: str
     path: str
-    fold: int
+    fold: Count
     cases: list[str]
     standard_names: bool
     preprocessed_dir: str
@@ -80,68 +188,79 @@ class Data(TypedDict, total=False):
 class Check(TypedDict):
     """The comparison with fp32 on a small volume."""
 
-    shape: list[int]
+    shape: list[AtLeastOne]
     relative_error: float
-    label_agreement: float
+    label_agreement: Share
     limit: float
     finite: bool
 
 
 class WarmUp(TypedDict, total=False):
-    """The calls before the timed ones."""
+    """The calls before the timed ones; empty before they are made."""
 
-    calls: int
+    calls: Count
     rule: str
     settled: bool
-    latency_ms: list[float]
+    latency_ms: list[Latency]
 
 
 class Samples(TypedDict):
     """One item a timed call in each list."""
 
-    start_s: list[float]
-    latency_ms: list[float]
-    stage_ms: list[float]
-    post_ms: list[float]
-    volumes: list[int]
-    stream: list[int]
-    rank: list[int]
+    start_s: list[Start]
+    latency_ms: list[Latency]
+    stage_ms: list[Milliseconds]
+    post_ms: list[Milliseconds]
+    volumes: list[AtLeastOne]
+    stream: list[Count]
+    rank: list[Count]
     cases: list[list[str]]
 
 
 class Statistics(TypedDict):
     """See `unet3d.results.timing.Statistics`: latencies in milliseconds, throughputs in volumes a second."""
 
-    calls: int
-    volumes: int
-    mean: float
-    median: float
-    p50: float
-    p90: float
-    p99: float
-    min: float
-    max: float
-    stdev: float
+    calls: AtLeastOne
+    volumes: AtLeastOne
+    mean: Latency
+    median: Latency
+    p50: Latency
+    p90: Latency
+    p99: Latency
+    min: Latency
+    max: Latency
+    stdev: Milliseconds
     cv: float
-    throughput: float
-    throughput_with_overhead: float
-    latency_with_overhead: float
-    tflops: float
+    throughput: Rate
+    throughput_with_overhead: Rate
+    latency_with_overhead: Latency
+    tflops: Annotated[float, Limits(0, 1e15)]
+
+
+class Fp32Accuracy(TypedDict):
+    """Dice of nnU-Net's fp32 network on the same cases."""
+
+    WT: Share | None
+    TC: Share | None
+    ET: Share | None
+    total: Share | None
+    cases: dict[str, Scores]
 
 
 class Accuracy(TypedDict):
     """Dice as fractions: means of the regions, their mean, and each case's; None where a region is nowhere."""
 
-    WT: float | None
-    TC: float | None
-    ET: float | None
-    total: float | None
-    undefined: dict[str, int]
-    cases: dict[str, dict[str, float | None]]
+    WT: Share | None
+    TC: Share | None
+    ET: Share | None
+    total: Share | None
+    undefined: dict[str, Count]
+    cases: dict[str, Scores]
     weights: str | None
-    fp32: NotRequired[dict[str, float | None]]
-    mlperf_reference: NotRequired[dict[str, float]]
-    difference_from_mlperf: NotRequired[dict[str, float | None]]
+    fp32: NotRequired[Fp32Accuracy]
+    relative_loss_from_fp32: NotRequired[dict[str, float | None]]
+    mlperf_reference: NotRequired[Annotated[dict[str, Share], Keys(("WT", "TC", "ET", "total"))]]
+    difference_from_mlperf: NotRequired[Annotated[dict[str, float | None], Keys(("WT", "TC", "ET", "total"))]]
 
 
 def dice_of(accuracy: Accuracy, region: str) -> float | None:
@@ -150,18 +269,36 @@ def dice_of(accuracy: Accuracy, region: str) -> float | None:
 
 
 class Memory(TypedDict, total=False):
-    """Peaks in bytes; None for a device that has no memory of its own."""
+    """Peaks in bytes, empty before the end; None for a device that has no memory of its own."""
 
-    peak_host_bytes: int
-    peak_device_bytes: int | None
+    peak_host_bytes: Count
+    peak_device_bytes: Count | None
+
+
+class Hardware(TypedDict, total=False):
+    """The machine as a process sees it that is bound to none of its cores; `device`: what ran, where that is not the CPU."""
+
+    cpu: str
+    device: str
+    architecture: str
+    logical_cpus: AtLeastOne | None
+    usable_cores: AtLeastOne
+    numa_nodes: AtLeastOne
+    instructions: list[str]
+    frequency_governor: str | None
+    memory_bytes: Count
+    kernel: str
+    system: str
+    container: bool
+    host: str
 
 
 class Environment(TypedDict, total=False):
-    """The machine and its software; empty before they are looked at."""
+    """The machine and its software; parts are absent before they are looked at."""
 
     git_commit: str | None
     git_dirty: bool | None
-    hardware: dict[str, Value]
+    hardware: Hardware
     versions: dict[str, str]
     variables: dict[str, str]
 
@@ -170,7 +307,7 @@ class Figure(TypedDict):
     """A row of results.yaml."""
 
     key: str
-    value: float | None
+    value: float | str | None
     unit: str
 
 
@@ -194,29 +331,32 @@ class Energy(TypedDict):
     """Joules by counter ("NVML", "RAPL"), in all and a volume."""
 
     joules: dict[str, float]
-    volumes: int
+    volumes: Count
     joules_per_volume: dict[str, float]
     covers: str
 
 
 class Telemetry(TypedDict):
-    """Readings while measuring; `series` has the seconds under `time_s`."""
+    """Readings while measuring; `series` has the seconds under `time_s`, and lists of that length."""
 
-    samples: int
-    series: dict[str, list[float | None]]
+    samples: Count
+    series: Annotated[dict[str, list[float | None]], Keys(("time_s",))]
     summary: dict[str, Spread]
     absent: list[str]
     energy: Energy | None
+    period_s: NotRequired[Seconds]
+    window_s: NotRequired[Seconds]
+    sampling_share: NotRequired[float]
 
 
 class Layer(TypedDict):
     """One operator of the profiled inference."""
 
     name: str
-    shapes: list[list[int]]
-    ms: float
-    flop: int
-    bytes: int
+    shapes: list[list[Count]]
+    ms: Milliseconds
+    flop: float
+    bytes: float
     share_of_time: float
     share_of_matmul: float | None
     share_of_copy: float | None
@@ -227,46 +367,102 @@ class Ceilings(TypedDict):
 
     device: str
     precision: str
-    threads: int | None
-    matmul_tflops: float | None
-    copy_gbs: float
+    threads: Count | None
+    matmul_tflops: Rate | None
+    copy_gbs: Rate
     matmul_how: str
+
+
+class Place(TypedDict):
+    """What a process was bound to, see `unet3d.results.facts.Bound`."""
+
+    name: str
+    threads: Count
+    cpus: str | None
+    memory_nodes: str | None
+    memory_not_bound: str | None
+    variables: dict[str, str]
+
+
+class Rank(TypedDict, total=False):
+    """One rank of several: where it ran, and its own figures as `Statistics` has them."""
+
+    rank: Required[Count]
+    node: Count
+    host: str
+    place: Place
+    device: str
+    calls: Count
+    volumes: Count
+    throughput: Rate
+    throughput_with_overhead: Rate
+    latency_mean_ms: Latency
+    latency_p90_ms: Latency
+    busy_s: Seconds
+    peak_host_bytes: Count
+    peak_device_bytes: Count | None
+    check: Check
+    warm_up: WarmUp
+    load_seconds: dict[str, Seconds]
+
+
+class Pool(TypedDict):
+    """All ranks together: the window that they share, and how evenly they worked."""
+
+    ranks: AtLeastOne
+    nodes: AtLeastOne
+    window_s: Seconds
+    start_skew_s: Seconds
+    all_at_work: float
+    slowest_rank: Count
+    slowest_behind: float
 
 
 class LoadGen(TypedDict, total=False):
     """What MLPerf's LoadGen said of the run."""
 
-    valid_for_submission: bool
+    valid_for_submission: Required[bool]
+    version: str
+    rules: str
+    settings: dict[str, Value]
+    why_not: list[str]
+    performance: dict[str, Value]
+    accuracy: dict[str, Value]
 
 
 class Results(TypedDict):
-    """results.json."""
+    """results.json of the 3D U-Net inference benchmark."""
 
-    schema_version: int
+    schema_version: Literal[2]
     complete: bool
     incomplete_reason: str | None
     benchmark: Benchmark
-    mode: str
-    scenario: str
+    mode: Literal["performance", "accuracy"]
+    scenario: Literal["loop", "SingleStream", "Offline"]
     started: str
     finished: str | None
     settings: Settings
-    effective: Effective
+    effective: Annotated[
+        Effective,
+        EmptyUntilKnown(("engine", "device", "precision", "jit", "layout", "network", "amp", "ipex", "details")),
+    ]
     volume: Volume
-    weights: Weights
-    data: Data
+    weights: Annotated[Weights, EmptyUntilKnown(("kind", "sha256", "path", "base_features", "parameters"))]
+    data: Annotated[Data, EmptyUntilKnown(("kind",)), Together("cases", ("fold", "names_sha256"))]
     check: Check | None
-    load_seconds: dict[str, float]
-    warm_up: WarmUp
-    planned_calls: int
+    load_seconds: dict[str, Seconds]
+    warm_up: Annotated[WarmUp, EmptyUntilKnown(("calls", "rule", "settled", "latency_ms"))]
+    planned_calls: Count
     samples: Samples
     statistics: Statistics | None
     accuracy: Accuracy | None
-    memory: Memory
+    memory: Annotated[Memory, EmptyUntilKnown(("peak_host_bytes", "peak_device_bytes"))]
     environment: Environment
-    ranks: list[dict[str, Value]]
+    ranks: list[Rank]
     figures: list[Figure]
     warnings: list[Warned]
+    placement: NotRequired[Place]
+    pool: NotRequired[Pool]
     telemetry: NotRequired[Telemetry]
     profile: NotRequired[list[Layer]]
     ceilings: NotRequired[Ceilings]

@@ -81,7 +81,7 @@ def series(doc: Results, metric: str) -> list[np.ndarray]:
         own = own[np.argsort(start[own], kind="stable")]
         if not metric.startswith("throughput"):
             by_rank.append(latency_ms[own])
-        elif int(doc["settings"]["requested"]["streams"]) == 1:
+        elif doc["settings"]["requested"]["streams"] == 1:
             by_rank.append((end - begin)[own])
         else:
             ends = np.sort(end[own])

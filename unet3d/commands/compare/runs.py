@@ -9,12 +9,13 @@ from typing import cast
 
 import numpy as np
 
+from unet3d.config import kinds
 from unet3d.errors import UserError
+from unet3d.results import reader
 from unet3d.results.bootstrap import FEWEST
 from unet3d.results.schema import Results, Value
 
 METRICS = ("throughput", "throughput_with_overhead", "mean", "p50", "p90")
-SAMPLES = ("latency_ms", "start_s", "stage_ms", "post_ms", "rank", "volumes")
 # Settings that say where files are or how much is printed.
 UNIMPORTANT = ("output_dir", "status_prints")
 
@@ -51,8 +52,6 @@ def read(argument: str) -> Side:
     Raises:
         UserError: when one of them cannot be read, holds no sample, or repeats differ in what they measure.
     """
-    from unet3d.results import report
-
     try:
         whole = Path(argument).exists()
         paths = [Path(argument)] if whole else [Path(part) for part in argument.split(",") if part.strip()]
@@ -63,20 +62,9 @@ def read(argument: str) -> Side:
     docs = []
     for path in paths:
         file = path / "results.json" if path.is_dir() else path
-        doc = report.read(file)
-        try:
-            lengths = {len(cast(Mapping[str, list[float]], doc["samples"])[name]) for name in SAMPLES}
-            latencies = np.asarray(doc["samples"]["latency_ms"], float)
-            known = all(figure(doc, metric) > 0 for metric in METRICS) if len(latencies) else False
-            identity(doc), facts(doc)
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise UserError(f"{file}: is damaged (samples or statistics are not as they were written); run it again") from None
-        if not known:
-            raise UserError(
-                f"{file}: holds no timed call ({doc.get('incomplete_reason') or 'nothing was measured'}); run it again"
-            )
-        if len(lengths) != 1 or not np.all(latencies > 0):
-            raise UserError(f"{file}: is damaged (its samples do not belong together); run it again")
+        doc = reader.read(file)
+        if doc["statistics"] is None:
+            raise UserError(f"{file}: holds no timed call ({doc['incomplete_reason'] or 'nothing was measured'}); run it again")
         docs.append(doc)
     if not docs:
         raise UserError(f"{argument!r} names no results; give the OUTPUT_DIR of a run")
@@ -128,9 +116,11 @@ def facts(doc: Results) -> dict[str, str]:
     """Everything that a result may depend on, flat, as text."""
     environment, benchmark = doc["environment"], cast(Mapping[str, Value], doc["benchmark"])
     sections: dict[str, Mapping[str, Value]] = {
-        "settings": {name: value for name, value in doc["settings"]["requested"].items() if name not in UNIMPORTANT},
+        "settings": {
+            name: kinds.show(value) for name, value in doc["settings"]["requested"].items() if name not in UNIMPORTANT
+        },
         "ran": cast(Mapping[str, Value], doc["effective"]),
-        "machine": environment.get("hardware", {}),
+        "machine": cast(Mapping[str, Value], environment.get("hardware", {})),
         "software": environment.get("versions", {}),
         "variables": environment.get("variables", {}),
         "weights": {name: value for name, value in cast(Mapping[str, Value], doc["weights"]).items() if name != "path"},

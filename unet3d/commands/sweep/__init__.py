@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from unet3d.commands.sweep import conduct, grid, tables
+from unet3d.commands.sweep import conduct, grid, grid_file, tables
 from unet3d.commands.sweep.conduct import Planned
 from unet3d.commands.sweep.grid import Configuration
 from unet3d.config import kinds, parse
@@ -144,7 +144,7 @@ def _plan(options: Options, words: Sequence[str], given: Mapping[str, Given]) ->
     from unet3d.devices import platforms
 
     if options.file is not None:
-        configurations = grid.read(options.file, given)
+        configurations = grid_file.read(options.file, given)
         _refuse_impossible(configurations, words)
     else:
         platform = platforms.select(cast(str | None, given["platform"].value))[1]

@@ -17,6 +17,7 @@ from unet3d.config.values import Settings
 from unet3d.devices import host
 from unet3d.errors import Stopped
 from unet3d.files import write_atomically
+from unet3d.results.document import plain
 from unet3d.results.schema import Results
 from unet3d.version import __version__
 from unet3d.workload import SHAPE
@@ -166,7 +167,7 @@ class Sweep:
         hardware, versions = host.hardware(), host.versions()
         commit, dirty = host.git_state(places.ROOT)
         first = self.planned[0].settings
-        document = {
+        document: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "complete": all(row["status"] != "not run" for row in rows),
             "benchmark": {"name": "unet3d", "version": __version__, "git_commit": commit, "git_dirty": dirty},
@@ -184,6 +185,7 @@ class Sweep:
             "left_out": list(self.left_out),
             "winners": {what: {"name": row["name"], "command": row["command"]} for what, row in tables.winners(rows).items()},
         }
+        document = plain(document)
         write_atomically(self.folder / "sweep.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
         write_atomically(self.folder / "sweep.md", tables.markdown(document))
         write_atomically(self.folder / "sweep.csv", tables.to_csv(document))

@@ -15,7 +15,7 @@ from time import monotonic
 from unet3d import places
 from unet3d.errors import UserError
 from unet3d.files import move_aside, prepare_folder
-from unet3d.results import report
+from unet3d.results import reader
 from unet3d.results.schema import Results
 
 CONSOLE = "console.log"
@@ -80,10 +80,10 @@ def run(
 def complete_results(folder: Path) -> Results | None:
     """A folder's results.json if it is there, can be read and is of a run that was finished."""
     try:
-        document = report.read(folder / "results.json")
+        document = reader.read(folder / "results.json")
     except UserError:
         return None
-    return document if document.get("complete") is True and document.get("statistics") else None
+    return document if document["complete"] else None
 
 
 def _wait(process: subprocess.Popen, started: float, time_limit: float | None, tick: Callable[[float], None]) -> bool:

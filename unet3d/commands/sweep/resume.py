@@ -12,20 +12,24 @@ from typing import TypedDict, cast
 from unet3d import places
 from unet3d.brats import weights
 from unet3d.commands.sweep.process import complete_results
-from unet3d.config import kinds
 from unet3d.config.values import Settings
 from unet3d.devices import host
+from unet3d.errors import UserError
 from unet3d.files import write_atomically
-from unet3d.results.schema import Results
+from unet3d.results import reader
+from unet3d.results.document import requested
+from unet3d.results.schema import Results, Value
 
 STATE = "configuration.json"
 CODE = (".py", ".cpp", ".h")
+# Bytes of the file beside a run's results, and seconds that a run may have taken: more is no such file.
+LARGEST_STATE, LONGEST_S = 2**20, 1e9
 
 
 class Fingerprint(TypedDict):
     """Everything a run's figures depend on and that can be known beforehand."""
 
-    settings: dict[str, str]
+    settings: dict[str, Value]
     prefix: list[str]
     weights_sha256: str | None
     git_commit: str | None
@@ -51,7 +55,7 @@ def fingerprint(settings: Settings, prefix: Sequence[str]) -> Fingerprint:
     """
     commit, _ = host.git_state(places.ROOT)
     return {
-        "settings": {name: kinds.show(value) for name, value in settings.values().items() if name != "output_dir"},
+        "settings": {name: value for name, value in requested(settings).items() if name != "output_dir"},
         "prefix": list(prefix),
         "weights_sha256": _weights_sha256(settings.weights, settings.fold),
         "git_commit": commit,
@@ -70,10 +74,9 @@ def earlier(folder: Path, now: Fingerprint) -> Results | None:
     if document is None or state.get("fingerprint") != now:
         return None
     # The state file tells what was asked for; the results themselves must tell the same.
-    requested = dict(document["settings"]["requested"])
-    requested.pop("output_dir", None)
+    asked = {name: value for name, value in document["settings"]["requested"].items() if name != "output_dir"}
     same = (
-        requested == now["settings"]
+        asked == now["settings"]
         and document["weights"].get("sha256") == now["weights_sha256"]
         and document["benchmark"]["git_commit"] == now["git_commit"]
     )
@@ -83,10 +86,13 @@ def earlier(folder: Path, now: Fingerprint) -> Results | None:
 def read_state(folder: Path) -> State:
     """What an earlier sweep noted about this folder; empty when there is nothing that can be read."""
     try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        state = reader.load_json(folder / STATE, LARGEST_STATE, "configuration")
+    except UserError:
         return {}
-    return cast(State, state) if isinstance(state, dict) else {}
+    seconds = state.get("seconds") if isinstance(state, dict) else None
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < LONGEST_S:
+        return {}
+    return cast(State, state)
 
 
 def write_state(folder: Path, now: Fingerprint, seconds: float) -> None:

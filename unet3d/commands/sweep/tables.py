@@ -73,7 +73,9 @@ def others_cpu_share(document: Results) -> float | None:
     machine, own = summary.get("cpu_utilisation_percent"), summary.get("process_cpu_percent")
     if not machine or not own or document["ranks"]:
         return None
-    cpus = cast(int, document["environment"]["hardware"]["logical_cpus"])
+    cpus = document["environment"].get("hardware", {}).get("logical_cpus")
+    if cpus is None:
+        return None
     return max(0.0, (machine["mean"] - own["mean"] / cpus) / 100)
 
 

@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from unet3d.config.precisions import name_of_type
-from unet3d.engines.base import CONTIGUOUS, Effective, Engine, Operator, Request
+from unet3d.engines.base import CONTIGUOUS, REFERENCE, Effective, Engine, Operator, Request
 from unet3d.errors import MismatchError
 
 if TYPE_CHECKING:
@@ -125,11 +125,11 @@ class OnnxRuntimeEngine(Engine["NDArray[np.float32]", "NDArray[np.float32]"]):
         input_type = session.get_inputs()[0].type.removeprefix("tensor(").removesuffix(")")
         return Effective(
             engine=f"onnxruntime {onnxruntime.__version__}",
-            device="CPU",
+            device="cpu",
             precision=name_of_type(input_type),
             jit="none",
             layout=CONTIGUOUS,
-            network="reference",
+            network=REFERENCE,
             details={"threads_per_stream": self._threads, "providers": providers},
         )
 

@@ -190,13 +190,13 @@ class OpenVINOEngine(Engine["openvino.Tensor", "openvino.Tensor"]):
         layouts = Counter(layer.layout for layer in layers)
         return Effective(
             engine=f"openvino {self._openvino.__version__.split('-')[0]}",
-            # The name that the platform's checks know beside OpenVINO's own.
-            device=self._device if self._device == "CPU" else f"{self.request.device.kind} as OpenVINO's {self._device}",
+            device=str(self.request.device.torch_device),
             precision=main if share[main] > 0.9 else "+".join(sorted(work)),
             jit="none",
             layout=LAYOUTS.get(layouts.most_common(1)[0][0], "blocked"),
             network=self.request.network,
             details={
+                "openvino_device": self._device,
                 "device_name": self._core.get_property(self._device, "FULL_DEVICE_NAME"),
                 "convolution_flop_share_by_input_type": share,
                 "convolution_kernels": dict(Counter(layer.kernel for layer in layers)),

@@ -9,7 +9,17 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from unet3d.devices import host
-from unet3d.engines.base import CHANNELS_LAST, CONTIGUOUS, NEEDS_CALIBRATION, Effective, Engine, Operator, Request
+from unet3d.engines.base import (
+    CHANNELS_LAST,
+    CONTIGUOUS,
+    FAST,
+    NEEDS_CALIBRATION,
+    REFERENCE,
+    Effective,
+    Engine,
+    Operator,
+    Request,
+)
 from unet3d.engines.pytorch import form, jit, onednn
 from unet3d.engines.pytorch.lanes import Lane
 from unet3d.engines.pytorch.pinning import Pinning
@@ -110,7 +120,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         import torch
 
         start = perf_counter()
-        self._torch = torch
+        self._torch, self._reference_class = torch, type(reference)
         self._dtype = form.storage_type(self.request.precision)
         device = self.request.device
         self._witness = Witness(ipex_packed=self.request.ipex and device.is_host)
@@ -261,6 +271,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         ran_as = jit.ran_as(self._run, self._module)
         parameter = next(self._module.parameters())
         details: dict[str, object] = {
+            "class": type(self._module).__name__,
             "convolutions": {dtype: sorted(names) for dtype, names in self._witness.observed.items()},
             "parameter_dtype": str(parameter.dtype).removeprefix("torch."),
             "operators": self._form.operators,
@@ -279,7 +290,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
             precision=self._witness.precision(),
             jit=ran_as,
             layout=self._layout,
-            network=type(self._module).__name__,
+            network=REFERENCE if type(self._module) is self._reference_class else FAST,
             # A form of ours holds its weights in the precision, whatever AMP says.
             amp=None if self._form.casts_itself else self.request.amp,
             ipex=self.request.ipex,

@@ -1,40 +1,16 @@
-"""results.json read back, and `report.html` drawn from it: a run on one page that needs no network."""
+"""`report.html`, drawn from a results.json: a run on one page that needs no network."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from unet3d.errors import UserError
 from unet3d.files import write_atomically
+from unet3d.results.reader import read as read
 from unet3d.results.schema import Results
 
 FILE = "report.html"
-
-
-def read(path: Path) -> Results:
-    """The document of a results.json.
-
-    Raises:
-        UserError: when it is absent, broken, or not of this benchmark's schema_version.
-    """
-    from unet3d.results.document import SCHEMA_VERSION
-
-    try:
-        doc = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); name the OUTPUT_DIR of a run") from None
-    except ValueError:
-        raise UserError(f"{path}: is not JSON; name the OUTPUT_DIR of a run") from None
-    if not isinstance(doc, dict) or doc.get("schema_version") != SCHEMA_VERSION or "samples" not in doc:
-        version = doc.get("schema_version") if isinstance(doc, dict) else None
-        raise UserError(
-            f"{path}: is not a results.json of this benchmark (schema_version is {version}, expected "
-            f"{SCHEMA_VERSION}); name the OUTPUT_DIR of a run"
-        )
-    return cast(Results, doc)
 
 
 def write(doc: Results | Mapping[str, Any], folder: Path) -> Path:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from unet3d.errors import shown
 from unet3d.results.report.theme import ACCENT, INK, MUTED, PANEL, REGION_COLOURS, SECOND, SOFT, canvas, number
 from unet3d.results.schema import Accuracy, Layer, Samples, Statistics, dice_of
 from unet3d.workload import REGIONS
@@ -129,15 +130,15 @@ def layers(rows: Sequence[Layer]) -> str:
     """Share of the time of each row of `unet3d.measure.profile`, the longest first; the rest of them in one bar."""
     ordered = sorted(rows, key=lambda row: -row["ms"])
     whole = sum(row["ms"] for row in ordered)
-    shown = [(_layer_name(row), row["ms"], _reached(row)) for row in ordered[:LAYERS_SHOWN]]
+    bars = [(_layer_name(row), row["ms"], _reached(row)) for row in ordered[:LAYERS_SHOWN]]
     rest = ordered[LAYERS_SHOWN:]
     if rest:
-        shown.append((f"{len(rest)} others", sum(row["ms"] for row in rest), ""))
-    with canvas("layers", f"Share of the time of {len(ordered)} layers", 0.7 + 0.24 * len(shown)) as drawn:
+        bars.append((f"{len(rest)} others", sum(row["ms"] for row in rest), ""))
+    with canvas("layers", f"Share of the time of {len(ordered)} layers", 0.7 + 0.24 * len(bars)) as drawn:
         axes = drawn.axes
-        shares = [100 * ms / whole for _, ms, _ in shown]
-        axes.barh(range(len(shown)), shares, color=[ACCENT] * (len(shown) - bool(rest)) + [MUTED] * bool(rest), height=0.68)
-        for row, (share, (_, ms, reached)) in enumerate(zip(shares, shown, strict=True)):
+        shares = [100 * ms / whole for _, ms, _ in bars]
+        axes.barh(range(len(bars)), shares, color=[ACCENT] * (len(bars) - bool(rest)) + [MUTED] * bool(rest), height=0.68)
+        for row, (share, (_, ms, reached)) in enumerate(zip(shares, bars, strict=True)):
             axes.annotate(
                 f"{share:.1f}%, {number(ms)} ms{reached}",
                 (share, row),
@@ -147,7 +148,7 @@ def layers(rows: Sequence[Layer]) -> str:
                 fontsize=8,
                 color=MUTED,
             )
-        axes.set_yticks(range(len(shown)), [name for name, _, _ in shown])
+        axes.set_yticks(range(len(bars)), [name for name, _, _ in bars])
         axes.set(xlabel="share of the time, %", xlim=(0, 1.9 * max(shares)))
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
@@ -158,7 +159,7 @@ def _layer_name(row: Layer, most: int = 34) -> str:
     """The operator without its library's name, with its first input's shape."""
     shape = next((shape for shape in row.get("shapes") or [] if len(shape) == 5), [])
     name = " ".join([row["name"].rpartition("::")[2], "×".join(map(str, shape[1:]))]).strip()
-    return name if len(name) <= most else name[: most - 1] + "…"
+    return shown(name, most)
 
 
 def _reached(row: Layer) -> str:
@@ -169,6 +170,7 @@ def _reached(row: Layer) -> str:
 
 def ceilings(reached: float, ceiling: float, what: str) -> str:
     """TFLOP/s of the run on the measured ceiling."""
+    what = shown(what, 60)
     label = f"{number(reached)} of {number(ceiling)} TFLOP/s, {reached / ceiling:.0%} of the measured ceiling"
     with canvas("ceilings", label, 1.45) as drawn:
         axes = drawn.axes

@@ -122,9 +122,10 @@ def _ceiling(doc: Results) -> tuple[float, str] | None:
 
 
 def _title(doc: Results) -> str:
-    effective, hardware = doc["effective"], doc["environment"].get("hardware", {})
-    device = effective.get("device") or doc["settings"]["requested"]["platform"]
-    return str(hardware.get("cpu", "CPU") if device == "cpu" else device)
+    """The name of what ran: the machine's CPU, or the device beside it."""
+    hardware, requested = doc["environment"].get("hardware", {}), doc["settings"]["requested"]
+    device = doc["effective"].get("device") or ("cpu" if requested["platform"] == "CPU" else requested["platform"])
+    return hardware.get("cpu", "CPU") if device == "cpu" else hardware.get("device", device)
 
 
 def _what(doc: Results) -> str:
@@ -137,7 +138,7 @@ def _what(doc: Results) -> str:
         effective.get("layout"),
         f"batch {requested['batch_size']}",
     ]
-    if requested["streams"] != "1":
+    if requested["streams"] != 1:
         parts.append(f"{requested['streams']} streams")
     if doc["ranks"]:
         parts.append(f"{len(doc['ranks'])} ranks")

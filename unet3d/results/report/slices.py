@@ -7,7 +7,10 @@ with the image below the labels, to `slices.npz` in OUTPUT_DIR.
 from __future__ import annotations
 
 import contextlib
+import io
+import math
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +28,23 @@ if TYPE_CHECKING:
 FILE = "slices.npz"
 SHOWN = ("flair", "t1ce")  # oedema is bright in the first, enhancing tumour in the second
 PLACES = ("best", "median", "worst")
+# Three cases of a slice have a few 10 KiB.
+LARGEST_FILE, LARGEST_ARRAY, MOST_ARRAYS = 2**25, 2**22, 64
+# What zipfile and numpy raise for a damaged .npz.
+BROKEN = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -116,21 +136,45 @@ def _grey(image: np.ndarray) -> np.ndarray:
 def load(folder: Path, scores: Mapping[str, Any]) -> list[Slice]:
     """The slices in `folder` that belong to these scores; none where the file is absent, damaged or of another run."""
     shown = []
-    damaged = contextlib.suppress(OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile)
-    with damaged, np.load(folder / FILE, allow_pickle=False) as content:
+    with contextlib.suppress(UserError, *BROKEN):
+        content = _arrays(files.read_regular(folder / FILE, LARGEST_FILE, "pictures of cases"))
         for place in PLACES:
             if f"{place}_name" not in content:
                 continue
-            labels = Labels(int(content[f"{place}_z"]), content[f"{place}_predicted"], content[f"{place}_truth"])
-            images = {modality: content[f"{place}_{modality}"] for modality in SHOWN}
-            shown.append(Slice(place, str(content[f"{place}_name"]), labels, images))
+            pictures = [content[f"{place}_{name}"] for name in ("predicted", "truth", *SHOWN)]
+            if any(picture.ndim != 2 or not picture.size or picture.dtype != np.uint8 for picture in pictures):
+                raise ValueError("no pictures")
+            if len({picture.shape for picture in pictures}) > 1:
+                raise ValueError("pictures of several sizes")
+            labels = Labels(int(content[f"{place}_z"]), pictures[0], pictures[1])
+            shown.append(Slice(place, str(content[f"{place}_name"]), labels, dict(zip(SHOWN, pictures[2:], strict=True))))
     return shown if all(case.name in scores for case in shown) else []
+
+
+def _arrays(content: bytes) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, none larger than LARGEST_ARRAY, whatever its headers announce.
+
+    Raises:
+        BROKEN: where it is no such file.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = archive.infolist()
+        if len(members) > MOST_ARRAYS or any(member.file_size > LARGEST_ARRAY for member in members):
+            raise ValueError("more than a report shows")
+        for member in members:
+            data = archive.read(member)
+            header = io.BytesIO(data)
+            np.lib.format.read_magic(header)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(header)
+            if math.prod(shape) * dtype.itemsize != len(data) - header.tell():
+                raise ValueError("an array of another size than it announces")
+            arrays[member.filename.removesuffix(".npy")] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    return arrays
 
 
 def picture(case: Slice, modality: str, regions: Mapping[str, tuple[int, ...]], colours: Mapping[str, str]) -> bytes:
     """A WebP of the image, cropped to the head, with regions outlined: the prediction coloured, the truth white, dashed."""
-    import io
-
     from matplotlib import patheffects
     from matplotlib.figure import Figure
 

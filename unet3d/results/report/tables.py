@@ -35,15 +35,16 @@ def latency(stats: Statistics) -> Rows:
 
 def settings(doc: Results) -> list[tuple[str, str, str]]:
     """Variable, value, why it has it."""
-    requested, sources, reasons = doc["settings"]["requested"], doc["settings"]["source"], doc["settings"]["reasons"]
+    requested = cast(Mapping[str, Value], doc["settings"]["requested"])
+    sources, reasons = doc["settings"]["source"], doc["settings"]["reasons"]
     rows = []
     for name, value in requested.items():
         source = sources.get(name, "default")
-        left_open = value == "none" and source == "default" and name in BY_NAME
+        left_open = value is None and source == "default" and name in BY_NAME
         rows.append(
             (
                 name.upper(),
-                BY_NAME[name].shown_default if left_open else value,
+                BY_NAME[name].shown_default if left_open else kinds.show(value),
                 reasons.get(name) or ("" if source == "default" else source),
             )
         )
@@ -52,7 +53,7 @@ def settings(doc: Results) -> list[tuple[str, str, str]]:
 
 def machine(doc: Results) -> Rows:
     """What the machine is."""
-    hardware = doc["environment"].get("hardware", {})
+    hardware = cast(Mapping[str, Value], doc["environment"].get("hardware", {}))
     return [
         (name.removesuffix("_bytes").replace("_", " "), _shown(name, value))
         for name, value in hardware.items()

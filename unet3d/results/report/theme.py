@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -43,6 +44,8 @@ STYLE = {
     "legend.labelcolor": MUTED,
     "legend.fontsize": 8.5,
     "axes.formatter.useoffset": False,
+    # Names of layers and libraries are text, also where they hold a dollar sign.
+    "text.parse_math": False,
 }
 WIDTH = 5.2  # inches: text stays readable where the figure fills a phone's width
 
@@ -61,7 +64,9 @@ def canvas(name: str, label: str, height: float, rows: int = 1) -> Iterator[Canv
     import matplotlib.style
     from matplotlib.figure import Figure
 
-    with matplotlib.style.context(["default", {**STYLE, "svg.hashsalt": name}]):
+    with warnings.catch_warnings(), matplotlib.style.context(["default", {**STYLE, "svg.hashsalt": name}]):
+        # Of letters that the font lacks by which widths are estimated; the browser's has them.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         drawn = Canvas(figure, list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]))
         yield drawn

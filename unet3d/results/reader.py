@@ -1,0 +1,175 @@
+"""results.json read back: every reader of one comes through here, and what it gets is whole and belongs together.
+
+It is validated once, against results.schema.json. Documents of schema_version 1 are turned into those of 2.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import numpy as np
+
+from unet3d import files
+from unet3d.brats import regions
+from unet3d.errors import UserError, shown
+from unet3d.results import json_schema, private, validation, version1
+from unet3d.results.schema import Accuracy, Results, dice_of
+from unet3d.results.timing import Calls, summarise_calls
+from unet3d.workload import MODALITIES, SHAPE
+
+SCHEMA_VERSION = 2
+# Eight samples of a call take about 200 bytes: room for two million calls.
+LARGEST_FILE = 2**29
+# By which a figure may differ from what the samples give: they are milliseconds of what was summed up in seconds.
+AGREEMENT = 1e-6
+COLUMNS = ("start_s", "latency_ms", "stage_ms", "post_ms", "volumes", "stream", "rank", "cases")
+_WHAT = "results.json of a run"
+
+
+def read(path: Path) -> Results:
+    """The document of a results.json, as schema_version 2.
+
+    Raises:
+        UserError: in one line, when it is absent, no regular file, larger than LARGEST_FILE, not JSON, not of this
+            benchmark, not as the schema says, or its parts do not belong together.
+    """
+    doc = load_json(path, LARGEST_FILE, _WHAT)
+    version = doc.get("schema_version") if isinstance(doc, dict) else None
+    if not isinstance(doc, dict) or isinstance(version, bool) or version not in (1, SCHEMA_VERSION):
+        raise UserError(
+            f"{shown(path)}: is not a results.json of this benchmark (schema_version is {shown(version, 20)}, 1 or "
+            f"{SCHEMA_VERSION} is expected); name the OUTPUT_DIR of a run"
+        )
+    if version == 1:
+        doc = version1.converted(doc)
+    try:
+        validation.validate(doc, _schema())
+    except validation.Fault as fault:
+        raise UserError(f"{shown(path)}: is damaged, it is not as this benchmark writes it: {fault}; run it again") from None
+    results = cast(Results, private.without_homes_in(doc) if version == 1 else doc)
+    if wrong := contradiction(results):
+        raise UserError(f"{shown(path)}: is damaged, its parts do not belong together: {wrong}; run it again")
+    return results
+
+
+def load_json(path: Path, limit: int, what: str) -> Any:
+    """What a JSON file holds. limit: most bytes it may have. what: what messages call it.
+
+    Raises:
+        UserError: when it is absent, no regular file, larger, not JSON in UTF-8, holds NaN, infinities or a key twice, or is
+            nested too deep.
+    """
+    content = files.read_regular(path, limit, what)
+    try:
+        return json.loads(content.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_each_key_once)
+    except RecursionError:
+        raise UserError(f"{what} {shown(path)}: its values are nested too deep; name another file") from None
+    except ValueError as error:
+        reason = str(error) if isinstance(error, _NotPlain) else "it is not JSON in UTF-8"
+        raise UserError(f"{what} {shown(path)}: cannot be read, {reason}; name another file") from None
+
+
+class _NotPlain(ValueError):
+    """JSON that Python reads and the standard has not."""
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise _NotPlain(f"it holds {name}, which is not JSON")
+
+
+def _each_key_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise _NotPlain(f"the key '{shown(twice, 60)}' is there twice")
+    return mapping
+
+
+@functools.cache
+def _schema() -> Mapping[str, Any]:
+    schema: Mapping[str, Any] = json.loads(json_schema.FILE.read_text(encoding="utf-8"))
+    return schema
+
+
+def contradiction(doc: Results) -> str | None:
+    """In what a valid document contradicts itself, None where it does not: a figure that its samples do not give, lists of
+    different length, cases without a mean."""
+    samples, stats = cast(Mapping[str, Sequence[Any]], doc["samples"]), doc["statistics"]
+    calls = len(samples["latency_ms"])
+    if uneven := [name for name in COLUMNS if len(samples[name]) != calls]:
+        return f"samples has {calls} latency_ms and {len(samples[uneven[0]])} {uneven[0]}"
+    if (stats is None) != (calls == 0):
+        return f"there are {calls} samples and {'no' if stats is None else ''} statistics".replace("  ", " ")
+    if doc["complete"] and (wrong := _not_complete(doc)):
+        return wrong
+    if stats is not None and (wrong := _not_of_samples(doc)):
+        return wrong
+    if doc["accuracy"] and (wrong := _not_of_cases(doc["accuracy"])):
+        return wrong
+    if doc["volume"]["standard"] != (tuple(doc["volume"]["shape"]) == (len(MODALITIES), *SHAPE)):
+        return f"volume.standard is {doc['volume']['standard']} of a volume of {doc['volume']['shape']}"
+    telemetry = doc.get("telemetry")
+    if telemetry is not None:
+        readings = len(telemetry["series"]["time_s"])
+        for name, values in telemetry["series"].items():
+            if len(values) != readings:
+                return f"telemetry.series has {readings} time_s and {len(values)} {shown(name, 60)}"
+    return None
+
+
+def _not_complete(doc: Results) -> str | None:
+    """What a document lacks that says it is complete."""
+    if doc["incomplete_reason"] is not None:
+        return "it is complete and has an incomplete_reason"
+    sections = ["effective", "weights", "data", "warm_up", "memory", "statistics"]
+    sections += ["accuracy"] if doc["mode"] == "accuracy" else []
+    lacking = [name for name in sections if not cast(Mapping[str, object], doc)[name]]
+    if lacking:
+        return f"it is complete and has no {lacking[0]}"
+    ranks = max(1, len(doc["ranks"]))
+    if max(doc["samples"]["rank"]) >= ranks:
+        return f"samples are of rank {max(doc['samples']['rank'])}, ranks has {len(doc['ranks'])}"
+    return None
+
+
+def _not_of_cases(accuracy: Accuracy) -> str | None:
+    """The first mean of Dice that does not follow from the cases."""
+    summary = regions.summarise(list(accuracy["cases"].values()))
+    for region, value in {**summary.means, "total": summary.total}.items():
+        told = dice_of(accuracy, region)
+        if (told is None) != (value is None) or (told is not None and value is not None and abs(told - value) > AGREEMENT):
+            return f"accuracy.{region} is {told}, its cases give {value}"
+    return None
+
+
+def _not_of_samples(doc: Results) -> str | None:
+    """The first figure of `statistics` that does not follow from the samples."""
+    samples = doc["samples"]
+    with np.errstate(all="ignore"):
+        given = Calls(
+            start=np.asarray(samples["start_s"], float),
+            latency=np.asarray(samples["latency_ms"], float) / 1e3,
+            stage=np.asarray(samples["stage_ms"], float) / 1e3,
+            post=np.asarray(samples["post_ms"], float) / 1e3,
+            volumes=np.asarray(samples["volumes"], float),
+            rank=np.asarray(samples["rank"], float),
+        )
+        try:
+            expected: dict[str, float] = asdict(summarise_calls(given, doc["settings"]["requested"]["streams"]))
+        except (ZeroDivisionError, OverflowError):
+            return "its samples give no throughput"
+    expected["tflops"] = expected["throughput"] * doc["volume"]["tflop"]
+    told = cast(Mapping[str, float], doc["statistics"])
+    for name, value in expected.items():
+        # Deviations are differences of latencies and as exact as these.
+        size = {"stdev": expected["mean"], "cv": 1.0}.get(name, abs(value))
+        if not (math.isfinite(value) and abs(told[name] - value) <= AGREEMENT * size):
+            return f"statistics.{name} is {told[name]:.9g}, its samples give {value:.9g}"
+    return None
