@@ -19,7 +19,7 @@ from unet3d.brats.dataset import default_store
 from unet3d.config import names, parse, table
 from unet3d.config.precisions import PRECISIONS
 from unet3d.config.values import Asked
-from unet3d.devices import host
+from unet3d.devices import host, process
 from unet3d.errors import UserErrors
 from unet3d.planning import memory, mlperf
 from unet3d.planning.refusals import weights_are_missing
@@ -71,6 +71,7 @@ def main(argv: Sequence[str]) -> int:
     if importlib.util.find_spec("torch") is None:
         print("Nothing can run: torch is not installed; ./setup.sh, or pip install -r requirements.txt")
         return 2
+    process.import_torch()
     runnable, lacking = what_runs(asked)
     print("What this machine can run")
     for platform, engines in runnable.items():
