@@ -71,10 +71,8 @@ def guarded(work: Callable[[], int]) -> int:
         print(f"ERROR: stopped by {stop.name} before anything was measured", file=sys.stderr)
         return stop.exit_code
     except Exception as error:
-        if isinstance(error, OSError) and (refused := streams.output_fails()):
-            return streams.told_of_output(refused)
-        if isinstance(error, BrokenPipeError):
-            return ExitCode.PIPE_CLOSED
+        if isinstance(error, (streams.OutputError, BrokenPipeError)):
+            return streams.told_of_output(error)
         if os.environ.get("UNET3D_TRACEBACK"):
             raise
         if known := of_the_system(error):

@@ -45,6 +45,8 @@ def _answer(handler: Callable[[int, FrameType | None], object] | signal.Handlers
     # nohup has it ignored, and then the process outlives its terminal.
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, handler if handler is not signal.SIG_IGN else _nothing)
+    # run_model.sh has them held back while Python starts.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
 
 
 def _nothing(number: int, frame: FrameType | None) -> None:

@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 from unet3d.errors import ExitCode, shown
@@ -57,6 +58,32 @@ def _escaped(letter: str) -> str:
 codecs.register_error(ERRORS, in_ascii)
 
 
+class OutputError(OSError):
+    """Standard output is there, but does not take what is printed: a full device, a terminal that is gone."""
+
+
+class OutputStream(io.TextIOWrapper):
+    """Standard output whose errors are told from those of other files; one that its reader has closed is a BrokenPipeError."""
+
+    def write(self, text: str) -> int:
+        with _own_errors():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _own_errors():
+            super().flush()
+
+
+@contextlib.contextmanager
+def _own_errors() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(error.errno, error.strerror) from None
+
+
 class ErrorStream(io.TextIOWrapper):
     """Standard error that cannot fail: there is nowhere to tell that it cannot be written."""
 
@@ -84,10 +111,10 @@ def prepare() -> None:
     """
     for descriptor in (0, 1, 2):
         _open_if_closed(descriptor)
-    if sys.stdout is None:
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the process lives
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors=ERRORS)
+    encoding = sys.stdout.encoding if sys.stdout is not None else "utf-8"
+    sys.stdout = OutputStream(
+        io.BufferedWriter(io.FileIO(1, "w", closefd=False)), encoding=encoding, errors=ERRORS, line_buffering=os.isatty(1)
+    )
     encoding = sys.stderr.encoding if sys.stderr is not None else "utf-8"
     # A library's warning must neither end a run nor disturb its console, whatever PYTHONWARNINGS says.
     os.environ.pop("PYTHONWARNINGS", None)
@@ -150,26 +177,16 @@ def error_descriptor() -> int:
     return sys.stderr.fileno() if isinstance(sys.stderr, ErrorStream) else 2
 
 
-def output_fails() -> OSError | None:
-    """Why standard output cannot be written, where what was printed could not be."""
+def finish(code: int) -> int:
+    """Write what is left to be written; returns the exit code, which a standard output that is full or closed can change."""
     try:
         sys.stdout.flush()
     except OSError as error:
-        return error
-    return None
-
-
-def finish(code: int) -> int:
-    """Write what is left to be written; returns the exit code, which a standard output that is full or closed can change."""
-    error = output_fails()
-    if error is None:
-        return code
-    # What is held back would be tried, and fail, once more when Python ends.
-    with open(os.devnull, "wb") as sink:
-        os.dup2(sink.fileno(), 1)
-    if code != ExitCode.DONE:
-        return code
-    return told_of_output(error)
+        # What is held back would be tried, and fail, once more when Python ends.
+        with open(os.devnull, "wb") as sink:
+            os.dup2(sink.fileno(), 1)
+        return told_of_output(error) if code == ExitCode.DONE else code
+    return code
 
 
 def told_of_output(error: OSError) -> int:
