@@ -1,5 +1,7 @@
 """Where a process begins: `predict.py`, `python -m unet3d` and the installed command call `start`."""
 
+import os
+import re
 import sys
 
 
@@ -14,6 +16,8 @@ def start(verb: str = "main") -> int:
             return 2
         from unet3d import signals, streams
 
+        if sys.flags.optimize > 1:
+            _again_with_docstrings()
         signals.at_once()
         streams.prepare()
         from unet3d import cli, files
@@ -24,3 +28,15 @@ def start(verb: str = "main") -> int:
         return 130
     files.remove_temporary()
     return streams.finish(code)
+
+
+def _again_with_docstrings() -> None:
+    """Start this process again without PYTHONOPTIMIZE=2 or -OO, with which libraries that nnU-Net needs cannot be imported."""
+    import signal
+
+    words = [word for word in sys.orig_argv if not re.fullmatch("-O+", word)]
+    if os.environ.pop("PYTHONOPTIMIZE", None) is None and words == sys.orig_argv:
+        return
+    # Held back until the new process answers them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    os.execv(sys.executable, [sys.executable, *words[1:]])

@@ -124,7 +124,7 @@ def prepare() -> None:
     if os.environ.get("UNET3D_TRACEBACK"):
         sys.stderr = ErrorStream(2, encoding)
         return
-    sys.stderr = ErrorStream(fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 10), encoding)
+    sys.stderr = ErrorStream(fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 3), encoding)
     global _noise
     _noise = os.memfd_create("noise")
     os.dup2(_noise, 2)
@@ -182,11 +182,16 @@ def finish(code: int) -> int:
     try:
         sys.stdout.flush()
     except OSError as error:
-        # What is held back would be tried, and fail, once more when Python ends.
-        with open(os.devnull, "wb") as sink:
-            os.dup2(sink.fileno(), 1)
+        drop_output()
         return told_of_output(error) if code == ExitCode.DONE else code
     return code
+
+
+def drop_output() -> None:
+    """Give up a standard output that cannot be written: what is held back would be tried, and fail, again and again."""
+    with open(os.devnull, "wb") as sink:
+        os.dup2(sink.fileno(), 1)
+    sys.stdout.flush()
 
 
 def told_of_output(error: OSError) -> int:

@@ -74,6 +74,8 @@ class Console:
             raise
         except OSError as error:
             # The results are worth more than what is printed of them.
+            if self._stream is sys.stdout:
+                streams.drop_output()
             self._stream = None
             where = f"; what follows is in {self._log.name}" if self._log else ""
             print(f"WARNING[console]: standard output cannot be written ({error.strerror}){where}", file=sys.stderr)

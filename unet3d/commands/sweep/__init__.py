@@ -18,7 +18,7 @@ from unet3d.config.parse import Given
 from unet3d.config.settings import BY_NAME
 from unet3d.config.values import Asked
 from unet3d.devices import host
-from unet3d.errors import BenchmarkError, UserErrors, messages_of
+from unet3d.errors import BenchmarkError, UserErrors, messages_of, shown
 from unet3d.files import prepare_folder
 from unet3d.locks import FolderLock
 from unet3d.planning.plan import ask, make
@@ -139,7 +139,7 @@ def _minutes(text: str, problems: list[str]) -> float | None:
             return 60 * minutes
     except ValueError:
         pass
-    problems.append(f"--time-limit: {text!r} is not allowed; use a number of minutes above 0")
+    problems.append(f"--time-limit: '{shown(text)}' is not allowed; use a number of minutes above 0")
     return None
 
 
