@@ -26,7 +26,7 @@ from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
 from unet3d import streams
-from unet3d.errors import MESSAGE_LIMIT, UserError, messages_of
+from unet3d.errors import MESSAGE_LIMIT, UserError, messages_of, shown
 
 
 @dataclass
@@ -252,8 +252,8 @@ READERS = {
 }
 
 
-def fuzz(name: str, examples: int, seed: int, folder: Path) -> str | None:
-    """What went wrong with a reader, as a traceback of the smallest input; None where it held."""
+def fuzz(name: str, examples: int, seed: int, folder: Path) -> list[BaseException]:
+    """The different errors by which a reader failed, each of the smallest input found; empty where it held."""
     reader = READERS[name]
 
     @seeded(seed)
@@ -271,11 +271,20 @@ def fuzz(name: str, examples: int, seed: int, folder: Path) -> str | None:
 
     try:
         tried()
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        return "".join(traceback.format_exception(error))
-    return None
+    except BaseExceptionGroup as group:  # several kinds
+        return list(group.exceptions)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - hypothesis raises what the reader has raised
+        return [error]
+    return []
+
+
+def told(error: BaseException) -> str:
+    """An error and the last line of ours that it went through, in one line."""
+    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "unet3d" in Path(frame.filename).parts]
+    where = f" at {Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else ""
+    return f"{type(error).__name__}: {shown(error)}{where}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -292,10 +301,10 @@ def main(argv: list[str] | None = None) -> int:
         folder = Path(tempfile.mkdtemp(prefix="unet3d-fuzz-"))
         found = fuzz(name, given_words.examples, given_words.seed, folder)
         shutil.rmtree(folder, ignore_errors=True)
-        failed += found is not None
-        lines = (found or "").rstrip().splitlines()
-        told = found if given_words.show else "\n".join(line[:300] for line in lines[-3:])
-        print(f"{name}: {'held' if found is None else f'NOT HELD{chr(10)}{told}'}", flush=True)
+        failed += bool(found)
+        print(f"{name}: {'NOT HELD' if found else 'held'}", flush=True)
+        for error in found:
+            print("".join(traceback.format_exception(error)) if given_words.show else f"  {told(error)}", flush=True)
     return 1 if failed else 0
 
 
