@@ -1,9 +1,15 @@
 #!/usr/bin/env python3
 """Preprocess a data set ahead of a run: see ./preprocess.sh --help."""
 
+import os
 import sys
 
-from unet3d.cli import preprocess
-
 if __name__ == "__main__":
-    sys.exit(preprocess())
+    try:
+        # Python leaves the script's own folder out with -I, -P and PYTHONSAFEPATH.
+        sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120 - pathlib takes its time
+        from unet3d.start import start
+
+        sys.exit(start("preprocess"))
+    except KeyboardInterrupt:
+        sys.exit(130)

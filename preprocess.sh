@@ -2,6 +2,12 @@
 # Preprocesses the volumes of DATASET_DIR ahead of a run, for data sets that are read-only when measuring.
 set -euo pipefail
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# Signals that come while the interpreter is looked for end the script; from then on Python answers them.
+trap 'exit 130' INT
+trap 'exit 143' TERM
+here=$(cd -P -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" >/dev/null && pwd -P)
 python=$("$here/setup.sh" --python)
-exec "$python" "$here/preprocess.py" "$@"
+# Held back until Python is ready to answer them: its own start would show a traceback.
+held=(env --block-signal=INT --block-signal=TERM)
+"${held[@]}" true 2>/dev/null || held=()
+exec ${held[@]+"${held[@]}"} "$python" "$here/preprocess.py" "$@"

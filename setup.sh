@@ -6,7 +6,7 @@
 #   ./setup.sh --tests             install what the tests need as well
 set -euo pipefail
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(cd -P -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" >/dev/null && pwd -P)
 venv="$here/.venv"
 log="$here/setup.log"
 fresh="$venv/.weights-not-tried"

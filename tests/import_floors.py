@@ -15,7 +15,7 @@ from pathlib import Path
 
 # From top to bottom, with the files and folders of each. An arrow goes to the same or a lower floor.
 FLOORS: dict[str, tuple[str, ...]] = {
-    "cli": ("cli", "__main__", "api"),
+    "cli": ("start", "cli", "__main__", "api"),
     "commands": ("commands",),
     "measure": ("measure",),
     "ranks": ("ranks",),
@@ -26,7 +26,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "network": ("network",),
     "devices": ("devices",),
     "config": ("config",),
-    "ground": ("__init__", "errors", "files", "places", "version", "workload", "installed"),
+    "ground": ("__init__", "errors", "signals", "streams", "files", "locks", "places", "version", "workload", "installed"),
 }
 ORDER = list(FLOORS)
 # The one arrow that may point up: from the package's own __init__.py to its Python API, for `unet3d.run`.

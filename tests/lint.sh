@@ -3,7 +3,7 @@
 #   ./tests/lint.sh [check|format|types|shell ...]    without a word: all of them, in this order
 set -euo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd -P -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.." >/dev/null && pwd -P)
 python=$("$root/setup.sh" --tests --python)
 cd "$root"
 

@@ -3,7 +3,7 @@
 # so that ./tests/run.sh -k timing is quick.
 set -euo pipefail
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+here=$(cd -P -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.." >/dev/null && pwd -P)
 python=$("$here/setup.sh" --tests --python)
 cd "$here"
 [ $# -gt 0 ] || ./tests/lint.sh

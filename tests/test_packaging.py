@@ -78,7 +78,7 @@ def test_wheel_holds_the_package_its_data_and_nothing_else(wheel):
 
 def test_wheel_names_its_command_extras_and_licence(installed):
     [info] = installed.glob("*.dist-info")
-    assert "unet3d = unet3d.cli:main" in (info / "entry_points.txt").read_text()
+    assert "unet3d = unet3d.start:start" in (info / "entry_points.txt").read_text()
     assert (info / "licenses" / "LICENSE").is_file()
     metadata = (info / "METADATA").read_text(encoding="utf-8")
     for extra in ("openvino", "onnxruntime", "nvidia", "loadgen", "test"):

@@ -2,7 +2,10 @@
 
 import sys
 
-from unet3d.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from unet3d.start import start
+
+        sys.exit(start())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from unet3d.errors import BenchmarkError, ExitCode, Stopped, tell
+from unet3d import streams
+from unet3d.errors import BenchmarkError, ExitCode, Stopped, of_the_system, shown, tell
 from unet3d.version import __version__
 
 RUN = "unet3d.commands.run"
@@ -49,6 +49,9 @@ def preprocess(argv: Sequence[str] | None = None) -> int:
 
 def call(module: str, words: Sequence[str]) -> int:
     """A verb's own `main`, whose imports happen now and no sooner."""
+    from unet3d.devices import process
+
+    process.must_be_able_to_work()
     return int(importlib.import_module(module).main(words))
 
 
@@ -59,9 +62,7 @@ def show(text: str) -> int:
 
 
 def guarded(work: Callable[[], int]) -> int:
-    """Answer signals and every error in one line."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    """Answer every error in one line."""
     try:
         return work()
     except BenchmarkError as error:
@@ -69,20 +70,16 @@ def guarded(work: Callable[[], int]) -> int:
     except Stopped as stop:
         print(f"ERROR: stopped by {stop.name} before anything was measured", file=sys.stderr)
         return stop.exit_code
-    except BrokenPipeError:
-        # Whoever read the output, such as `head`, has enough; closing it would fail once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.PIPE_CLOSED
     except Exception as error:
+        if isinstance(error, (streams.OutputError, BrokenPipeError)):
+            return streams.told_of_output(error)
         if os.environ.get("UNET3D_TRACEBACK"):
             raise
+        if known := of_the_system(error):
+            return tell(known)
         print(
-            f"ERROR: unexpected {type(error).__name__}: {error}; this is a defect or a broken installation, please "
+            f"ERROR: unexpected {type(error).__name__}: {shown(error)}; this is a defect or a broken installation, please "
             "report it with what UNET3D_TRACEBACK=1 shows",
             file=sys.stderr,
         )
         return ExitCode.DEFECT
-
-
-def _stop(number: int, frame: object) -> None:
-    raise Stopped(number)

@@ -5,6 +5,8 @@ Every message says what was wrong, the value found, what is allowed and what to 
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import sys
 from enum import IntEnum
@@ -23,6 +25,7 @@ class ExitCode(IntEnum):
     OUT_OF_MEMORY = 4
     RANK_DIED = 5
     DEFECT = 70  # an error of the benchmark itself
+    HUNG_UP = 128 + signal.SIGHUP
     PIPE_CLOSED = 128 + signal.SIGPIPE
     INTERRUPTED = 128 + signal.SIGINT
     TERMINATED = 128 + signal.SIGTERM
@@ -68,6 +71,35 @@ class Stopped(BaseException):
         self.exit_code = 128 + number
 
 
+# What the system refuses whatever the benchmark does, and what helps.
+REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EFBIG: "raise ulimit -f",
+    errno.EROFS: "name another folder",
+    errno.EACCES: "change its owner or mode, or name another",
+    errno.EPERM: "change its owner or mode, or name another",
+    errno.EMFILE: "raise ulimit -n",
+    errno.ENFILE: "end other programs",
+    errno.EIO: "see what the system's log says of this disk",
+    errno.ESTALE: "mount it anew",
+    errno.ENOMEM: "free some memory",
+    errno.EAGAIN: "raise ulimit -u or the container's limit of processes",
+}
+
+
+def of_the_system(error: BaseException) -> BenchmarkError | None:
+    """The error to tell where memory, disk, files or threads of the machine ran out or are refused; None for any other."""
+    if isinstance(error, MemoryError):
+        return OutOfMemory(f"out of memory{f' ({shown(error)})' if str(error) else ''}; free some, or give this container more")
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return UserError(f"no more threads can be started; lower THREADS or STREAMS, or {REMEDIES[errno.EAGAIN]}")
+    if isinstance(error, OSError) and error.errno in REMEDIES:
+        what = f"{shown(os.fsdecode(error.filename))}: " if isinstance(error.filename, (str, bytes)) else ""
+        return UserError(f"{what}{error.strerror}; {REMEDIES[error.errno]}")
+    return None
+
+
 def shown(value: object, limit: int = 200) -> str:
     """A value as part of a message: one line, nothing in it that a terminal obeys, at most `limit` characters.
 
@@ -88,17 +120,6 @@ def shown(value: object, limit: int = 200) -> str:
 def messages_of(error: BenchmarkError) -> list[str]:
     """The lines of an error, one for each thing that is wrong."""
     return error.messages if isinstance(error, UserErrors) else [str(error)]
-
-
-def shown(value: object, limit: int = 200) -> str:
-    """A value that came from outside, as a message may hold it: one line of at most `limit` characters, cut with "…".
-
-    Whatever does not print (control characters, line ends, terminal escapes, bytes that are no text) is escaped, as \\x1b.
-    """
-    # One more than fits tells that something is cut; a text of any length costs no more.
-    head = str(value)[: limit + 1]
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in head)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def tell(error: BenchmarkError) -> int:

@@ -9,13 +9,15 @@ others, such as the user that a container runs as.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 import shutil
 import stat
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from io import BufferedReader
 from pathlib import Path
@@ -107,17 +109,17 @@ def _too_large(path: str | Path, what: str, size: int, limit: int) -> UserError:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader, or a kill at any moment, finds the old content or the new, never a part.
 
-    content: text is written in UTF-8.
+    content: text is written in UTF-8, a lone surrogate in it (of a variable that is no UTF-8) as its escape.
 
     Raises:
         UserError: when the folder cannot be written to or the disk is full.
     """
     try:
         with whole_file(path) as partial:
-            partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+            partial.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be written ({error.strerror}); free some space or name another folder with OUTPUT_DIR"
+            f"{shown(path)}: cannot be written ({error.strerror}); free some space or name another folder with OUTPUT_DIR"
         ) from None
 
 
@@ -212,9 +214,42 @@ def _target(path: Path) -> Path:
 def cache_folder() -> Path:
     """Where everything is kept that can be made again: exports, quantised networks, built operators. It need not exist.
 
-    `unet3d` in XDG_CACHE_HOME (https://specifications.freedesktop.org/basedir-spec), by default in ~/.cache.
+    `unet3d` in XDG_CACHE_HOME (https://specifications.freedesktop.org/basedir-spec), by default in ~/.cache. Where that
+    cannot be written to, or nobody knows this user's home, a temporary folder of this process and its children.
     """
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unet3d"
+    named = os.environ.get("XDG_CACHE_HOME")
+    try:
+        parent = Path(named) if named else Path.home() / ".cache"
+        there = next(place for place in (parent / "unet3d", *parent.absolute().parents) if place.exists())
+        if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+            return parent / "unet3d"
+        reason = f"{shown(parent)} cannot be written to"
+    except RuntimeError:
+        reason = "this user has no home"
+    except OSError as error:
+        reason = f"{shown(named or '~/.cache')}: {error.strerror}"
+    return _temporary_cache(reason)
+
+
+@functools.cache
+def _temporary_cache(reason: str) -> Path:
+    folder = tempfile.mkdtemp(prefix="unet3d-cache-")
+    _temporary.append((os.getpid(), folder))
+    # Ranks find there what their parent has built.
+    os.environ["XDG_CACHE_HOME"] = folder
+    print(f"WARNING[cache]: {reason}: what is compiled is kept for this run only; set XDG_CACHE_HOME", file=sys.stderr)
+    return Path(folder) / "unet3d"
+
+
+_temporary: list[tuple[int, str]] = []  # each with the process that has made it
+
+
+def remove_temporary() -> None:
+    """Remove temporary folders of this process; called at its end, however that comes about."""
+    while _temporary:
+        maker, folder = _temporary.pop()
+        if maker == os.getpid():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def prepare_folder(folder: Path, variable: str) -> None:
@@ -231,28 +266,48 @@ def prepare_folder(folder: Path, variable: str) -> None:
             pass
     except OSError as error:
         raise UserError(
-            f"{variable}: {str(folder)!r} cannot be written to ({error.strerror}); "
+            f"{variable}: '{shown(folder)}' cannot be written to ({error.strerror}); "
             f"name another folder with {variable}, or change its owner or mode"
         ) from None
 
 
 def move_aside(path: Path) -> Path | None:
-    """Rename an existing file after the time of its last change, results.yaml to results.20260301-120000.yaml.
+    """Rename an existing file or folder after the time of its last change, results.yaml to results.20260301-120000.yaml.
 
-    Returns the new path, None where there was no file.
+    Returns the new path, None where there was nothing.
 
     Raises:
         UserError: when the folder cannot be written to.
     """
-    if not path.exists():
-        return None
-    stamp = datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y%m%d-%H%M%S")
-    target, count = path.with_name(f"{path.stem}.{stamp}{path.suffix}"), 1
-    while target.exists():
+    moved = move_all_aside(path.parent, [path.name])
+    return moved[0] if moved else None
+
+
+def move_all_aside(folder: Path, names: Iterable[str]) -> list[Path]:
+    """Rename those files and folders of these names that are there, all after the time of the first one's last change.
+
+    Returns the new paths: what belongs to one run has one stamp.
+
+    Raises:
+        UserError: when the folder cannot be written to.
+    """
+    there = [folder / name for name in names if os.path.lexists(folder / name)]
+    if not there:
+        return []
+    stamp, count = datetime.fromtimestamp(there[0].lstat().st_mtime).strftime("%Y%m%d-%H%M%S"), 1
+    targets = [_stamped(path, stamp) for path in there]
+    while any(os.path.lexists(target) for target in targets):
         count += 1
-        target = path.with_name(f"{path.stem}.{stamp}-{count}{path.suffix}")
-    try:
-        path.rename(target)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be renamed ({error.strerror}); name another folder with OUTPUT_DIR") from None
-    return target
+        targets = [_stamped(path, f"{stamp}-{count}") for path in there]
+    for path, target in zip(there, targets, strict=True):
+        try:
+            path.rename(target)
+        except OSError as error:
+            raise UserError(
+                f"{shown(path)}: cannot be renamed ({error.strerror}); name another folder with OUTPUT_DIR"
+            ) from None
+    return targets
+
+
+def _stamped(path: Path, stamp: str) -> Path:
+    return path.with_name(f"{path.stem}.{stamp}{path.suffix}")

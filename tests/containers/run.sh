@@ -13,7 +13,7 @@
 #                    that has PyTorch for the CPU, which tests everything but the GPU's software
 set -euo pipefail
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(cd -P -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" >/dev/null && pwd -P)
 root=$(cd "$here/../.." && pwd)
 # shellcheck source=tests/containers/engine.sh
 source "$here/engine.sh"

@@ -289,3 +289,15 @@ def test_another_cpu_gets_a_library_of_its_own(monkeypatch):
     assert build.cache_folder("2.13.0") == here
     monkeypatch.setenv("UNET3D_MARCH", "haswell")
     assert build.cache_folder("2.13.0") != here
+
+
+@pytest.mark.parametrize("content", [b"", b"\x7fELF cut", b"another library"])
+def test_a_library_whose_content_is_not_that_of_its_name_is_not_loaded(tmp_path, content):
+    whole = tmp_path / "compiled.so"
+    whole.write_bytes(b"\x7fELF cut off here")
+    named = build.named(tmp_path, whole)
+    assert build.whole_library(tmp_path) is None
+    named.write_bytes(content)
+    assert build.whole_library(tmp_path) is None
+    named.write_bytes(whole.read_bytes())
+    assert build.whole_library(tmp_path) == named

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
-from unet3d import cli, files
+from unet3d import cli, files, signals
 from unet3d.brats import preprocessing, segmentations
 from unet3d.brats.dataset import MODALITIES, find_cases
 from unet3d.brats.preprocessing import Store
@@ -123,7 +123,7 @@ def in_process(monkeypatch):
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.setattr(run_verb.os, "_exit", end)
-    monkeypatch.setattr(run_verb, "_end_children", lambda: None)
+    monkeypatch.setattr(signals, "end_children", lambda: None)
 
     def run(*words):
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
-from unet3d.errors import UserError
+from unet3d.errors import UserError, shown
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -17,4 +17,4 @@ class OneLineParser(argparse.ArgumentParser):
         Raises:
             UserError: always.
         """
-        raise UserError(f"{self.prog.split()[-1]}: {message}; see {self.prog} --help")
+        raise UserError(f"{self.prog.split()[-1]}: {shown(message, 400)}; see {self.prog} --help")

@@ -19,8 +19,8 @@ from unet3d.brats.dataset import default_store
 from unet3d.config import names, parse, table
 from unet3d.config.precisions import PRECISIONS
 from unet3d.config.values import Asked
-from unet3d.devices import host
-from unet3d.errors import UserErrors
+from unet3d.devices import host, process
+from unet3d.errors import UserErrors, shown
 from unet3d.planning import memory, mlperf
 from unet3d.planning.refusals import weights_are_missing
 
@@ -71,6 +71,7 @@ def main(argv: Sequence[str]) -> int:
     if importlib.util.find_spec("torch") is None:
         print("Nothing can run: torch is not installed; ./setup.sh, or pip install -r requirements.txt")
         return 2
+    process.import_torch()
     runnable, lacking = what_runs(asked)
     print("What this machine can run")
     for platform, engines in runnable.items():
@@ -200,12 +201,12 @@ def missing(asked: Asked) -> list[str]:
             "WEIGHTS=/path/fold_1.zip, or WEIGHTS=sample to try"
         )
     elif weights_are_missing(weights):
-        lacking.append(f"weights: {weights!r} is not there; use a fold_1.zip, its unpacked folder, sample or random")
+        lacking.append(f"weights: '{shown(weights)}' is not there; use a fold_1.zip, its unpacked folder, sample or random")
     if asked.dataset_dir is None:
         lacking.append("a data set: Dice needs BraTS 2019 in DATASET_DIR; ./setup.sh --sample-data makes one to try")
     elif not asked.dataset_dir.is_dir():
         lacking.append(
-            f"the data set: DATASET_DIR {str(asked.dataset_dir)!r} is not a folder; name the one that holds HGG and LGG"
+            f"the data set: DATASET_DIR '{shown(asked.dataset_dir)}' is not a folder; name the one that holds HGG and LGG"
         )
     if not any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "c++", "clang++")):
         lacking.append("a C++ compiler: our CPU kernels and JIT=compile need one; apt-get install g++")
@@ -242,9 +243,9 @@ def _too_small(asked: Asked) -> list[str]:
         room = shutil.disk_usage(there).free
         if room < size:
             lacking.append(
-                f"disk: {name} {folder} needs about {size / 1e9:.1f} GB, {room / 1e9:.1f} GB are free; free some "
+                f"disk: {name} {shown(folder)} needs about {size / 1e9:.1f} GB, {room / 1e9:.1f} GB are free; free some "
                 f"or name another folder with {name}"
             )
         if not os.access(there, os.W_OK):
-            lacking.append(f"access: {name} {folder} cannot be written to; name another folder with {name}")
+            lacking.append(f"access: {name} {shown(folder)} cannot be written to; name another folder with {name}")
     return lacking

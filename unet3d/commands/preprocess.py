@@ -6,8 +6,10 @@ import os
 import sys
 from collections.abc import Sequence
 
+from unet3d import signals
 from unet3d.config import parse, table
 from unet3d.config.values import Asked
+from unet3d.devices import process
 from unet3d.errors import ExitCode, UserErrors, shown
 
 SETTINGS = ("dataset_dir", "preprocessed_dir")
@@ -29,13 +31,15 @@ def main(argv: Sequence[str]) -> int:
         problems.append("DATASET_DIR is not set; name the folder that holds HGG and LGG")
     if problems or asked.dataset_dir is None:
         raise UserErrors(problems)
+    process.import_torch()  # nnU-Net needs it
     from unet3d.brats import dataset, preprocessing
 
+    signals.by_exception()
     names = [case.name for case in dataset.find_cases(asked.dataset_dir)]
     target = asked.preprocessed_dir or preprocessing.default_store(asked.dataset_dir)
     report = preprocessing.preprocess(asked.dataset_dir, target, names)
     for name, reason in sorted(report.failed.items()):
-        print(f"ERROR: {shown(name)}: {reason}", file=sys.stderr)
+        print(f"ERROR: {shown(name)}: {shown(reason, 1000)}", file=sys.stderr)
     print(
         f"{len(report.done)} cases preprocessed, {len(report.skipped)} were there already, "
         f"{len(report.failed)} cannot be used; volumes are in {shown(target)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from unet3d import signals
 from unet3d.commands.arguments import OneLineParser
 from unet3d.results import reader, report
 
@@ -25,5 +26,6 @@ def main(argv: Sequence[str]) -> int:
         return 0
     given = parser.parse_args(argv)
     path = given.folder / "results.json" if given.folder.is_dir() else given.folder
+    signals.by_exception()
     print(report.write(reader.read(path), path.parent))
     return 0

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
+from unet3d import signals, streams
 from unet3d.devices import host, topology
 from unet3d.engines import registry
-from unet3d.errors import BenchmarkError, ExitCode, Stopped, UserError, tell
-from unet3d.files import move_aside, prepare_folder, write_atomically
+from unet3d.errors import BenchmarkError, ExitCode, Stopped, UserError, messages_of, of_the_system, shown, tell
+from unet3d.files import move_all_aside, prepare_folder, remove_temporary, write_atomically
+from unet3d.locks import FolderLock
 from unet3d.planning import placement
 from unet3d.planning.plan import Plan, ask, make
 from unet3d.results import document, report
@@ -44,39 +46,66 @@ def main(argv: Sequence[str]) -> int:
 
         return scaling.run(asked, argv)
     plan = make(asked)
+    folder = plan.settings.output_dir
     if plan.settings.node_rank:
-        prepare_folder(plan.settings.output_dir, "OUTPUT_DIR")
-    return carry_out(plan, argv)
+        prepare_folder(folder, "OUTPUT_DIR")
+    with FolderLock(folder, "OUTPUT_DIR") as lock:
+        return carry_out(plan, argv, lock)
 
 
-def carry_out(plan: Plan, argv: Sequence[str]) -> int:
-    """Run, write results and report, print the summary; returns the exit code."""
+def carry_out(plan: Plan, argv: Sequence[str], lock: FolderLock) -> int:
+    """Run, write results and report, print the summary; returns the exit code.
+
+    lock: of the plan's folder; given free before the process ends early.
+    """
     folder = plan.settings.output_dir
     record, out = Record(plan.settings, command=["predict.py", *argv]), Console()
-    # Before this process is bound to some of its cores.
-    record.environment["hardware"] = host.hardware()
-    moved = [name for name in document.FILES if move_aside(folder / name)]
-    out.open_log(folder / "output_raw.log")
-    if moved:
-        out.line(f"Earlier results in {folder} were renamed: {', '.join(moved)}")
-    out.line(banner(plan.settings))
-    registry.engine_class(plan.settings.engine).begin()
+    # Until the results are written; a signal before this one has nothing to lose.
+    signals.by_exception()
     try:
+        # Before this process is bound to some of its cores.
+        record.environment["hardware"] = host.hardware()
+        moved = move_all_aside(folder, document.FILES)
+        out.open_log(folder / "output_raw.log")
+        if moved:
+            out.line(f"Earlier results in {shown(folder)} were renamed: {', '.join(path.name for path in moved)}")
+        out.line(banner(plan.settings))
+        registry.engine_class(plan.settings.engine).begin()
         _in_thread(_work(plan, record, out))
         record.finish()
-    except Stopped as stop:
-        _end_early(record, out, f"stopped by {stop.name}", stop.exit_code)
-    except BenchmarkError as error:
-        _end_early(record, out, str(error), tell(error))
-    except Exception as error:  # noqa: BLE001 - the last line of defence: a user never sees a traceback
-        _unexpected(record, out, error)
+        signals.not_at_all()
+    except (Exception, Stopped) as error:  # noqa: BLE001 - the last line of defence: a user never sees a traceback
+        reason, code = _why(error, folder)
+        _end_early(record, out, reason, code, lock)
     if plan.settings.node_rank:
-        out.line(f"The results of all nodes are in node 0's OUTPUT_DIR; this node's log is in {folder}")
+        out.line(f"The results of all nodes are in node 0's OUTPUT_DIR; this node's log is in {shown(folder)}")
         out.close()
         return ExitCode.DONE
     complete = _tell(record, out, folder)
     out.close()
     return ExitCode.DONE if complete else ExitCode.NOT_ALL
+
+
+def _why(error: BaseException, folder: Path) -> tuple[str, int]:
+    """Why a run ends early, told where it has to be, and its exit code."""
+    signals.not_at_all()
+    if isinstance(error, Stopped):
+        return f"stopped by {error.name}", error.exit_code
+    if isinstance(error, BrokenPipeError):
+        return "who read the output has closed it", ExitCode.PIPE_CLOSED
+    known = error if isinstance(error, BenchmarkError) else of_the_system(error)
+    if known is not None:
+        return "; ".join(messages_of(known)), tell(known)
+    path = folder / "traceback.log"
+    with contextlib.suppress(UserError):
+        write_atomically(path, "".join(traceback.format_exception(error)))
+    first = str(error).strip().partition("\n")[0]
+    print(
+        f"ERROR: unexpected {type(error).__name__}: {shown(first)}; this is a defect or a broken "
+        f"installation, please report it with {shown(path)}",
+        file=sys.stderr,
+    )
+    return f"unexpected {type(error).__name__}", ExitCode.DEFECT
 
 
 def _work(plan: Plan, record: Record, out: Console) -> Callable[[], None]:
@@ -85,8 +114,6 @@ def _work(plan: Plan, record: Record, out: Console) -> Callable[[], None]:
         from unet3d.ranks import launch
 
         return lambda: launch.run(plan, record, out, TASK)
-    from unet3d.measure import run
-
     if plan.place:
         # Before PyTorch starts threads, and from the main thread, whose binding the others inherit.
         record.placement = bound = placement.bind(plan.place)
@@ -107,12 +134,20 @@ def _work(plan: Plan, record: Record, out: Console) -> Callable[[], None]:
                 "MULTI_TILE=True runs one process on each, with its own memory.",
             )
         )
-    return lambda: run.run(plan, record, out)
+
+    def alone() -> None:
+        # Imported by the thread that works: a signal is an exception in the main thread, and none must fall into an import.
+        from unet3d.measure import run
+
+        run.run(plan, record, out)
+
+    return alone
 
 
 def _tell(record: Record, out: Console, folder: Path) -> bool:
     """Write results and report and print the summary; returns whether the results are complete."""
-    results = _report(record, document.write(record, folder), folder)
+    results = document.write(record, folder)
+    results = _report(record, results, folder)
     for warning in record.warnings:
         out.warning(warning)
     if stats := document.statistics(record):
@@ -126,9 +161,13 @@ def _tell(record: Record, out: Console, folder: Path) -> bool:
 def _report(record: Record, results: Document, folder: Path) -> Document:
     """Draw report.html of the written results; what goes wrong costs a warning, never the results."""
     try:
+        # The results are there: a signal costs the report at most.
+        signals.by_exception()
         report.write(results, folder)
+        signals.not_at_all()
     except (Exception, Stopped) as error:  # noqa: BLE001 - the results are complete, whatever becomes of the picture
-        reason = str(error).partition("\n")[0] or getattr(error, "name", type(error).__name__)
+        signals.not_at_all()
+        reason = shown(str(error).partition("\n")[0]) or getattr(error, "name", type(error).__name__)
         record.warn(RunWarning("no-report", f"report.html could not be drawn: {reason}.", f"./run_model.sh report {folder}"))
         with contextlib.suppress(UserError):
             return document.write(record, folder)
@@ -159,41 +198,20 @@ def _in_thread(work: Callable[[], None]) -> None:
         raise failure[0]
 
 
-def _end_early(record: Record, out: Console, reason: str, code: int) -> None:
+def _end_early(record: Record, out: Console, reason: str, code: int, lock: FolderLock) -> NoReturn:
     """Write what there is, marked incomplete, and leave without waiting for the inference in progress."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
     record.finish(reason)
     folder = record.settings.output_dir
     with contextlib.suppress(UserError):
         document.write(record, folder)
-    out.line(
-        f"INCOMPLETE: {reason}; {len(record.samples)} of {record.planned_calls or record.settings.num_iterations} "
-        f"calls are in {folder / 'results.json'}"
-    )
+    with contextlib.suppress(BrokenPipeError):
+        out.line(
+            f"INCOMPLETE: {shown(reason, 1000)}; {len(record.samples)} of "
+            f"{record.planned_calls or record.settings.num_iterations} calls are in {shown(folder / 'results.json')}"
+        )
     out.close()
-    _end_children()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    signals.end_children()
+    streams.finish(code)
+    remove_temporary()
+    lock.release()
     os._exit(code)
-
-
-def _unexpected(record: Record, out: Console, error: Exception) -> None:
-    path = record.settings.output_dir / "traceback.log"
-    with contextlib.suppress(UserError):
-        write_atomically(path, "".join(traceback.format_exception(error)))
-    first = str(error).strip().partition("\n")[0]
-    print(
-        f"ERROR: unexpected {type(error).__name__}: {first}; this is a defect or a broken "
-        f"installation, please report it with {path}",
-        file=sys.stderr,
-    )
-    _end_early(record, out, f"unexpected {type(error).__name__}", ExitCode.DEFECT)
-
-
-def _end_children() -> None:
-    import psutil
-
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            child.kill()

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NotRequired, TypedDict, cast
 
-from unet3d import places
+from unet3d import places, signals, streams
 from unet3d.config.kinds import show
 from unet3d.config.settings import BY_NAME
 from unet3d.config.values import Asked
 from unet3d.errors import Stopped, UserErrors
 from unet3d.files import move_aside, write_atomically
+from unet3d.locks import FolderLock
 from unet3d.planning import resolve
 from unet3d.results import reader
 from unet3d.results.document import plain
@@ -93,13 +94,15 @@ def run(asked: Asked, argv: Sequence[str]) -> int:
     elif most > alone.threads:
         raise UserErrors([f"SCALING={show(counts)} needs {most} cores, there are {alone.threads}; lower it or raise THREADS"])
     folder = asked.output_dir
-    move_aside(folder / "scaling.json")
-    return _carry_out(
-        points(counts, alone.platform, alone.threads),
-        folder,
-        ["predict.py", *argv],
-        lambda point, target: _command(asked, point, target),
-    )
+    with FolderLock(folder, "OUTPUT_DIR"):
+        signals.by_exception()
+        move_aside(folder / "scaling.json")
+        return _carry_out(
+            points(counts, alone.platform, alone.threads),
+            folder,
+            ["predict.py", *argv],
+            lambda point, target: _command(asked, point, target),
+        )
 
 
 def _command(asked: Asked, point: Point, target: Path) -> list[str]:
@@ -148,7 +151,7 @@ def _carry_out(todo: Sequence[Point], folder: Path, command: list[str], command_
 
 
 def _child(command: list[str], environment: Mapping[str, str]) -> int:
-    with subprocess.Popen(command, env=environment) as child:
+    with subprocess.Popen(command, env=environment, stderr=streams.error_descriptor()) as child:
         try:
             return child.wait()
         except BaseException:

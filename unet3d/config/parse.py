@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from unet3d.config.settings import SETTINGS, Setting
+from unet3d.errors import shown
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str, Gi
         try:
             given[setting.name] = Given(setting.parse(text), source)
         except ValueError as allowed:
-            problems.append(f"{label}: {text!r} is not allowed; use {allowed}")
+            problems.append(f"{label}: '{shown(text)}' is not allowed; use {allowed}")
             given[setting.name] = Given(setting.default, "default")
     return given, problems
 
@@ -79,8 +80,8 @@ def _take_value(setting: Setting, words: list[str], problems: list[str]) -> str 
 
 def _unknown(word: str, known: list[str]) -> str:
     if not word.startswith("-"):
-        return f"{word!r}: unexpected word; settings are given as --flag value (see --help)"
+        return f"'{shown(word)}': unexpected word; settings are given as --flag value (see --help)"
     flag = word.partition("=")[0]
-    close = difflib.get_close_matches(flag, known, n=1)
+    close = difflib.get_close_matches(flag[:100], known, n=1)
     hint = f"did you mean {close[0]}?" if close else "see --help for the list"
-    return f"{flag}: unknown flag; {hint}"
+    return f"{shown(flag)}: unknown flag; {hint}"

@@ -88,6 +88,11 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def logical_cpus() -> int:
+    """CPUs of the machine, each hyper-thread one."""
+    return os.cpu_count() or 1
+
+
 def usable_cores() -> int:
     """Physical cores that this process may run on: its affinity and its container's CPU quota, hyper-threads once."""
     count, quota = len(topology.cores()), _cpu_quota()
@@ -191,7 +196,7 @@ def hardware() -> dict[str, Any]:
     return {
         "cpu": cpu_model(),
         "architecture": platform.machine(),
-        "logical_cpus": os.cpu_count(),
+        "logical_cpus": logical_cpus(),
         "usable_cores": usable_cores(),
         "numa_nodes": len(nodes) or 1,
         "instructions": sorted(flag for flag in flags if flag.startswith(("avx2", "avx512", "amx", "avx_vnni"))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unet3d.devices import process
 from unet3d.devices.base import Device
 from unet3d.devices.registry import KINDS, PLATFORMS, accelerators, device_class, open_device
 from unet3d.errors import UserError
@@ -12,8 +13,9 @@ def select(platform: str | None, index: int = 0) -> tuple[Device, str, str]:
 
     Raises:
         UserError: when the machine or this PyTorch has no device of the platform that was asked for, or has another
-            platform's device of the same kind (an Intel GPU of the other series).
+            platform's device of the same kind (an Intel GPU of the other series); when PyTorch cannot be imported.
     """
+    process.import_torch()
     if platform is not None:
         device = open_device(PLATFORMS[platform], index)
         real = device.platform()

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from unet3d.files import whole_folder
+from unet3d.files import whole_folder, write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+
+SUMS = "sha256.json"  # of every other file of an export
 
 
 def parameters_hash(network: torch.nn.Module) -> str:
@@ -49,13 +54,33 @@ def get_or_make(folder: Path, ingredients: Iterable[str], make: Callable[[Path],
     """The folder of an export made from `ingredients`, and whether it was there already.
 
     `make` gets an empty folder to fill; it gets its final name only when it is complete, so that an interrupted
-    or concurrent export leaves no half of one.
+    or concurrent export leaves no half of one. One whose files are not what was written is made again.
     """
     key = hashlib.sha256("\n".join(ingredients).encode()).hexdigest()[:32]
     final = Path(folder) / key
-    if final.is_dir():
+    if whole(final):
         return final, True
     final.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(final, ignore_errors=True)  # where it is damaged
     with whole_folder(final) as draft:
         make(draft)
+        write_atomically(draft / SUMS, json.dumps(_sums(draft)))
     return final, False
+
+
+def whole(folder: Path) -> bool:
+    """Whether a folder is an export whose files have the content that was written."""
+    try:
+        return bool(json.loads((folder / SUMS).read_text(encoding="utf-8")) == _sums(folder))
+    except (OSError, ValueError):
+        return False
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of an export by its path in it."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != SUMS:
+            with open(path, "rb") as file:
+                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found

@@ -7,6 +7,7 @@ from pathlib import Path
 from unet3d.config.values import Asked
 from unet3d.engines import registry
 from unet3d.engines.base import EngineSettings
+from unet3d.errors import shown
 from unet3d.planning import mlperf, placement
 from unet3d.workload import SHAPE
 
@@ -27,9 +28,11 @@ def impossible(asked: Asked) -> list[str]:
             "use DUMMY=no with DATASET_DIR"
         )
     if weights_are_missing(asked.weights):
-        problems.append(f"WEIGHTS: {asked.weights!r} is not there; use a fold_1.zip, its unpacked folder, sample or random")
+        problems.append(
+            f"WEIGHTS: '{shown(asked.weights)}' is not there; use a fold_1.zip, its unpacked folder, sample or random"
+        )
     if asked.output_dir.exists() and not asked.output_dir.is_dir():
-        problems.append(f"OUTPUT_DIR: {str(asked.output_dir)!r} is a file; name a folder")
+        problems.append(f"OUTPUT_DIR: '{shown(asked.output_dir)}' is a file; name a folder")
     return problems
 
 
@@ -46,7 +49,7 @@ def _without_data(asked: Asked) -> list[str]:
             "(./setup.sh --sample-data makes one to try), or use DUMMY=yes"
         )
     elif not asked.dataset_dir.is_dir():
-        problems.append(f"DATASET_DIR: {str(asked.dataset_dir)!r} is not a folder; name the one that holds HGG and LGG")
+        problems.append(f"DATASET_DIR: '{shown(asked.dataset_dir)}' is not a folder; name the one that holds HGG and LGG")
     if asked.volume_shape != SHAPE:
         problems.append(
             f"VOLUME_SHAPE with DUMMY=no is not possible; a data set's volumes are {','.join(map(str, SHAPE))}, leave it out"

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from unet3d import places
 from unet3d.brats.dataset import default_store
 from unet3d.config.values import Asked, Settings
-from unet3d.devices import host, platforms
+from unet3d.devices import host, platforms, process
 from unet3d.devices.base import Device
 from unet3d.engines import registry
 from unet3d.errors import UserErrors
@@ -55,6 +55,7 @@ def complete(asked: Asked) -> Resolved:
     platform = decisions.fill("platform", asked.platform, detected, reason)
     threads = decisions.fill("threads", asked.threads, host.usable_cores(), "physical cores that this process may use")
     counts, problems = placement.counts(asked, platform, threads, decisions.fill)
+    problems += _too_many_threads(asked)
     if asked.streams > threads and platform == "CPU":
         problems.insert(
             0,
@@ -82,6 +83,20 @@ def complete(asked: Asked) -> Resolved:
         raise UserErrors(problems)
     settings = Settings(**values, sources=asked.sources, reasons=decisions.reasons)
     return Resolved(settings, device, tuple(decisions.warnings))
+
+
+def _too_many_threads(asked: Asked) -> list[str]:
+    """What of THREADS and STREAMS cannot be started here, or would only wait; a line each."""
+    most, problems = 2 * host.logical_cpus(), []
+    for name, wanted in (("THREADS", asked.threads or 1), ("STREAMS", asked.streams)):
+        if wanted > most:
+            problems.append(f"{name}={wanted} is more than twice the {most // 2} CPUs of this machine; use 1 to {most}")
+    if not problems and not process.can_start(wanted := max(asked.threads or 1, asked.streams)):
+        problems.append(
+            f"{wanted} threads cannot be started here; lower THREADS or STREAMS, or raise ulimit -u or the container's limit "
+            "of processes"
+        )
+    return problems
 
 
 def _precision(asked: Asked, platform: str, decisions: Decisions) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from unet3d.config.values import Settings
 from unet3d.engines import registry
-from unet3d.errors import BenchmarkError, ExitCode, UserError
+from unet3d.errors import BenchmarkError, ExitCode, UserError, shown
 from unet3d.files import write_atomically
 from unet3d.places import command
 from unet3d.planning.placement import Placement
@@ -53,7 +53,12 @@ def run(plan: Plan, record: Record, out: Console, task: str) -> None:
         UserError: when the nodes don't meet.
     """
     settings, places = plan.settings, plan.places
-    folder = Path(tempfile.mkdtemp(prefix="unet3d-ranks-"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="unet3d-ranks-"))
+    except OSError as error:
+        raise UserError(
+            f"no temporary folder can be made for the ranks ({error.strerror}); set TMPDIR to a folder that can be written to"
+        ) from None
     record.at_end.append(lambda: shutil.rmtree(folder, ignore_errors=True))
     job = folder / "job.pkl"
     job.write_bytes(pickle.dumps(_job(plan, record, task)))
@@ -88,6 +93,8 @@ def run(plan: Plan, record: Record, out: Console, task: str) -> None:
         failure = _failure(settings, agent, readers, places, hung, _oom_kills() > kills)
         if trace := getattr(failure, "trace", None):
             write_atomically(settings.output_dir / "traceback.log", trace)
+        if failure.exit_code == ExitCode.PIPE_CLOSED:
+            raise BrokenPipeError from None
         raise failure
     if settings.node_rank in (None, 0):
         # Written by rank 0, a process of this user, into a folder that nobody else can write to.
@@ -126,10 +133,10 @@ def _bulletin(settings: Settings) -> nodes.Bulletin:
     host, port = endpoint(settings.rdzv_endpoint)
     try:
         return nodes.Bulletin(host, port, settings.node_rank or 0, settings.nnodes)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, OSError) as error:  # names that no resolver takes are of all kinds
         raise UserError(
-            f"RDZV_ENDPOINT: node 0 cannot listen at {settings.rdzv_endpoint} "
-            f"({str(error).partition(chr(10))[0]}); name an address of this machine and a free port"
+            f"RDZV_ENDPOINT: node 0 cannot listen at {shown(settings.rdzv_endpoint)} "
+            f"({shown(str(error).partition(chr(10))[0])}); name an address of this machine and a free port"
         ) from None
 
 
@@ -223,7 +230,7 @@ def _failure(
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     if not isinstance(agent.error, ChildFailedError):
-        first = str(agent.error).strip().partition("\n")[0]
+        first = shown(str(agent.error).strip().partition("\n")[0])
         if settings.nnodes > 1:
             return UserError(
                 f"the {settings.nnodes} nodes did not meet at {settings.rdzv_endpoint} ({first}); start the same "

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from unet3d.config.values import Settings
 from unet3d.devices import topology
-from unet3d.errors import BenchmarkError, ExitCode, UserError
+from unet3d.errors import BenchmarkError, ExitCode, UserError, messages_of, of_the_system
 from unet3d.planning import placement
 from unet3d.planning.placement import Placement
 from unet3d.planning.plan import of_rank
@@ -66,10 +66,14 @@ def main(argv: Sequence[str]) -> int:
         writer.error(f"lost the connection to another rank: {error}", 1, kind="peer")
         time.sleep(WAIT_FOR_THE_REASON_S)
         return 1
-    except BenchmarkError as error:
-        writer.error(str(error).replace("\n", "; "), error.exit_code)
-        return error.exit_code
+    except BrokenPipeError:
+        writer.error("who read the output has closed it", ExitCode.PIPE_CLOSED)
+        return ExitCode.PIPE_CLOSED
     except Exception as error:  # noqa: BLE001 - told by the process that started this one
+        known = error if isinstance(error, BenchmarkError) else of_the_system(error)
+        if known is not None:
+            writer.error("; ".join(messages_of(known)), known.exit_code)
+            return known.exit_code
         first = str(error).strip().partition("\n")[0]
         writer.error(f"unexpected {type(error).__name__}: {first}", ExitCode.DEFECT, trace=traceback.format_exc())
         return ExitCode.DEFECT

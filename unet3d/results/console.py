@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
+from unet3d import streams
 from unet3d.config import kinds
 from unet3d.config.settings import SETTINGS
 from unet3d.config.values import Settings
-from unet3d.errors import UserError
+from unet3d.errors import UserError, shown
 from unet3d.results.facts import Dice, RunWarning
 from unet3d.results.record import Record
 from unet3d.results.timing import Statistics
@@ -23,33 +24,63 @@ class Console:
     def __init__(self, rank: int = 0, size: int = 1, stream: TextIO | None = None, only_status: bool = False):
         """only_status: of INFO lines print those with PERF_STATUS, for ranks that would repeat what rank 0 says."""
         self.rank, self.size, self._only_status = rank, size, only_status
-        self._stream = stream or sys.stdout
+        self._stream: TextIO | None = stream or sys.stdout
         self._log: TextIO | None = None
 
     def open_log(self, path: Path, append: bool = False) -> None:
-        """From now on everything printed is in this file too. append: it is another process' log as well.
+        """From now on everything printed is in this file too, and libraries' messages are in it alone.
+
+        append: it is another process' log as well.
 
         Raises:
             UserError: when the file cannot be written.
         """
         try:
-            self._log = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - stays open for the whole run
+            # Open for the whole run.
+            self._log = open(path, "a", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
             if not append:
                 self._log.truncate(0)
+            streams.noise_into(self._log.fileno())
         except OSError as error:
             self._log = None
             raise UserError(
-                f"{path}: cannot be written ({error.strerror}); free some space or name another folder with OUTPUT_DIR"
+                f"{shown(path)}: cannot be written ({error.strerror}); free some space or name another folder with OUTPUT_DIR"
             ) from None
 
     def close(self) -> None:
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+        """Close the log; a full disk has been told of before."""
+        log, self._log = self._log, None
+        if log is not None:
+            with contextlib.suppress(OSError):
+                log.close()
 
     def line(self, text: str = "") -> None:
-        """Print one line (or several, split by newlines)."""
-        print(text, file=self._stream, flush=True)
+        """Print one line (or several, split by newlines).
+
+        Raises:
+            BrokenPipeError: when who read the output has closed it.
+        """
+        # The log first: it has the line also where the console has gone.
+        self._to_log(text)
+        self._to_console(text)
+
+    def _to_console(self, text: str) -> None:
+        if self._stream is None:
+            return
+        try:
+            print(text, file=self._stream, flush=True)
+        except BrokenPipeError:
+            self._stream = None  # what is told while the run ends is in the log
+            raise
+        except OSError as error:
+            # The results are worth more than what is printed of them.
+            if self._stream is sys.stdout:
+                streams.drop_output()
+            self._stream = None
+            where = f"; what follows is in {self._log.name}" if self._log else ""
+            print(f"WARNING[console]: standard output cannot be written ({error.strerror}){where}", file=sys.stderr)
+
+    def _to_log(self, text: str) -> None:
         if self._log is None:
             return
         try:

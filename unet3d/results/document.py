@@ -23,7 +23,18 @@ from unet3d.version import __version__
 from unet3d.workload import MODALITIES, SHAPE
 
 Document = dict[str, Any]  # results.json, or a part of it
-FILES = ("results.yaml", "results.json", "output_raw.log", "report.html", "slices.npz", "profile.json")
+# All that a run may write into its folder; the first that is there gives the time that earlier ones are renamed after.
+FILES = (
+    "results.json",
+    "results.yaml",
+    "output_raw.log",
+    "report.html",
+    "slices.npz",
+    "profile.json",
+    "traceback.log",
+    "segmentations",
+    "loadgen",
+)
 REGION_KEYS = (("WT", "accuracy_whole_tumor"), ("TC", "accuracy_tumor_core"), ("ET", "accuracy_enhancing_tumor"))
 _WRITING = threading.Lock()
 MLPERF_FOLD1 = {"total": 0.85300, "WT": 0.9141, "TC": 0.8679, "ET": 0.7770}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from unet3d import signals
 from unet3d.commands.sweep import conduct, grid, grid_file, tables
 from unet3d.commands.sweep.conduct import Planned
 from unet3d.commands.sweep.grid import Configuration
@@ -17,8 +18,9 @@ from unet3d.config.parse import Given
 from unet3d.config.settings import BY_NAME
 from unet3d.config.values import Asked
 from unet3d.devices import host
-from unet3d.errors import BenchmarkError, UserErrors, messages_of
+from unet3d.errors import BenchmarkError, UserErrors, messages_of, shown
 from unet3d.files import prepare_folder
+from unet3d.locks import FolderLock
 from unet3d.planning.plan import ask, make
 from unet3d.planning.refusals import impossible
 
@@ -96,7 +98,9 @@ def main(argv: Sequence[str]) -> int:
     folder = cast(Path, given["output_dir"].value) / "sweep"
     prepare_folder(folder, "OUTPUT_DIR")
     again = shlex.join(["./run_model.sh", "--sweep", *(word for word in argv if word.casefold() != "--fresh")])
-    return conduct.Sweep(folder, planned, left_out, words, options.prefix, options.time_limit, again).run(options.fresh)
+    with FolderLock(folder, "OUTPUT_DIR"):
+        signals.by_exception()
+        return conduct.Sweep(folder, planned, left_out, words, options.prefix, options.time_limit, again).run(options.fresh)
 
 
 def _options(argv: Sequence[str]) -> tuple[Options, list[str]]:
@@ -135,7 +139,7 @@ def _minutes(text: str, problems: list[str]) -> float | None:
             return 60 * minutes
     except ValueError:
         pass
-    problems.append(f"--time-limit: {text!r} is not allowed; use a number of minutes above 0")
+    problems.append(f"--time-limit: '{shown(text)}' is not allowed; use a number of minutes above 0")
     return None
 
 

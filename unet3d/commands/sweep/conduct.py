@@ -16,13 +16,14 @@ from unet3d.commands.sweep.grid import Configuration
 from unet3d.config.values import Settings
 from unet3d.devices import host
 from unet3d.errors import Stopped
-from unet3d.files import write_atomically
+from unet3d.files import move_all_aside, write_atomically
 from unet3d.results.document import plain
 from unet3d.results.schema import Results
 from unet3d.version import __version__
 from unet3d.workload import SHAPE
 
 SCHEMA_VERSION = 1
+TABLES = ("sweep.json", "sweep.md", "sweep.csv")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Sweep:
             UserError: when weights cannot be read or files cannot be written.
         """
         fingerprints = {planned.name: resume.fingerprint(planned.settings, self.prefix) for planned in self.planned}
+        self._keep_other_tables(fresh)
         todo = []
         for planned in self.planned:
             earlier = None if fresh else resume.earlier(self.folder / planned.name, fingerprints[planned.name])
@@ -95,6 +97,15 @@ class Sweep:
         print("\n".join(tables.console(document)))
         print(f"Results: {self.folder / 'sweep.md'}, sweep.csv, sweep.json")
         return 0 if document["winners"] else 1
+
+    def _keep_other_tables(self, fresh: bool) -> None:
+        """Rename the tables of a sweep that this one does not go on with."""
+        try:
+            same = json.loads((self.folder / TABLES[0]).read_text(encoding="utf-8"))["again"] == self.again
+        except (OSError, ValueError, KeyError, TypeError):
+            same = False
+        if fresh or not same:
+            move_all_aside(self.folder, TABLES)
 
     def _run_one(self, planned: Planned, now: resume.Fingerprint, label: str, ahead: Sequence[Planned]) -> None:
         remaining = self._remaining(ahead)

@@ -14,7 +14,7 @@ from time import monotonic
 
 from unet3d import places
 from unet3d.errors import UserError
-from unet3d.files import move_aside, prepare_folder
+from unet3d.files import move_all_aside, prepare_folder
 from unet3d.results import reader
 from unet3d.results.schema import Results
 
@@ -53,7 +53,7 @@ def run(
     """
     prepare_folder(folder, "OUTPUT_DIR")
     # A run that fails before it renames them would leave an earlier run's figures to be taken for its own.
-    move_aside(folder / "results.json")
+    move_all_aside(folder, ["results.json", CONSOLE])
     command = [*prefix, str(python), *places.command()[1:], *words, "--output-dir", str(folder)]
     started = monotonic()
     with open(folder / CONSOLE, "w", encoding="utf-8") as console:

@@ -25,6 +25,7 @@ SOURCES, HEADERS = (tuple(sorted(path.name for path in FOLDER.glob(pattern))) fo
 FLAGS = ("-O3", "-fopenmp", "-fno-math-errno", "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-maybe-uninitialized")
 
 
+NAME = "unet3d_fused"
 # Types of tensors.
 STORED = ("fp32", "bf16")
 REMEDY = "For the faster form: g++ and ninja (pip install ninja), PRECISION=bf16 or fp32, UNET3D_KERNELS not off."
@@ -39,9 +40,7 @@ def status() -> tuple[str, str]:
 
     try:
         folder = cache_folder(torch.__version__)
-        library = folder / "unet3d_fused.so"
-        if not library.exists():
-            build(folder, library)
+        library = whole_library(folder) or build(folder)
         torch.ops.load_library(str(library))
     except (OSError, RuntimeError, ImportError, subprocess.SubprocessError) as error:
         return "fallback", f"cannot build or load the C++ operators: {_essence(error)[:300]}"
@@ -98,8 +97,29 @@ def cache_folder(torch_version: str) -> Path:
     return files.cache_folder() / f"fused-{digest.hexdigest()[:16]}"
 
 
-def build(folder: Path, library: Path) -> None:
-    """Compile into a temporary folder and move the library into place, so that a broken build is never loaded."""
+def whole_library(folder: Path) -> Path | None:
+    """The library in this folder whose content is that of its name; None where there is none.
+
+    Loading one that is cut off ends the process with SIGBUS, so that nobody could say what is wrong.
+    """
+    return next((library for library in sorted(folder.glob(f"{NAME}-*.so")) if library == named(folder, library)), None)
+
+
+def named(folder: Path, library: Path) -> Path:
+    """The path in `folder` that a library has to have: with the SHA-256 of its content."""
+    with open(library, "rb") as file:
+        return folder / f"{NAME}-{hashlib.file_digest(file, 'sha256').hexdigest()}.so"
+
+
+def build(folder: Path) -> Path:
+    """Compile the operators into `folder`; returns the library, whose name has the SHA-256 of its content.
+
+    Compiled in a folder of its own and then renamed: a broken build is never loaded, and of two processes that build at
+    once each has its own, with one name where they are the same.
+
+    Raises:
+        RuntimeError: without a compiler or ninja, or when it does not compile.
+    """
     if not shutil.which(os.environ.get("CXX", "c++")):
         raise RuntimeError("no C++ compiler (install g++)")
     if not shutil.which("ninja"):
@@ -109,9 +129,11 @@ def build(folder: Path, library: Path) -> None:
     from torch.utils import cpp_extension
 
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    files.remove_leftovers(folder)
+    # What a killed build has left has a name by which it is removed later.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=files.PARTIAL) as scratch:
         built = cpp_extension.load(
-            "unet3d_fused",
+            NAME,
             [str(FOLDER / name) for name in SOURCES],
             build_directory=scratch,
             extra_cflags=[*FLAGS, f"-march={architecture()}"],
@@ -119,4 +141,10 @@ def build(folder: Path, library: Path) -> None:
             is_standalone=False,
             verbose=False,
         )
-        files.move_into_place(Path(built or Path(scratch) / "unet3d_fused.so"), library)
+        compiled = Path(built or Path(scratch) / f"{NAME}.so")
+        library = named(folder, compiled)
+        files.move_into_place(compiled, library)
+    for other in folder.glob(f"{NAME}-*.so"):
+        if other != named(folder, other):
+            other.unlink(missing_ok=True)
+    return library

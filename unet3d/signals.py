@@ -1,0 +1,67 @@
+"""What SIGINT, SIGTERM and SIGHUP do: end the process at once, or raise `Stopped` where something has to be put in order."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+from unet3d.errors import Stopped
+
+
+def at_once() -> None:
+    """From now on a signal ends the process with one line and 128 + its number: there is nothing to lose.
+
+    No exception is raised: one that falls into the import of a library can be swallowed there, or shown as a traceback.
+    """
+    _answer(_quit)
+
+
+def by_exception() -> None:
+    """From now on a signal raises `Stopped` in the main thread."""
+    _answer(_stop)
+
+
+def not_at_all() -> None:
+    """From now on the process ends by itself, soon."""
+    _answer(signal.SIG_IGN)
+
+
+def end_children() -> None:
+    """Kill every process that this one has started, and theirs."""
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+
+
+def _answer(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+    # nohup has it ignored, and then the process outlives its terminal.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, handler if handler is not signal.SIG_IGN else _nothing)
+    # run_model.sh has them held back while Python starts.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """As ignoring, but to be told from what nohup has set."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)
+
+
+def _quit(number: int, frame: FrameType | None) -> None:
+    stop = Stopped(number)
+    # Not print: the signal may have interrupted one.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.write(sys.stderr.fileno(), f"ERROR: stopped by {stop.name} before anything was measured\n".encode())
+    with contextlib.suppress(Exception):
+        end_children()
+    os._exit(stop.exit_code)
