@@ -9,6 +9,9 @@ import signal
 import sys
 from enum import IntEnum
 
+# Characters of one message; a value echoed in it has far fewer, see `shown`.
+MESSAGE_LIMIT = 2000
+
 
 class ExitCode(IntEnum):
     """What the process returns; scripts and CI rely on these."""
@@ -65,6 +68,23 @@ class Stopped(BaseException):
         self.exit_code = 128 + number
 
 
+def shown(value: object, limit: int = 200) -> str:
+    """A value as part of a message: one line, nothing in it that a terminal obeys, at most `limit` characters.
+
+    Whatever is not printable is escaped as Python writes it (`\\n`, `\\x1b`, `\\u202e`, a lone surrogate as `\\udcff`).
+    What is longer is cut and ends in "…".
+    """
+    try:
+        text = str(value)
+    except (ValueError, RecursionError):  # numbers of thousands of digits, lists that hold themselves thousands deep
+        text = f"{type(value).__name__} too large to be shown"
+    # Cut first: a value of a gigabyte is not escaped for the sake of its first line.
+    escaped = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text[: limit + 1]
+    )
+    return escaped if len(text) <= limit and len(escaped) <= limit else escaped[: limit - 1] + "…"
+
+
 def messages_of(error: BenchmarkError) -> list[str]:
     """The lines of an error, one for each thing that is wrong."""
     return error.messages if isinstance(error, UserErrors) else [str(error)]
@@ -73,5 +93,6 @@ def messages_of(error: BenchmarkError) -> list[str]:
 def tell(error: BenchmarkError) -> int:
     """Print an error's lines; returns the exit code."""
     for message in messages_of(error):
-        print(f"ERROR: {message}", file=sys.stderr)
+        # Whatever a message echoes, it stays one line; who made it has cut the single values.
+        print(f"ERROR: {shown(message, MESSAGE_LIMIT)}", file=sys.stderr)
     return error.exit_code

@@ -1,67 +1,17 @@
 """compare: what is a difference, what is noise, what must not be compared."""
 
 import copy
-import json
-from dataclasses import asdict
 
 import numpy as np
 import pytest
+from comparing import document
 from scipy import stats
 
 from unet3d import cli
 from unet3d.commands import compare
-from unet3d.commands.compare import measure, runs
+from unet3d.commands.compare import measure, runs, samples
 from unet3d.errors import UserError
 from unet3d.results import bootstrap
-from unet3d.results.timing import Sample, summarise
-
-
-def document(latencies, streams=1, ranks=1, **changes):
-    """results.json of calls with these latencies in ms, dealt out to ranks and streams in turn."""
-    clock, samples = {}, []
-    for index, milliseconds in enumerate(latencies):
-        lane = (index % ranks, index // ranks % streams)
-        start = clock.get(lane, 0.0)
-        clock[lane] = start + milliseconds / 1e3
-        samples.append(Sample(start, milliseconds / 1e3, rank=lane[0], stream=lane[1]))
-    requested = {"platform": "CPU", "precision": "bf16", "batch_size": "1", "streams": str(streams), "output_dir": "/somewhere"}
-    doc = {
-        "schema_version": 1,
-        "complete": True,
-        "incomplete_reason": None,
-        "mode": "performance",
-        "scenario": "loop",
-        "benchmark": {"version": "1.0.0", "git_commit": "abc", "git_dirty": False},
-        "settings": {"requested": requested},
-        "effective": {"engine": "torch 2.13.0", "precision": "bf16"},
-        "volume": {"shape": [4, 224, 224, 160]},
-        "weights": {"kind": "random", "base_features": 32},
-        "data": {"kind": "random"},
-        "accuracy": None,
-        "ranks": [{"rank": rank} for rank in range(ranks)] if ranks > 1 else [],
-        "environment": {"hardware": {"cpu": "A"}, "versions": {"torch": "2.13.0"}, "variables": {}},
-        "warnings": [],
-        "samples": {
-            "start_s": [s.start for s in samples],
-            "latency_ms": list(map(float, latencies)),
-            "stage_ms": [0.0] * len(samples),
-            "post_ms": [0.0] * len(samples),
-            "volumes": [1] * len(samples),
-            "rank": [s.rank for s in samples],
-        },
-        "statistics": asdict(summarise(samples, streams)),
-    }
-    return {**doc, **changes}
-
-
-@pytest.fixture
-def save(tmp_path):
-    def write(name, doc):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "results.json").write_text(json.dumps(doc))
-        return str(tmp_path / name)
-
-    return write
 
 
 def noisy(seed, mean, count=20, spread=0.01):
@@ -97,11 +47,12 @@ def test_noise_is_rarely_called_a_difference(correlation, count, most):
         return 100 + 3 * values[50:]
 
     alarms, trials = 0, 150
-    for _ in range(trials):
-        base, other = series(), series()
-        drawn = [bootstrap.draw_blocks(side, rng, 400).mean(axis=1) for side in (base, other)]
-        independent = min(len(side) / bootstrap.block_length(side) for side in (base, other))
-        alarms += bootstrap.ratio_of_sides(other.mean() / base.mean(), *drawn, independent).beyond_noise
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bootstrap, "DRAWS", 400)
+        for trial in range(trials):
+            patch.setattr(measure, "SEED", trial)
+            base, other = (runs.Side(name, [document(series())]) for name in ("a", "b"))
+            alarms += measure.ratios(base, other)["mean"].beyond_noise
     assert alarms / trials <= most
 
 
@@ -127,8 +78,10 @@ def test_runs_that_differ_from_one_another_hide_a_difference_that_one_pair_shows
 @pytest.mark.parametrize(("streams", "ranks"), [(1, 1), (3, 1), (1, 2), (2, 2)])
 def test_bootstrapped_throughput_is_that_of_the_results(streams, ranks):
     doc = document(noisy(2, 100, count=24, spread=0.1), streams, ranks)
-    parts = measure.series(doc, "throughput")
-    assert 24 / max(part.sum() for part in parts) == pytest.approx(doc["statistics"]["throughput"])
+    parts = samples.parts(doc, overhead=False)
+    slowest = max(seconds.sum() / volumes.sum() for volumes, seconds in parts)
+    assert ranks / slowest == pytest.approx(doc["statistics"]["throughput"])
+    assert runs.Side("a", [doc]).value("throughput") == pytest.approx(doc["statistics"]["throughput"])
 
 
 @pytest.mark.parametrize(("mean", "code"), [(100, 0), (103, 0), (112, 1), (80, 0)])

@@ -3,8 +3,8 @@
 Latency is the time of one inference call, from handing over the staged volumes to complete logits (input transfer,
 network, synchronisation), whatever the batch size: what MLPerf's SingleStream scenario times, whose reported figure is
 the 90th percentile. Throughput is volumes per second of inference: with one call in flight the volumes over the sum
-of latencies, with several the volumes over the window from the first call's start to the last one's end, as in
-MLPerf's Offline scenario.
+of latencies, with several the volumes over the steady window, in which all of them are in flight
+(`unet3d.results.window`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from unet3d.results import window
+from unet3d.results.window import Calls
 
 UNSTEADY = 0.05  # coefficient of variation above which times are called unstable
 
@@ -66,34 +69,33 @@ def percentile(values: Sequence[float], share: float) -> float:
     return float(percentiles(np.asarray(values, float)[None], share)[0])
 
 
-def _window(samples: Sequence[Sample]) -> float:
-    """Seconds from the first call's start to the last one's end."""
-    return max(sample.start + sample.latency for sample in samples) - min(sample.start for sample in samples)
-
-
-def summarise(samples: Sequence[Sample], streams: int = 1) -> Statistics:
-    """Statistics of at least one sample, of one rank or of several.
-
-    With one call in flight the time with overhead is the sum of the host work and the inference of each call; with
-    several the host work of one call overlaps the inference of others, so the window holds it already.
-
-    Ranks start together, so the volumes of all of them are done when the slowest rank is: its time is the window, with
-    overhead the time on the clock from the first rank's start to the last one's end.
-    """
-    latencies = [sample.latency for sample in samples]
-    volumes = sum(sample.volumes for sample in samples)
-    total = [sample.stage + sample.latency + sample.post for sample in samples]
+def calls_by_rank(samples: Sequence[Sample], overhead: bool) -> list[Calls]:
+    """The calls of each rank; overhead: from staging to the labels on the host, not the inference alone."""
     ranks: dict[int, list[Sample]] = {}
     for sample in samples:
         ranks.setdefault(sample.rank, []).append(sample)
-    if streams == 1:
-        busy, busy_with_overhead = max(sum(sample.latency for sample in own) for own in ranks.values()), sum(total)
-    else:
-        busy = max(_window(own) for own in ranks.values())
-    if streams > 1 or len(ranks) > 1:
-        busy_with_overhead = max(sample.start + sample.latency + sample.post for sample in samples) - min(
-            sample.start - sample.stage for sample in samples
+    return [
+        Calls(
+            np.array([sample.start - (sample.stage if overhead else 0.0) for sample in own]),
+            np.array([sample.start + sample.latency + (sample.post if overhead else 0.0) for sample in own]),
+            np.array([sample.volumes for sample in own]),
+            np.array([sample.stream for sample in own]),
         )
+        for own in ranks.values()
+    ]
+
+
+def steady(samples: Sequence[Sample], streams: int) -> bool:
+    """Whether throughput is of the time in which all streams were in flight; see `unet3d.results.window`."""
+    return streams == 1 or all(calls.steady(streams) for calls in calls_by_rank(samples, overhead=False))
+
+
+def summarise(samples: Sequence[Sample], streams: int = 1) -> Statistics:
+    """Statistics of at least one sample, of one rank or of several; throughputs by the rule of `unet3d.results.window`."""
+    latencies = [sample.latency for sample in samples]
+    volumes = sum(sample.volumes for sample in samples)
+    total = [sample.stage + sample.latency + sample.post for sample in samples]
+    throughput, with_overhead = window.rates(calls_by_rank(samples, False), calls_by_rank(samples, True), streams)
     mean = float(np.mean(latencies))
     deviation = float(np.std(latencies, ddof=1)) if len(latencies) > 1 else 0.0
     return Statistics(
@@ -108,8 +110,8 @@ def summarise(samples: Sequence[Sample], streams: int = 1) -> Statistics:
         max=1e3 * max(latencies),
         stdev=1e3 * deviation,
         cv=deviation / mean,
-        throughput=volumes / busy,
-        throughput_with_overhead=volumes / busy_with_overhead,
+        throughput=throughput,
+        throughput_with_overhead=with_overhead,
         latency_with_overhead=1e3 * float(np.mean(total)),
     )
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from unet3d.commands.arguments import OneLineParser
-from unet3d.errors import UserError
+from unet3d.errors import UserError, shown
 
 DESCRIPTION = """\
 Compare runs: each further one with the first. A run is an OUTPUT_DIR or a results.json; several runs of the same
@@ -56,8 +56,8 @@ def main(argv: Sequence[str]) -> int:
         for side in (base, *others):
             if not side.enough:
                 raise UserError(
-                    f"{side.name}: --fail-if-slower needs at least {bootstrap.FEWEST} calls in each run, there are "
-                    f"{side.calls}; raise NUM_ITERATIONS"
+                    f"{shown(side.name)}: --fail-if-slower needs at least {bootstrap.FEWEST} calls in a row in each stream "
+                    f"and rank of a run; raise NUM_ITERATIONS to {side.fewest_calls} or more"
                 )
     ratios = [measure.ratios(base, other) for other in others]
     gate = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,19 +10,20 @@ from typing import cast
 
 import numpy as np
 
-from unet3d.errors import UserError
+from unet3d.commands.compare import samples
+from unet3d.errors import UserError, shown
 from unet3d.results.bootstrap import FEWEST
 from unet3d.results.schema import Results, Value
 
 METRICS = ("throughput", "throughput_with_overhead", "mean", "p50", "p90")
-SAMPLES = ("latency_ms", "start_s", "stage_ms", "post_ms", "rank", "volumes")
+SAMPLES = ("latency_ms", "start_s", "stage_ms", "post_ms", "rank", "stream", "volumes")
 # Settings that say where files are or how much is printed.
 UNIMPORTANT = ("output_dir", "status_prints")
 
 
 @dataclass(frozen=True)
 class Side:
-    """One side: the same thing measured once or in several runs. `docs`: their results.json."""
+    """One side: the same thing measured once or in several runs. `docs`: their results.json, samples as arrays."""
 
     name: str
     docs: list[Results]
@@ -33,16 +35,52 @@ class Side:
     @property
     def enough(self) -> bool:
         """Whether noise can be told from a difference."""
-        return all(len(doc["samples"]["latency_ms"]) >= FEWEST for doc in self.docs)
+        return all(samples.rounds(doc) >= FEWEST for doc in self.docs)
+
+    @property
+    def fewest_calls(self) -> int:
+        """Calls of a run, in each rank, with which noise can be told from a difference."""
+        return FEWEST * max(samples.streams(doc) for doc in self.docs)
+
+    @functools.cached_property
+    def figures(self) -> dict[str, float]:
+        """Mean over the runs of each of METRICS, computed from their samples."""
+        each = [samples.figures(doc) for doc in self.docs]
+        return {metric: float(np.mean([figures[metric] for figures in each])) for metric in METRICS}
 
     def value(self, metric: str) -> float:
-        """Mean over the runs of a figure of `statistics`, one of METRICS."""
-        return float(np.mean([figure(doc, metric) for doc in self.docs]))
+        """A figure of METRICS."""
+        return self.figures[metric]
 
 
-def figure(doc: Results, metric: str) -> float:
-    """A figure of METRICS of a run that measured something."""
-    return cast(Mapping[str, float], doc["statistics"])[metric]
+def load(path: Path) -> Results:
+    """The document of a results.json or of a folder that holds one, its samples as arrays and without series.
+
+    Raises:
+        UserError: when it cannot be read, is damaged or holds no timed call.
+    """
+    from unet3d.results import report
+
+    file = path / "results.json" if path.is_dir() else path
+    doc = report.read(file)
+    try:
+        doc = samples.compact(doc, SAMPLES)
+        arrays = samples.arrays(doc)
+        identity(doc), facts(doc), samples.streams(doc)
+        parts = (doc["warnings"], doc["complete"], doc["started"], doc["memory"].get("peak_host_bytes"))
+        whole = bool(parts) and all(warning["name"] for warning in doc["warnings"])
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        whole = False
+    if not whole:
+        raise UserError(f"{shown(file)}: is damaged (not all of it is as it was written); run it again")
+    if len({len(array) for array in arrays.values()}) != 1 or not all(np.isfinite(array).all() for array in arrays.values()):
+        raise UserError(f"{shown(file)}: is damaged (its samples do not belong together); run it again")
+    if not len(arrays["latency_ms"]):
+        reason = shown(doc.get("incomplete_reason") or "nothing was measured")
+        raise UserError(f"{shown(file)}: holds no timed call ({reason}); run it again")
+    if not (arrays["latency_ms"] > 0).all() or not (arrays["volumes"] > 0).all() or samples.streams(doc) < 1:
+        raise UserError(f"{shown(file)}: is damaged (its samples do not belong together); run it again")
+    return doc
 
 
 def read(argument: str) -> Side:
@@ -51,43 +89,64 @@ def read(argument: str) -> Side:
     Raises:
         UserError: when one of them cannot be read, holds no sample, or repeats differ in what they measure.
     """
-    from unet3d.results import report
-
     try:
         whole = Path(argument).exists()
         paths = [Path(argument)] if whole else [Path(part) for part in argument.split(",") if part.strip()]
         any(path.is_dir() for path in paths)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{argument[:80]!r} cannot be a results folder ({reason}); name OUTPUT_DIRs of runs") from None
-    docs = []
-    for path in paths:
-        file = path / "results.json" if path.is_dir() else path
-        doc = report.read(file)
-        try:
-            lengths = {len(cast(Mapping[str, list[float]], doc["samples"])[name]) for name in SAMPLES}
-            latencies = np.asarray(doc["samples"]["latency_ms"], float)
-            known = all(figure(doc, metric) > 0 for metric in METRICS) if len(latencies) else False
-            identity(doc), facts(doc)
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise UserError(f"{file}: is damaged (samples or statistics are not as they were written); run it again") from None
-        if not known:
-            raise UserError(
-                f"{file}: holds no timed call ({doc.get('incomplete_reason') or 'nothing was measured'}); run it again"
-            )
-        if len(lengths) != 1 or not np.all(latencies > 0):
-            raise UserError(f"{file}: is damaged (its samples do not belong together); run it again")
-        docs.append(doc)
+        raise UserError(
+            f"{shown(repr(argument), 80)} cannot be a results folder ({reason}); name OUTPUT_DIRs of runs"
+        ) from None
+    docs = [load(path) for path in paths]
     if not docs:
-        raise UserError(f"{argument!r} names no results; give the OUTPUT_DIR of a run")
-    side = Side(argument.rstrip("/"), docs)
+        raise UserError(f"{shown(repr(argument))} names no results; give the OUTPUT_DIR of a run")
+    side = Side(argument.rstrip("/") or "/", docs)
     for doc in docs[1:]:
         if wrong := [*different_workload(docs[0], doc), *_changed(docs[0], doc, "settings.")]:
             raise UserError(
-                f"{argument}: its runs are not repeats of one another ({'; '.join(wrong)}); divide by commas only "
+                f"{shown(argument)}: its runs are not repeats of one another ({'; '.join(wrong)}); divide by commas only "
                 "runs of the same settings"
             )
     return side
+
+
+def collect(argument: str) -> tuple[list[Side], list[str]]:
+    """The sides that an argument names, and what was left out of a folder, a line each.
+
+    A folder without a results.json of its own stands for all results below it: every results.json, and files of another
+    name ending in .json that are results.
+
+    Raises:
+        UserError: when what is named cannot be read, or a folder holds no result.
+    """
+    folder = Path(argument)
+    try:
+        many = folder.is_dir() and not (folder / "results.json").exists()
+        files = [path for path in sorted(folder.rglob("*.json")) if path.is_file()] if many else []
+    except (OSError, ValueError):
+        many = False
+    if not many:
+        return [read(argument)], []
+    sides, left_out = [], []
+    for path in files:
+        if path.name != "results.json" and not _claims_to_be_results(path):
+            continue
+        name = path.parent if path.name == "results.json" else path.with_suffix("")
+        try:
+            sides.append(Side(str(folder.name / name.relative_to(folder)), [load(path)]))
+        except UserError as error:
+            left_out.append(str(error))
+    if not sides:
+        why = f" that can be used: {left_out[0]}" if left_out else ""
+        raise UserError(f"{shown(argument)}: holds no results.json{why}; name OUTPUT_DIRs of runs or a folder of them")
+    return sides, left_out
+
+
+def _claims_to_be_results(path: Path) -> bool:
+    """Whether a file of any name begins as a results.json does."""
+    with path.open("rb") as file:
+        return b'"schema_version"' in file.read(400)
 
 
 def identity(doc: Results) -> dict[str, Value]:
