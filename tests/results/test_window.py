@@ -29,6 +29,12 @@ def test_host_work_behind_which_others_compute_costs_no_more_than_itself():
     assert stats.throughput_with_overhead <= stats.throughput <= 2.05
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_overhead_never_makes_it_faster(seed):
+    stats = summarise(stream_samples(9, 2, host=0.001, spread=0.2, seed=seed), 2)
+    assert stats.throughput_with_overhead <= stats.throughput
+
+
 def test_a_call_that_reaches_over_the_windows_end_counts_by_its_share():
     samples = [
         Sample(0, 1, stream=0),

@@ -43,16 +43,21 @@ class Calls:
         return (start, stop) if stop > start else None
 
 
-def rank_parts(calls: Calls, streams: int, overhead: bool, slices: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def rank_parts(
+    inference: Calls, with_host: Calls, streams: int, overhead: bool, slices: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """(volumes, seconds) of each part of a rank's measured time; the rank's throughput is the ratio of their sums.
 
-    With one call in flight a part is a call. With several the window is cut into `slices` of equal length, each with
-    what all streams did in it, so that concurrent calls stay together.
+    inference, with_host: the same calls without and with the host's work. overhead: whose seconds count. With one call in
+    flight a part is a call. With several the window is cut into `slices` of equal length, each with what all streams did
+    in it, so that concurrent calls stay together.
     """
     if streams == 1:
-        return np.asarray(calls.volumes, float), calls.end - calls.begin
-    window = calls.steady(streams)
+        timed = with_host if overhead else inference
+        return np.asarray(timed.volumes, float), timed.end - timed.begin
+    calls, window = inference, inference.steady(streams)
     if window is None:
+        calls = with_host if overhead else inference
         window = float(calls.begin.min()), float(calls.end.max())
     edges = np.linspace(*window, slices + 1)
     lasting = np.maximum(calls.end - calls.begin, 1e-9)
@@ -78,15 +83,17 @@ def rates(inference: Sequence[Calls], with_host: Sequence[Calls], streams: int) 
     With overhead and one call in flight in each of several ranks it is over the time on the clock, from the first rank's
     start to the last one's end.
     """
+    own = [float(calls.volumes.sum()) for calls in inference]
+
+    def rate(overhead: bool) -> float:
+        parts = [rank_parts(*calls, streams, overhead) for calls in zip(inference, with_host, strict=True)]
+        sums = [(volumes.sum(), seconds.sum()) for volumes, seconds in parts]
+        return float(throughput([(all_of, *each) for all_of, each in zip(own, sums, strict=True)]))
+
     if streams == 1 and len(with_host) > 1:
         clock = max(calls.end.max() for calls in with_host) - min(calls.begin.min() for calls in with_host)
-        return _rate(inference, streams, False), float(sum(calls.volumes.sum() for calls in with_host) / clock)
-    return _rate(inference, streams, False), _rate(with_host, streams, True)
-
-
-def _rate(ranks: Sequence[Calls], streams: int, overhead: bool) -> float:
-    parts = [(float(calls.volumes.sum()), *rank_parts(calls, streams, overhead)) for calls in ranks]
-    return float(throughput([(own, done.sum(), seconds.sum()) for own, done, seconds in parts]))
+        return rate(overhead=False), sum(own) / float(clock)
+    return rate(overhead=False), rate(overhead=True)
 
 
 def _integral(calls: Calls, rates: np.ndarray | None, at: np.ndarray) -> np.ndarray:

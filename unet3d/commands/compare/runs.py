@@ -23,10 +23,14 @@ UNIMPORTANT = ("output_dir", "status_prints")
 
 @dataclass(frozen=True)
 class Side:
-    """One side: the same thing measured once or in several runs. `docs`: their results.json, samples as arrays."""
+    """One side: the same thing measured once or in several runs.
+
+    `docs`: their results.json, samples as arrays. `files`: where each was read from.
+    """
 
     name: str
     docs: list[Results]
+    files: tuple[Path, ...] = ()
 
     @property
     def calls(self) -> int:
@@ -61,7 +65,7 @@ def load(path: Path) -> Results:
     """
     from unet3d.results import report
 
-    file = path / "results.json" if path.is_dir() else path
+    file = _file(path)
     doc = report.read(file)
     try:
         doc = samples.compact(doc, SAMPLES)
@@ -83,6 +87,10 @@ def load(path: Path) -> Results:
     return doc
 
 
+def _file(path: Path) -> Path:
+    return path / "results.json" if path.is_dir() else path
+
+
 def read(argument: str) -> Side:
     """A side from a folder or results.json, or from several runs of the same, divided by commas.
 
@@ -101,7 +109,7 @@ def read(argument: str) -> Side:
     docs = [load(path) for path in paths]
     if not docs:
         raise UserError(f"{shown(repr(argument))} names no results; give the OUTPUT_DIR of a run")
-    side = Side(argument.rstrip("/") or "/", docs)
+    side = Side(argument.rstrip("/") or "/", docs, tuple(_file(path).resolve() for path in paths))
     for doc in docs[1:]:
         if wrong := [*different_workload(docs[0], doc), *_changed(docs[0], doc, "settings.")]:
             raise UserError(
@@ -134,7 +142,7 @@ def collect(argument: str) -> tuple[list[Side], list[str]]:
             continue
         name = path.parent if path.name == "results.json" else path.with_suffix("")
         try:
-            sides.append(Side(str(folder.name / name.relative_to(folder)), [load(path)]))
+            sides.append(Side(str(folder.name / name.relative_to(folder)), [load(path)], (path.resolve(),)))
         except UserError as error:
             left_out.append(str(error))
     if not sides:
