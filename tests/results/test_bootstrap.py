@@ -79,7 +79,7 @@ def reduced(series, lengths, draws, rng):
     return np.concatenate(means), np.concatenate(p90)
 
 
-@pytest.mark.parametrize("sizes", [(5,), (23,), (40, 37)])
+@pytest.mark.parametrize("sizes", [(5,), (23,), (40, 37), (301, 120)])
 def test_counts_give_the_figures_of_the_full_bootstrap_draw_by_draw(sizes):
     """The same random numbers: not alike but equal."""
     generator = np.random.default_rng(4)

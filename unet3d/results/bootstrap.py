@@ -120,10 +120,11 @@ def sums(units: Units, samples: np.ndarray) -> np.ndarray:
 class DrawnPercentiles:
     """Percentiles of drawn samples, by the rule of `unet3d.results.timing.percentiles`, without the drawn samples.
 
-    The sorted samples are cut into bins, of which each draw needs one: that with its percentile.
+    The sorted samples of a long series are cut into bins, of which each draw needs one: that with its percentile.
     """
 
     BINS = 64
+    SHORT = 256  # samples that are quicker looked through as a whole
 
     def __init__(self, series: Sequence[Units], samples: Sequence[np.ndarray]):
         """samples: of each of the series, together one distribution."""
@@ -144,6 +145,11 @@ class DrawnPercentiles:
 
     def of(self, counts: np.ndarray, share: float) -> np.ndarray:
         """The percentile of each draw; counts: of all units [draws, units], `share` in percent."""
+        if len(self._values) <= self.SHORT:
+            each = np.cumsum(counts[:, self._unit], axis=1)
+            places = (each < np.maximum(1, np.ceil(share / 100 * each[:, -1:]))).sum(axis=1)
+            chosen: np.ndarray = self._values[places]
+            return chosen
         reached = np.cumsum(counts @ self._in_bin, axis=1)
         ranks = np.maximum(1, np.ceil(share / 100 * reached[:, -1]))
         bins = (reached < ranks[:, None]).sum(axis=1)

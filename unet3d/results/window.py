@@ -43,22 +43,15 @@ class Calls:
         return (start, stop) if stop > start else None
 
 
-def rank_parts(
-    inference: Calls, with_host: Calls, streams: int, overhead: bool, slices: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
+def rank_parts(calls: Calls, streams: int, overhead: bool, slices: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """(volumes, seconds) of each part of a rank's measured time; the rank's throughput is the ratio of their sums.
 
-    inference, with_host: the same calls without and with the host's work. overhead: whose seconds count. With one call in
-    flight a part is a call. With several the window is cut into `slices` of equal length, each with what all streams did
-    in it, so that concurrent calls stay together.
+    calls: with overhead those that hold the host's work. With one call in flight a part is a call. With several the window
+    is cut into `slices` of equal length, each with what all streams did in it, so that concurrent calls stay together.
     """
     if streams == 1:
-        timed = with_host if overhead else inference
-        return np.asarray(timed.volumes, float), timed.end - timed.begin
-    calls, window = inference, inference.steady(streams)
-    if window is None:
-        calls = with_host if overhead else inference
-        window = float(calls.begin.min()), float(calls.end.max())
+        return np.asarray(calls.volumes, float), calls.end - calls.begin
+    window = calls.steady(streams) or (float(calls.begin.min()), float(calls.end.max()))
     edges = np.linspace(*window, slices + 1)
     lasting = np.maximum(calls.end - calls.begin, 1e-9)
     volumes = np.diff(_integral(calls, calls.volumes / lasting, edges))
@@ -83,17 +76,17 @@ def rates(inference: Sequence[Calls], with_host: Sequence[Calls], streams: int) 
     With overhead and one call in flight in each of several ranks it is over the time on the clock, from the first rank's
     start to the last one's end.
     """
-    own = [float(calls.volumes.sum()) for calls in inference]
-
-    def rate(overhead: bool) -> float:
-        parts = [rank_parts(*calls, streams, overhead) for calls in zip(inference, with_host, strict=True)]
-        sums = [(volumes.sum(), seconds.sum()) for volumes, seconds in parts]
-        return float(throughput([(all_of, *each) for all_of, each in zip(own, sums, strict=True)]))
-
+    inferring = _rate(inference, streams, overhead=False)
     if streams == 1 and len(with_host) > 1:
         clock = max(calls.end.max() for calls in with_host) - min(calls.begin.min() for calls in with_host)
-        return rate(overhead=False), sum(own) / float(clock)
-    return rate(overhead=False), rate(overhead=True)
+        return inferring, float(sum(calls.volumes.sum() for calls in with_host) / clock)
+    # The two windows differ by less than a call; the host's work can only add time.
+    return inferring, min(_rate(with_host, streams, overhead=True), inferring)
+
+
+def _rate(ranks: Sequence[Calls], streams: int, overhead: bool) -> float:
+    parts = [(float(calls.volumes.sum()), *rank_parts(calls, streams, overhead)) for calls in ranks]
+    return float(throughput([(own, volumes.sum(), seconds.sum()) for own, volumes, seconds in parts]))
 
 
 def _integral(calls: Calls, rates: np.ndarray | None, at: np.ndarray) -> np.ndarray:

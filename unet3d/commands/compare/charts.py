@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from unet3d.commands.compare import escape
 from unet3d.commands.compare.rows import Row
-from unet3d.results.report.theme import ACCENT, ET, INK, MUTED, SECOND, TC, WT, canvas
+from unet3d.results.report.theme import ACCENT, ET, INK, MUTED, SECOND, WT, canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = (ACCENT, SECOND, WT, ET, TC, INK)
-MARKERS = "osD^vPX*"
+COLOURS = (ACCENT, SECOND, WT, ET, INK)
+MARKERS = "osD^vPX"
+WIDE = 20  # times the smallest value, from which on an axis is logarithmic
 LEGEND_WIDTH = 44  # characters
 
 
@@ -31,9 +32,9 @@ def against(rows: Sequence[Row], key: str, axis: str, name: str) -> str | None:
             own = [(place, row, value) for place, row, value in known if row.values["machine"] == machine]
             _points(axes, own, number, _legend(machine))
         axes.set(xlabel=axis, ylabel="volumes/s")
-        axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
         axes.margins(0.08)
+        _scale(axes, "x", [value for _, _, value in known])
+        _scale(axes, "y", [row.side.value("throughput") for _, row, _ in known])
         drawn.figure.legend(loc="outside upper left", handlelength=1)
     return drawn.svg
 
@@ -63,11 +64,22 @@ def over_time(rows: Sequence[Row]) -> str | None:
             own = [(place, row, date) for place, row, date in dated if row.values["machine"] == machine]
             _points(axes, own, number, _legend(machine))
         axes.set(ylabel="volumes/s")
-        axes.set_ylim(bottom=0)
+        axes.margins(0.08)
+        _scale(axes, "y", [row.side.value("throughput") for _, row, _ in dated])
         axes.xaxis_date()
         axes.tick_params(axis="x", labelrotation=30)
         drawn.figure.legend(loc="outside upper left", handlelength=1)
     return drawn.svg
+
+
+def _scale(axes: Axes, name: str, values: Sequence[float]) -> None:
+    """Logarithmic where values lie far apart, otherwise from 0."""
+    if min(values) > 0 and max(values) > WIDE * min(values):
+        axes.set(**{f"{name}scale": "log", f"{name}label": f"{getattr(axes, f'get_{name}label')()} (logarithmic)"})
+        getattr(axes, f"{name}axis").set_major_formatter(lambda value, _: f"{value:g}")
+        getattr(axes, f"{name}axis").set_minor_formatter(lambda *_: "")
+    else:
+        axes.set(**{f"{name}lim": (0, 1.08 * max(values) or 1)})
 
 
 def _points(axes: Axes, own: Sequence[tuple[int, Row, float]], number: int, legend: str) -> None:
@@ -76,7 +88,7 @@ def _points(axes: Axes, own: Sequence[tuple[int, Row, float]], number: int, lege
         [drawn] = axes.plot(
             [x],
             [row.side.value("throughput")],
-            MARKERS[number // len(COLOURS) % len(MARKERS)],
+            MARKERS[number % len(MARKERS)],
             color=COLOURS[number % len(COLOURS)],
             markersize=9 if row.own else 6.5,
             markeredgecolor=INK if row.own else "none",

@@ -69,7 +69,13 @@ def origin(row: Row) -> str:
 
 def ratio_text(ratio: Ratio) -> str:
     """A ratio with its interval."""
-    return f"{ratio.value:.3f}" if ratio.low is None else f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
+
+    def shown(value: float) -> str:
+        return f"{value:.3f}" if value < 10 else f"{value:.4g}"
+
+    if ratio.low is None or ratio.high is None:
+        return shown(ratio.value)
+    return f"{shown(ratio.value)} ({shown(ratio.low)} to {shown(ratio.high)})"
 
 
 def mark(row: Row, history: bool) -> str:

@@ -39,7 +39,7 @@ Figures = dict[str, np.ndarray]  # by metric, one for each draw [DRAWS]
 
 
 def _side(side: Side, rng: np.random.Generator) -> tuple[Figures, dict[str, float]]:
-    """The side's figures for each draw, and how many independent samples it has: its runs, otherwise its blocks of calls."""
+    """Figures for each draw, and the number of independent samples: of runs where there are several, else of blocks."""
     runs = [_run(doc, rng) for doc in side.docs]
     if len(runs) == 1:
         return runs[0]
@@ -114,8 +114,8 @@ def verdict(ratio: Ratio, more_is_better: bool) -> str:
         return f"cannot be told: fewer than {FEWEST} calls in a row"
     if not ratio.beyond_noise:
         return "no difference beyond noise"
-    better = (ratio.value > 1) == more_is_better
-    return f"{'better' if better else 'worse'} by {abs(ratio.value - 1):.1%}"
+    said = "better" if (ratio.value > 1) == more_is_better else "worse"
+    return f"{said} by {abs(ratio.value - 1):.1%}" if ratio.value < 2 else f"{said}, {ratio.value:.4g} times"
 
 
 def interval(ratio: Ratio) -> str:

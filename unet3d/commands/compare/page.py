@@ -79,8 +79,9 @@ def _headings(history: bool, compared: bool) -> list[tuple[str, str]]:
     date = [] if history else [("date", "short")]
     return (
         first
-        + figures
+        + figures[:1]
         + ratio
+        + figures[1:]
         + date
         + [("commit", "short"), ("PyTorch", "short"), ("driver", "short"), ("differs", "words"), ("warnings", "words")]
     )
@@ -88,20 +89,21 @@ def _headings(history: bool, compared: bool) -> list[tuple[str, str]]:
 
 def _row(row: Row, history: bool, compared: bool) -> dict[str, Any]:
     values = row.values
-    name = [("NOT COMPARABLE", problem) for problem in row.problems]
+    name = [("NOT COMPARABLE", escape.text(problem)) for problem in row.problems]
     cells = [
         _cell(values["date"], "short") if history else _cell(row.place, "short"),
         _cell(row.name, "words", more=name, mark="problem" if name else ""),
         _cell(values["machine"], "words"),
         _cell(listing.what(row), "words"),
     ]
-    cells += [_cell(values[key], "number", listing.figure(row, key, show)) for key, _, show in FIGURES]
+    figures = [_cell(values[key], "number", listing.figure(row, key, show)) for key, _, show in FIGURES]
+    cells.append(figures[0])
     if compared:
         ratio = row.ratios["throughput"] if row.ratios else None
         slower = rows.regression(row)
         cells.append(_cell(ratio and ratio.value, "short", listing.ratio_text(ratio) if ratio else "–"))
         cells.append(_cell(listing.mark(row, history), "words", mark={True: "worse", False: "better", None: ""}[slower]))
-    cells += [] if history else [_cell(values["date"], "short")]
+    cells += figures[1:] + ([] if history else [_cell(values["date"], "short")])
     dirty = " changed" if values["commit_dirty"] else ""
     cells.append(_cell(values["commit"], "short", f"{str(values['commit'])[:8]}{dirty}" if values["commit"] else "–"))
     cells += [_cell(values["torch"], "short"), _cell(values["driver"], "short")]

@@ -94,5 +94,4 @@ def rounds(doc: Results) -> int:
 def parts(doc: Results, overhead: bool) -> list[tuple[np.ndarray, np.ndarray]]:
     """Of each rank (volumes, seconds) of each round, in order; see `window.rank_parts`."""
     count = max(1, rounds(doc))
-    both = zip(calls(doc, overhead=False), calls(doc, overhead=True), strict=True)
-    return [window.rank_parts(*own, streams(doc), overhead, count) for own in both]
+    return [window.rank_parts(own, streams(doc), overhead, count) for own in calls(doc, overhead)]
