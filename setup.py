@@ -1,13 +1,19 @@
 """The packages of the wheel; everything else about it stands in pyproject.toml.
 
-The folds and the sample weights lie at the checkout's top, where the README names them, and inside the installed package:
-unet3d/places.py finds either.
+Folds, sample weights and the results of measured machines lie where the documents name them in a checkout, and inside the
+installed package: unet3d/places.py finds either.
 """
 
 import shutil
 
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
+
+DATA = {
+    "unet3d.data.folds": "folds",
+    "unet3d.data.samples": "samples",
+    "unet3d.data.reference_results": "benchmarks/results",
+}
 
 
 class BuildFresh(build_py):
@@ -19,7 +25,7 @@ class BuildFresh(build_py):
 
 
 setup(
-    packages=[*find_packages(include=["unet3d", "unet3d.*"]), "unet3d.data.folds", "unet3d.data.samples"],
-    package_dir={"unet3d.data.folds": "folds", "unet3d.data.samples": "samples"},
+    packages=[*find_packages(include=["unet3d", "unet3d.*"]), *DATA],
+    package_dir=DATA,
     cmdclass={"build_py": BuildFresh},
 )

@@ -30,9 +30,14 @@ def samples(latencies, streams=1, ranks=1):
 
 def results(latencies=(100.0, 110.0, 90.0), streams=1, ranks=1, settings=None, **changes):
     """results.json of calls with these latencies in ms, with parts of it replaced."""
+    return results_of(samples(latencies, streams, ranks), streams, ranks, settings, **changes)
+
+
+def results_of(calls, streams=1, ranks=1, settings=None, **changes):
+    """results.json of these samples, with parts of it replaced."""
     chosen = {"precision": "bf16", "network": "reference", "threads": max(4, streams), **(settings or {})}
     record = record_of(
-        settings_of(streams=streams, num_iterations=len(latencies) or 1, **chosen),
+        settings_of(streams=streams, num_iterations=len(calls) or 1, **chosen),
         command=["predict.py"],
         weights=weights_facts(base_features=32),
         effective=effective(engine="torch 2.13.0", precision="bf16", network="reference"),
@@ -43,7 +48,7 @@ def results(latencies=(100.0, 110.0, 90.0), streams=1, ranks=1, settings=None, *
             "versions": {"torch": "2.13.0"},
             "variables": {},
         },
-        samples=samples(latencies, streams, ranks),
+        samples=list(calls),
         ranks=[{"rank": rank} for rank in range(ranks)] if ranks > 1 else [],
     )
     record.finish()

@@ -1,6 +1,8 @@
-"""Settings, plans and records for tests, from variables as users set them."""
+"""Settings, plans and records for tests, from variables as users set them; samples of machines whose speed is known."""
 
 from pathlib import Path
+
+import numpy as np
 
 from unet3d.config import parse
 from unet3d.config.values import Asked
@@ -11,6 +13,7 @@ from unet3d.planning.refusals import impossible
 from unet3d.planning.resolve import complete
 from unet3d.results.facts import Agreement, PeakMemory, VolumesFacts, WarmUpFacts, WeightsFacts
 from unet3d.results.record import Record
+from unet3d.results.timing import Sample
 
 
 def asked_of(**variables):
@@ -58,6 +61,25 @@ def record_of(settings, **changes):
         "tflop_per_volume": 1.0,
     }
     return Record(settings, **{**values, **changes})
+
+
+def stream_samples(calls, streams, host=0.0, spread=0.0, queue=False, seed=0, pace=1.0):
+    """Calls of streams that each take the next one from one list, on a machine whose rate is known.
+
+    Every call asks for `pace` seconds of work, give or take `spread` of it, with `host` seconds of host work around it. queue:
+    streams wait for one device, which then does 1 / pace volumes per second; otherwise each has cores of its own, and
+    together they do streams / pace.
+    """
+    rng = np.random.default_rng(seed)
+    free, device, samples = [0.0] * streams, 0.0, []
+    for _ in range(calls):
+        stream = int(np.argmin(free))
+        start, work = free[stream] + host / 2, pace * (1 + spread * rng.standard_normal())
+        device = max(device, start) + work
+        end = device if queue else start + work
+        samples.append(Sample(start, end - start, host / 2, host / 2, stream=stream))
+        free[stream] = end + host / 2
+    return samples
 
 
 ROOT = Path(__file__).parents[1]

@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BUILT_FROM = ["MANIFEST.in", "pyproject.toml", "setup.py", "*.md", "LICENSE", "predict.py", "requirements*.txt"]
-FOLDERS = ["folds", "samples", "unet3d"]
-SUFFIXES = {".py", ".cpp", ".h", ".html", ".css", ".json"}
+FOLDERS = ["benchmarks", "folds", "samples", "unet3d"]
+SUFFIXES = {".py", ".cpp", ".h", ".html", ".css", ".js", ".json"}
 
 # Not find_spec: to look for pip's module makes setuptools take another distutils, and PyTorch's Inductor fails after that.
 pytestmark = pytest.mark.skipif(
@@ -71,6 +71,7 @@ def test_wheel_holds_the_package_its_data_and_nothing_else(wheel):
         if path.suffix in SUFFIXES or path.name == "py.typed"
     }
     data = {f"unet3d/data/{path.relative_to(ROOT)}" for name in ("folds", "samples") for path in (ROOT / name).iterdir()}
+    data |= {f"unet3d/data/reference_results/{path.name}" for path in (ROOT / "benchmarks" / "results").glob("*.json")}
     assert data >= {"unet3d/data/samples/fold_1.zip", "unet3d/data/folds/fold1_validation.txt"}
     assert names == package | data
     assert wheel.name.endswith("-py3-none-any.whl")

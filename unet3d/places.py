@@ -19,6 +19,8 @@ def _shipped(name: str) -> Path:
 
 FOLDS = _shipped("folds")
 SAMPLE_WEIGHTS = _shipped("samples") / "fold_1.zip"
+# Of machines measured so far.
+REFERENCE_RESULTS = ROOT / "benchmarks" / "results" if CHECKOUT else PACKAGE / "data" / "reference_results"
 # What setup.sh puts in place; the working folder's where there is no checkout.
 FETCHED_WEIGHTS = (ROOT if CHECKOUT else Path()) / "weights" / "fold_1.zip"
 SAMPLE_DATA = (ROOT if CHECKOUT else Path()) / "sample_data"

@@ -236,7 +236,10 @@ def test_the_window_of_many_ranks_is_that_of_the_slowest():
     assert stats.throughput == pytest.approx(4 / 3.0)
     assert stats.throughput_with_overhead == pytest.approx(4 / 4.0)
     assert stats.mean == pytest.approx(1250) and stats.p50 == 1000 and stats.p90 == 1500
-    assert summarise(samples, streams=2).throughput == pytest.approx(4 / 3.2)
+    # Too few calls for two streams in each rank: all of them count, and seconds in which no call is in inference do not.
+    several = summarise(samples, streams=2)
+    assert several.throughput == pytest.approx(4 / 3.0)
+    assert several.throughput_with_overhead == pytest.approx(4 / 3.9)
 
 
 def part(rank, latencies, clock="one", window_start=100.0, **changes):

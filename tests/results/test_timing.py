@@ -22,13 +22,6 @@ def test_a_batch_counts_its_volumes_and_keeps_the_calls_latency():
     assert stats.stdev == 0
 
 
-def test_several_in_flight_count_over_the_window():
-    samples = [Sample(start=0.1, latency=1.0, stage=0.1), Sample(start=0.2, latency=1.3, stage=0.1, post=0.5)]
-    stats = summarise(samples, streams=2)
-    assert stats.throughput == pytest.approx(2 / 1.4)
-    assert stats.throughput_with_overhead == pytest.approx(2 / 2.0)
-
-
 def test_percentiles_are_measured_values_by_nearest_rank():
     values = [15, 20, 35, 40, 50]
     assert [percentile(values, share) for share in (5, 30, 40, 50, 100)] == [15, 20, 20, 35, 50]

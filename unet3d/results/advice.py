@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from unet3d.config.values import Settings
 from unet3d.devices import host
 from unet3d.results.facts import RunWarning
-from unet3d.results.timing import UNSTEADY, Sample, summarise
+from unet3d.results.timing import UNSTEADY, Sample, steady, summarise
 from unet3d.workload import SHAPE
 
 FEW_CALLS = 5
@@ -63,6 +63,12 @@ def after(samples: Sequence[Sample], streams: int, warm_up_settled: bool) -> Ite
             "unstable-times",
             f"latencies vary by {stats.cv:.1%} (standard deviation over mean).",
             "Stop other work, raise WARM_UP or NUM_ITERATIONS, and run again.",
+        )
+    if not steady(samples, streams):
+        yield RunWarning(
+            "few-for-streams",
+            f"{stats.calls} calls leave no time in which all {streams} streams are in flight; throughput is of all calls.",
+            f"Raise NUM_ITERATIONS to {3 * streams} or more.",
         )
     if not warm_up_settled:
         yield RunWarning("warm-up", "times had not settled when warm-up ended.", "Set WARM_UP to a higher number.")

@@ -12,7 +12,7 @@ time", 2013), since two runs of the same thing differ by more than their own cal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,8 @@ import numpy as np
 DRAWS = 4000
 CONFIDENCE = 0.99
 FEWEST = 5  # samples below which nothing is said about noise
+MOST_UNITS = 4096  # of a series, see `Units`
+CHUNK = 2**19  # counts that are held at a time
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ def interval(draws: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def block_length(samples: np.ndarray) -> int:
-    """Samples in a block: as many as neighbours resemble each other, from their correlation at lag 1.
+def block_length(samples: np.ndarray, least: int = 1) -> int:
+    """Samples in a block: as many as neighbours resemble each other, from their correlation at lag 1; not below `least`.
 
     The rule is that of a first-order autoregressive series, (2 r / (1 - r^2))^(2/3) n^(1/3) (Carlstein 1986), between
     n^(1/3) and n / 3: short series hide their correlation.
@@ -51,21 +53,113 @@ def block_length(samples: np.ndarray) -> int:
     n = len(samples)
     if n < 4:
         return 1
-    least, most = round(n ** (1 / 3)), max(1, n // 3)
+    shortest, longest = round(n ** (1 / 3)), max(1, n // 3)
     centred = samples - samples.mean()
     spread = float(centred @ centred)
     r = float(centred[:-1] @ centred[1:]) / spread if spread > 0 else 0.0
     r = min(max(r + (1 + 3 * r) / n, 0.0), 0.95)  # the estimate is too low by as much (Kendall 1954)
-    return int(min(max(round((2 * r / (1 - r * r)) ** (2 / 3) * n ** (1 / 3)), least), most))
+    ruled = max(round((2 * r / (1 - r * r)) ** (2 / 3) * n ** (1 / 3)), shortest)
+    return int(max(min(ruled, longest), min(least, n)))
 
 
-def draw_blocks(samples: np.ndarray, rng: np.random.Generator, draws: int = DRAWS) -> np.ndarray:
-    """Draws [draws, n] of n samples in blocks of neighbours, the last sample's neighbour being the first."""
-    n, length = len(samples), block_length(samples)
-    starts = rng.integers(0, n, (draws, -(-n // length)))
-    indices = (starts[:, :, None] + np.arange(length)) % n
-    drawn: np.ndarray = samples[indices.reshape(draws, -1)[:, :n]]
-    return drawn
+@dataclass(frozen=True)
+class Units:
+    """How a series of `samples` is drawn: `count` units of `size` neighbours (the last may be shorter), `length` to a block.
+
+    A short series has one sample a unit. A long one is drawn in at most MOST_UNITS, so that draws need as much memory for
+    a million samples as for some thousands; blocks then begin at every unit instead of at every sample.
+    """
+
+    samples: int
+    size: int
+    count: int
+    length: int
+
+    @classmethod
+    def of(cls, samples: int, length: int) -> Units:
+        size = -(-samples // MOST_UNITS)
+        return cls(samples, size, -(-samples // size), -(-length // size))
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Each unit's first sample [count]."""
+        return np.arange(0, self.samples, self.size)
+
+
+def draw(series: Sequence[Units], rng: np.random.Generator, draws: int = DRAWS) -> Iterator[list[np.ndarray]]:
+    """How often each unit is drawn, a chunk of draws at a time: of each series an array [draws of the chunk, units].
+
+    As many units are drawn as a series has, in blocks of neighbours; the last unit's neighbour is the first. Each
+    series is drawn by itself.
+    """
+    chunk = max(1, CHUNK // sum(units.count for units in series))
+    for done in range(0, draws, chunk):
+        yield [_counts(units, rng, min(chunk, draws - done)) for units in series]
+
+
+def _counts(units: Units, rng: np.random.Generator, draws: int) -> np.ndarray:
+    n = units.count
+    starts = rng.integers(0, n, (draws, -(-n // units.length)))
+    ends = starts + units.length
+    ends[:, -1] -= starts.shape[1] * units.length - n  # the last block is cut to what is left
+    rows = np.arange(draws)[:, None]
+    steps = np.zeros((draws, 2 * n + 1), np.int32)
+    np.add.at(steps, (rows, starts), 1)
+    np.add.at(steps, (rows, ends), -1)
+    covered = steps.cumsum(axis=1, dtype=np.int32)
+    counts: np.ndarray = covered[:, :n] + covered[:, n : 2 * n]
+    return counts
+
+
+def sums(units: Units, samples: np.ndarray) -> np.ndarray:
+    """Sum of each unit's samples [count]."""
+    added: np.ndarray = np.add.reduceat(np.asarray(samples, float), units.starts)
+    return added
+
+
+class DrawnPercentiles:
+    """Percentiles of drawn samples, by the rule of `unet3d.results.timing.percentiles`, without the drawn samples.
+
+    The sorted samples of a long series are cut into bins, of which each draw needs one: that with its percentile.
+    """
+
+    BINS = 64
+    SHORT = 256  # samples that are quicker looked through as a whole
+
+    def __init__(self, series: Sequence[Units], samples: Sequence[np.ndarray]):
+        """samples: of each of the series, together one distribution."""
+        values = np.concatenate(samples)
+        unit = np.concatenate([np.arange(units.samples) // units.size for units in series])
+        unit += np.repeat(np.cumsum([0, *(units.count for units in series[:-1])]), [units.samples for units in series])
+        order = np.argsort(values, kind="stable")
+        self._values, self._unit = values[order], unit[order].astype(np.int32)
+        self._edges = np.linspace(0, len(values), min(self.BINS, len(values)) + 1).astype(int)
+        count = sum(units.count for units in series)
+        self._in_bin = np.stack(
+            [
+                np.bincount(self._unit[low:high], minlength=count)
+                for low, high in zip(self._edges[:-1], self._edges[1:], strict=True)
+            ],
+            axis=1,
+        ).astype(float)
+
+    def of(self, counts: np.ndarray, share: float) -> np.ndarray:
+        """The percentile of each draw; counts: of all units [draws, units], `share` in percent."""
+        if len(self._values) <= self.SHORT:
+            each = np.cumsum(counts[:, self._unit], axis=1)
+            places = (each < np.maximum(1, np.ceil(share / 100 * each[:, -1:]))).sum(axis=1)
+            chosen: np.ndarray = self._values[places]
+            return chosen
+        reached = np.cumsum(counts @ self._in_bin, axis=1)
+        ranks = np.maximum(1, np.ceil(share / 100 * reached[:, -1]))
+        bins = (reached < ranks[:, None]).sum(axis=1)
+        before = np.where(bins > 0, reached[np.arange(len(bins)), bins - 1], 0.0)
+        found = np.empty(len(bins))
+        for row, place in enumerate(bins):
+            low, high = self._edges[place], self._edges[place + 1]
+            within = np.cumsum(counts[row, self._unit[low:high]])
+            found[row] = self._values[low + np.searchsorted(within, ranks[row] - before[row])]
+        return found
 
 
 def ratio_of_sides(value: float, base: np.ndarray, other: np.ndarray, independent: float) -> Ratio:

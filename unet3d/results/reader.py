@@ -20,7 +20,7 @@ from unet3d.brats import regions
 from unet3d.errors import UserError, shown
 from unet3d.results import json_schema, private, validation, version1
 from unet3d.results.schema import Accuracy, Results, dice_of
-from unet3d.results.timing import Calls, summarise_calls
+from unet3d.results.timing import Columns, summarise_columns
 from unet3d.workload import MODALITIES, SHAPE
 
 SCHEMA_VERSION = 2
@@ -153,16 +153,17 @@ def _not_of_samples(doc: Results) -> str | None:
     """The first figure of `statistics` that does not follow from the samples."""
     samples = doc["samples"]
     with np.errstate(all="ignore"):
-        given = Calls(
+        given = Columns(
             start=np.asarray(samples["start_s"], float),
             latency=np.asarray(samples["latency_ms"], float) / 1e3,
             stage=np.asarray(samples["stage_ms"], float) / 1e3,
             post=np.asarray(samples["post_ms"], float) / 1e3,
             volumes=np.asarray(samples["volumes"], float),
+            stream=np.asarray(samples["stream"], float),
             rank=np.asarray(samples["rank"], float),
         )
         try:
-            expected: dict[str, float] = asdict(summarise_calls(given, doc["settings"]["requested"]["streams"]))
+            expected: dict[str, float] = asdict(summarise_columns(given, doc["settings"]["requested"]["streams"]))
         except (ZeroDivisionError, OverflowError):
             return "its samples give no throughput"
     expected["tflops"] = expected["throughput"] * doc["volume"]["tflop"]

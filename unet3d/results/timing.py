@@ -3,8 +3,8 @@
 Latency is the time of one inference call, from handing over the staged volumes to complete logits (input transfer,
 network, synchronisation), whatever the batch size: what MLPerf's SingleStream scenario times, whose reported figure is
 the 90th percentile. Throughput is volumes per second of inference: with one call in flight the volumes over the sum
-of latencies, with several the volumes over the window from the first call's start to the last one's end, as in
-MLPerf's Offline scenario.
+of latencies, with several the volumes over the steady window, in which all of them are in flight
+(`unet3d.results.window`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from unet3d.results import window
+from unet3d.results.window import Calls
 
 UNSTEADY = 0.05  # coefficient of variation above which times are called unstable
 
@@ -67,7 +70,7 @@ def percentile(values: Sequence[float] | np.ndarray, share: float) -> float:
 
 
 @dataclass(frozen=True)
-class Calls:
+class Columns:
     """Samples as columns [calls]; seconds."""
 
     start: np.ndarray
@@ -75,48 +78,42 @@ class Calls:
     stage: np.ndarray
     post: np.ndarray
     volumes: np.ndarray
+    stream: np.ndarray
     rank: np.ndarray
 
     @classmethod
-    def of(cls, samples: Sequence[Sample]) -> Calls:
+    def of(cls, samples: Sequence[Sample]) -> Columns:
         """The columns of a list of samples."""
         return cls(*(np.array([getattr(sample, name) for sample in samples]) for name in cls.__dataclass_fields__))
 
+    def by_rank(self, overhead: bool) -> list[Calls]:
+        """The calls of each rank; overhead: from staging to the labels on the host, not the inference alone."""
+        begin, end = self.start, self.start + self.latency
+        if overhead:
+            begin, end = begin - self.stage, end + self.post
+        places = [np.flatnonzero(self.rank == rank) for rank in np.unique(self.rank)]
+        return [Calls(begin[own], end[own], self.volumes[own], self.stream[own]) for own in places]
 
-def _window(start: np.ndarray, end: np.ndarray) -> float:
-    """Seconds from the first call's start to the last one's end."""
-    return float(end.max() - start.min())
+
+def steady(samples: Sequence[Sample], streams: int) -> bool:
+    """Whether throughput is of the time in which all streams were in flight; see `unet3d.results.window`."""
+    return streams == 1 or all(calls.steady(streams) for calls in Columns.of(samples).by_rank(overhead=False))
 
 
 def summarise(samples: Sequence[Sample], streams: int = 1) -> Statistics:
-    """Statistics of at least one sample, of one rank or of several. See `summarise_calls`."""
-    return summarise_calls(Calls.of(samples), streams)
+    """Statistics of at least one sample, of one rank or of several. See `summarise_columns`."""
+    return summarise_columns(Columns.of(samples), streams)
 
 
-def summarise_calls(calls: Calls, streams: int = 1) -> Statistics:
-    """Statistics of at least one call, of one rank or of several.
-
-    With one call in flight the time with overhead is the sum of the host work and the inference of each call; with
-    several the host work of one call overlaps the inference of others, so the window holds it already.
-
-    Ranks start together, so the volumes of all of them are done when the slowest rank is: its time is the window, with
-    overhead the time on the clock from the first rank's start to the last one's end.
-    """
-    latency, volumes = calls.latency, int(calls.volumes.sum())
-    total = calls.stage + latency + calls.post
-    ranks = [np.flatnonzero(calls.rank == rank) for rank in np.unique(calls.rank)]
-    end = calls.start + latency
-    if streams == 1:
-        busy, busy_with_overhead = max(float(latency[own].sum()) for own in ranks), float(total.sum())
-    else:
-        busy = max(_window(calls.start[own], end[own]) for own in ranks)
-    if streams > 1 or len(ranks) > 1:
-        busy_with_overhead = _window(calls.start - calls.stage, end + calls.post)
+def summarise_columns(calls: Columns, streams: int = 1) -> Statistics:
+    """Statistics of at least one call, of one rank or of several; throughputs by the rule of `unet3d.results.window`."""
+    latency, total = calls.latency, calls.stage + calls.latency + calls.post
+    throughput, with_overhead = window.rates(calls.by_rank(overhead=False), calls.by_rank(overhead=True), streams)
     mean = float(latency.mean())
     deviation = float(latency.std(ddof=1)) if len(latency) > 1 else 0.0
     return Statistics(
         calls=len(latency),
-        volumes=volumes,
+        volumes=int(calls.volumes.sum()),
         mean=1e3 * mean,
         median=1e3 * float(np.median(latency)),
         p50=1e3 * percentile(latency, 50),
@@ -126,8 +123,8 @@ def summarise_calls(calls: Calls, streams: int = 1) -> Statistics:
         max=1e3 * float(latency.max()),
         stdev=1e3 * deviation,
         cv=deviation / mean,
-        throughput=volumes / busy,
-        throughput_with_overhead=volumes / busy_with_overhead,
+        throughput=throughput,
+        throughput_with_overhead=with_overhead,
         latency_with_overhead=1e3 * float(total.mean()),
     )
 

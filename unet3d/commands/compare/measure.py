@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from unet3d.commands.compare import samples
 from unet3d.commands.compare.runs import METRICS, Side
-from unet3d.results import bootstrap
-from unet3d.results.bootstrap import DRAWS, FEWEST, Ratio
+from unet3d.results import bootstrap, window
+from unet3d.results.bootstrap import FEWEST, DrawnPercentiles, Ratio, Units
 from unet3d.results.schema import Results
-from unet3d.results.timing import percentiles
 from unet3d.workload import REGIONS
 
 SEED = 20190
@@ -24,69 +26,68 @@ def ratios(base: Side, other: Side) -> dict[str, Ratio]:
     if not (base.enough and other.enough):
         return {metric: Ratio(value, None, None) for metric, value in values.items()}
     rng = np.random.default_rng(SEED)
-    sure = {}
-    for metric, value in values.items():
-        base_draws, other_draws = (_draws_of_side(side, metric, rng) for side in (base, other))
-        independent = min(_independent(side, metric) for side in (base, other))
-        sure[metric] = bootstrap.ratio_of_sides(value, base_draws, other_draws, independent)
-    return sure
+    (base_draws, base_independent), (other_draws, other_independent) = (_side(side, rng) for side in (base, other))
+    return {
+        metric: bootstrap.ratio_of_sides(
+            value, base_draws[metric], other_draws[metric], min(base_independent[metric], other_independent[metric])
+        )
+        for metric, value in values.items()
+    }
 
 
-def _draws_of_side(side: Side, metric: str, rng: np.random.Generator) -> np.ndarray:
-    """The side's figure for each draw [DRAWS]."""
-    each = np.stack([_draws_of_run(doc, metric, rng) for doc in side.docs])
-    if len(each) == 1:
-        alone: np.ndarray = each[0]
-        return alone
-    means: np.ndarray = np.take_along_axis(each, rng.integers(0, len(each), each.shape), axis=0).mean(axis=0)
-    return means
+Figures = dict[str, np.ndarray]  # by metric, one for each draw [DRAWS]
 
 
-def _draws_of_run(doc: Results, metric: str, rng: np.random.Generator) -> np.ndarray:
-    """The run's figure for each draw [DRAWS]."""
-    by_rank = [bootstrap.draw_blocks(samples, rng, DRAWS) for samples in series(doc, metric)]
-    drawn: np.ndarray
-    if metric.startswith("throughput"):
-        # Ranks start together; all volumes are done when the slowest rank is.
-        drawn = sum(doc["samples"]["volumes"]) / np.max([samples.sum(axis=1) for samples in by_rank], axis=0)
-        return drawn
-    together = np.concatenate(by_rank, axis=1)
-    drawn = together.mean(axis=1) if metric == "mean" else percentiles(together, PERCENTILES[metric])
-    return drawn
+def _side(side: Side, rng: np.random.Generator) -> tuple[Figures, dict[str, float]]:
+    """Figures for each draw, and the number of independent samples: of runs where there are several, else of blocks."""
+    runs = [_run(doc, rng) for doc in side.docs]
+    if len(runs) == 1:
+        return runs[0]
+    drawn = {}
+    for metric in METRICS:
+        each = np.stack([figures[metric] for figures, _ in runs])
+        drawn[metric] = np.take_along_axis(each, rng.integers(0, len(each), each.shape), axis=0).mean(axis=0)
+    return drawn, dict.fromkeys(METRICS, float(len(runs)))
 
 
-def _independent(side: Side, metric: str) -> float:
-    """How many independent samples a side has: its runs, where it has several, otherwise its blocks of calls."""
-    if len(side.docs) > 1:
-        return float(len(side.docs))
-    return min(len(samples) / bootstrap.block_length(samples) for samples in series(side.docs[0], metric))
+def _run(doc: Results, rng: np.random.Generator) -> tuple[Figures, dict[str, float]]:
+    figures, independent = _latencies(samples.latencies(doc), samples.streams(doc), rng)
+    for metric, overhead in (("throughput", False), ("throughput_with_overhead", True)):
+        figures[metric], independent[metric] = _throughput(samples.parts(doc, overhead), rng)
+    return figures, independent
 
 
-def series(doc: Results, metric: str) -> list[np.ndarray]:
-    """Of each rank the samples, in the order of time, from which a figure of METRICS is made.
+def _latencies(by_rank: Sequence[np.ndarray], streams: int, rng: np.random.Generator) -> tuple[Figures, dict[str, float]]:
+    """Mean and percentiles of latencies, by rank in the order of time; concurrent calls stay together in blocks."""
+    series = [Units.of(len(own), bootstrap.block_length(own, streams)) for own in by_rank]
+    added = np.concatenate([bootstrap.sums(units, own) for units, own in zip(series, by_rank, strict=True)])
+    number = np.concatenate([bootstrap.sums(units, np.ones(units.samples)) for units in series])
+    percentiles = DrawnPercentiles(series, by_rank)
+    drawn: dict[str, list[np.ndarray]] = {"mean": [], **{metric: [] for metric in PERCENTILES}}
+    for chunk in bootstrap.draw(series, rng, bootstrap.DRAWS):
+        counts = np.concatenate(chunk, axis=1)
+        drawn["mean"].append(counts @ added / (counts @ number))
+        for metric, share in PERCENTILES.items():
+            drawn[metric].append(percentiles.of(counts, share))
+    blocks = min(units.samples / (units.length * units.size) for units in series)
+    return {metric: np.concatenate(parts) for metric, parts in drawn.items()}, dict.fromkeys(drawn, blocks)
 
-    For latencies they are the latencies, in ms. For throughput they are the parts whose sum is the measured time, in
-    seconds: with one call in flight each call's time, with several the time between one call's end and the next one's.
-    """
-    samples = doc["samples"]
-    latency_ms, start = np.asarray(samples["latency_ms"], float), np.asarray(samples["start_s"], float)
-    ranks = np.asarray(samples["rank"])
-    begin, end = start, start + latency_ms / 1e3
-    if metric == "throughput_with_overhead":
-        begin = start - np.asarray(samples["stage_ms"], float) / 1e3
-        end = end + np.asarray(samples["post_ms"], float) / 1e3
-    by_rank = []
-    for rank in np.unique(ranks):
-        own = np.flatnonzero(ranks == rank)
-        own = own[np.argsort(start[own], kind="stable")]
-        if not metric.startswith("throughput"):
-            by_rank.append(latency_ms[own])
-        elif doc["settings"]["requested"]["streams"] == 1:
-            by_rank.append((end - begin)[own])
-        else:
-            ends = np.sort(end[own])
-            by_rank.append(np.diff(ends, prepend=begin[own].min()))
-    return by_rank
+
+def _throughput(by_rank: Sequence[tuple[np.ndarray, np.ndarray]], rng: np.random.Generator) -> tuple[np.ndarray, float]:
+    """Throughput from parts (volumes, seconds) of each rank, drawn in blocks of neighbouring parts."""
+    paces = [volumes / np.maximum(seconds, 1e-9) for volumes, seconds in by_rank]
+    series = [Units.of(len(pace), bootstrap.block_length(pace)) for pace in paces]
+    added = [
+        (float(volumes.sum()), bootstrap.sums(units, volumes), bootstrap.sums(units, seconds))
+        for units, (volumes, seconds) in zip(series, by_rank, strict=True)
+    ]
+    drawn = [
+        window.throughput(
+            [(own, counts @ volumes, counts @ seconds) for counts, (own, volumes, seconds) in zip(chunk, added, strict=True)]
+        )
+        for chunk in bootstrap.draw(series, rng, bootstrap.DRAWS)
+    ]
+    return np.concatenate(drawn), min(units.samples / (units.length * units.size) for units in series)
 
 
 def dice(base: Side, other: Side) -> dict[str, tuple[float, float, float]]:
@@ -110,11 +111,11 @@ def _scores(side: Side) -> dict[str, dict[str, float | None]]:
 def verdict(ratio: Ratio, more_is_better: bool) -> str:
     """What may be said of a ratio."""
     if ratio.low is None:
-        return f"cannot be told: fewer than {FEWEST} calls"
+        return f"cannot be told: fewer than {FEWEST} calls in a row"
     if not ratio.beyond_noise:
         return "no difference beyond noise"
-    better = (ratio.value > 1) == more_is_better
-    return f"{'better' if better else 'worse'} by {abs(ratio.value - 1):.1%}"
+    said = "better" if (ratio.value > 1) == more_is_better else "worse"
+    return f"{said} by {abs(ratio.value - 1):.1%}" if ratio.value < 2 else f"{said}, {ratio.value:.4g} times"
 
 
 def interval(ratio: Ratio) -> str:

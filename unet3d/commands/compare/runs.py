@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,23 +10,29 @@ from typing import cast
 
 import numpy as np
 
+from unet3d.commands.compare import samples
 from unet3d.config import kinds
-from unet3d.errors import UserError
+from unet3d.errors import UserError, shown
 from unet3d.results import reader
 from unet3d.results.bootstrap import FEWEST
 from unet3d.results.schema import Results, Value
 
 METRICS = ("throughput", "throughput_with_overhead", "mean", "p50", "p90")
+SAMPLES = ("latency_ms", "start_s", "stage_ms", "post_ms", "rank", "stream", "volumes")
 # Settings that say where files are or how much is printed.
 UNIMPORTANT = ("output_dir", "status_prints")
 
 
 @dataclass(frozen=True)
 class Side:
-    """One side: the same thing measured once or in several runs. `docs`: their results.json."""
+    """One side: the same thing measured once or in several runs.
+
+    `docs`: their results.json, samples as arrays. `files`: where each was read from.
+    """
 
     name: str
     docs: list[Results]
+    files: tuple[Path, ...] = ()
 
     @property
     def calls(self) -> int:
@@ -34,16 +41,41 @@ class Side:
     @property
     def enough(self) -> bool:
         """Whether noise can be told from a difference."""
-        return all(len(doc["samples"]["latency_ms"]) >= FEWEST for doc in self.docs)
+        return all(samples.rounds(doc) >= FEWEST for doc in self.docs)
+
+    @property
+    def fewest_calls(self) -> int:
+        """Calls of a run, in each rank, with which noise can be told from a difference."""
+        return FEWEST * max(samples.streams(doc) for doc in self.docs)
+
+    @functools.cached_property
+    def figures(self) -> dict[str, float]:
+        """Mean over the runs of each of METRICS, computed from their samples."""
+        each = [samples.figures(doc) for doc in self.docs]
+        return {metric: float(np.mean([figures[metric] for figures in each])) for metric in METRICS}
 
     def value(self, metric: str) -> float:
-        """Mean over the runs of a figure of `statistics`, one of METRICS."""
-        return float(np.mean([figure(doc, metric) for doc in self.docs]))
+        """A figure of METRICS."""
+        return self.figures[metric]
 
 
-def figure(doc: Results, metric: str) -> float:
-    """A figure of METRICS of a run that measured something."""
-    return cast(Mapping[str, float], doc["statistics"])[metric]
+def load(path: Path) -> Results:
+    """The document of a results.json or of a folder that holds one, its samples as arrays and without series.
+
+    Raises:
+        UserError: when it cannot be read, is damaged or holds no timed call.
+    """
+    file = _file(path)
+    doc = reader.read(file)
+    if doc["statistics"] is None:
+        raise UserError(
+            f"{shown(file)}: holds no timed call ({shown(doc['incomplete_reason'] or 'nothing was measured')}); run it again"
+        )
+    return samples.compact(doc, SAMPLES)
+
+
+def _file(path: Path) -> Path:
+    return path / "results.json" if path.is_dir() else path
 
 
 def read(argument: str) -> Side:
@@ -58,24 +90,58 @@ def read(argument: str) -> Side:
         any(path.is_dir() for path in paths)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{argument[:80]!r} cannot be a results folder ({reason}); name OUTPUT_DIRs of runs") from None
-    docs = []
-    for path in paths:
-        file = path / "results.json" if path.is_dir() else path
-        doc = reader.read(file)
-        if doc["statistics"] is None:
-            raise UserError(f"{file}: holds no timed call ({doc['incomplete_reason'] or 'nothing was measured'}); run it again")
-        docs.append(doc)
+        raise UserError(
+            f"{shown(repr(argument), 80)} cannot be a results folder ({reason}); name OUTPUT_DIRs of runs"
+        ) from None
+    docs = [load(path) for path in paths]
     if not docs:
-        raise UserError(f"{argument!r} names no results; give the OUTPUT_DIR of a run")
-    side = Side(argument.rstrip("/"), docs)
+        raise UserError(f"{shown(repr(argument))} names no results; give the OUTPUT_DIR of a run")
+    side = Side(argument.rstrip("/") or "/", docs, tuple(_file(path).resolve() for path in paths))
     for doc in docs[1:]:
         if wrong := [*different_workload(docs[0], doc), *_changed(docs[0], doc, "settings.")]:
             raise UserError(
-                f"{argument}: its runs are not repeats of one another ({'; '.join(wrong)}); divide by commas only "
+                f"{shown(argument)}: its runs are not repeats of one another ({'; '.join(wrong)}); divide by commas only "
                 "runs of the same settings"
             )
     return side
+
+
+def collect(argument: str) -> tuple[list[Side], list[str]]:
+    """The sides that an argument names, and what was left out of a folder, a line each.
+
+    A folder without a results.json of its own stands for all results below it: every results.json, and files of another
+    name ending in .json that are results.
+
+    Raises:
+        UserError: when what is named cannot be read, or a folder holds no result.
+    """
+    folder = Path(argument)
+    try:
+        many = folder.is_dir() and not (folder / "results.json").exists()
+        files = [path for path in sorted(folder.rglob("*.json")) if path.is_file()] if many else []
+    except (OSError, ValueError):
+        many = False
+    if not many:
+        return [read(argument)], []
+    sides, left_out = [], []
+    for path in files:
+        if path.name != "results.json" and not _claims_to_be_results(path):
+            continue
+        name = path.parent if path.name == "results.json" else path.with_suffix("")
+        try:
+            sides.append(Side(str(folder.name / name.relative_to(folder)), [load(path)], (path.resolve(),)))
+        except UserError as error:
+            left_out.append(str(error))
+    if not sides:
+        why = f" that can be used: {left_out[0]}" if left_out else ""
+        raise UserError(f"{shown(argument)}: holds no results.json{why}; name OUTPUT_DIRs of runs or a folder of them")
+    return sides, left_out
+
+
+def _claims_to_be_results(path: Path) -> bool:
+    """Whether a file of any name begins as a results.json does."""
+    with path.open("rb") as file:
+        return b'"schema_version"' in file.read(400)
 
 
 def identity(doc: Results) -> dict[str, Value]:

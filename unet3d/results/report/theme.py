@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
 import warnings
@@ -88,12 +89,11 @@ def _for_page(svg: str, name: str, label: str) -> str:
     extent = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
     assert extent is not None, "Matplotlib writes one"
     width, height = extent.groups()
-    svg = re.sub(
-        r"<svg[^>]*>",
-        f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">',
-        svg,
-        count=1,
+    opening = (
+        f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="{html.escape(label)}">'
     )
+    svg = re.sub(r"<svg[^>]*>", lambda _: opening, svg, count=1)
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
