@@ -23,6 +23,8 @@ from unet3d.devices import host
 from unet3d.errors import UserErrors
 from unet3d.planning import memory, mlperf
 from unet3d.planning.refusals import weights_are_missing
+from unet3d.results import advice
+from unet3d.results.console import Console
 
 if TYPE_CHECKING:
     from unet3d.network.flops import Layer
@@ -72,6 +74,8 @@ def main(argv: Sequence[str]) -> int:
         print("Nothing can run: torch is not installed; ./setup.sh, or pip install -r requirements.txt")
         return 2
     runnable, lacking = what_runs(asked)
+    for warning in advice.misspelt(os.environ):
+        Console().warning(warning)
     print("What this machine can run")
     for platform, engines in runnable.items():
         print(f"  {platform}: {_described(platform)}")

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from unet3d.config import parse, table
 from unet3d.config.values import Asked
 from unet3d.errors import ExitCode, UserErrors
+from unet3d.results import advice
+from unet3d.results.console import Console
 
 SETTINGS = ("dataset_dir", "preprocessed_dir")
 
@@ -31,6 +33,8 @@ def main(argv: Sequence[str]) -> int:
         raise UserErrors(problems)
     from unet3d.brats import dataset, preprocessing
 
+    for warning in advice.misspelt(os.environ):
+        Console().warning(warning)
     names = [case.name for case in dataset.find_cases(asked.dataset_dir)]
     target = asked.preprocessed_dir or preprocessing.default_store(asked.dataset_dir)
     report = preprocessing.preprocess(asked.dataset_dir, target, names)

@@ -17,7 +17,7 @@ from unet3d.errors import BenchmarkError, ExitCode, Stopped, UserError, tell
 from unet3d.files import move_aside, prepare_folder, write_atomically
 from unet3d.planning import placement
 from unet3d.planning.plan import Plan, ask, make
-from unet3d.results import document, report
+from unet3d.results import advice, document, report
 from unet3d.results.console import Console, banner, summary
 from unet3d.results.document import Document
 from unet3d.results.facts import RunWarning
@@ -60,6 +60,9 @@ def carry_out(plan: Plan, argv: Sequence[str]) -> int:
     if moved:
         out.line(f"Earlier results in {folder} were renamed: {', '.join(moved)}")
     out.line(banner(plan.settings))
+    for warning in advice.misspelt(os.environ):
+        record.warn(warning)
+        out.warning(warning)
     registry.engine_class(plan.settings.engine).begin()
     try:
         _in_thread(_work(plan, record, out))

@@ -61,40 +61,18 @@ def percentiles(rows: np.ndarray, share: float) -> np.ndarray:
     return chosen
 
 
-def percentile(values: Sequence[float] | np.ndarray, share: float) -> float:
+def percentile(values: Sequence[float], share: float) -> float:
     """Percentile of at least one value by the rule of `percentiles`."""
     return float(percentiles(np.asarray(values, float)[None], share)[0])
 
 
-@dataclass(frozen=True)
-class Calls:
-    """Samples as columns [calls]; seconds."""
-
-    start: np.ndarray
-    latency: np.ndarray
-    stage: np.ndarray
-    post: np.ndarray
-    volumes: np.ndarray
-    rank: np.ndarray
-
-    @classmethod
-    def of(cls, samples: Sequence[Sample]) -> Calls:
-        """The columns of a list of samples."""
-        return cls(*(np.array([getattr(sample, name) for sample in samples]) for name in cls.__dataclass_fields__))
-
-
-def _window(start: np.ndarray, end: np.ndarray) -> float:
+def _window(samples: Sequence[Sample]) -> float:
     """Seconds from the first call's start to the last one's end."""
-    return float(end.max() - start.min())
+    return max(sample.start + sample.latency for sample in samples) - min(sample.start for sample in samples)
 
 
 def summarise(samples: Sequence[Sample], streams: int = 1) -> Statistics:
-    """Statistics of at least one sample, of one rank or of several. See `summarise_calls`."""
-    return summarise_calls(Calls.of(samples), streams)
-
-
-def summarise_calls(calls: Calls, streams: int = 1) -> Statistics:
-    """Statistics of at least one call, of one rank or of several.
+    """Statistics of at least one sample, of one rank or of several.
 
     With one call in flight the time with overhead is the sum of the host work and the inference of each call; with
     several the host work of one call overlaps the inference of others, so the window holds it already.
@@ -102,33 +80,37 @@ def summarise_calls(calls: Calls, streams: int = 1) -> Statistics:
     Ranks start together, so the volumes of all of them are done when the slowest rank is: its time is the window, with
     overhead the time on the clock from the first rank's start to the last one's end.
     """
-    latency, volumes = calls.latency, int(calls.volumes.sum())
-    total = calls.stage + latency + calls.post
-    ranks = [np.flatnonzero(calls.rank == rank) for rank in np.unique(calls.rank)]
-    end = calls.start + latency
+    latencies = [sample.latency for sample in samples]
+    volumes = sum(sample.volumes for sample in samples)
+    total = [sample.stage + sample.latency + sample.post for sample in samples]
+    ranks: dict[int, list[Sample]] = {}
+    for sample in samples:
+        ranks.setdefault(sample.rank, []).append(sample)
     if streams == 1:
-        busy, busy_with_overhead = max(float(latency[own].sum()) for own in ranks), float(total.sum())
+        busy, busy_with_overhead = max(sum(sample.latency for sample in own) for own in ranks.values()), sum(total)
     else:
-        busy = max(_window(calls.start[own], end[own]) for own in ranks)
+        busy = max(_window(own) for own in ranks.values())
     if streams > 1 or len(ranks) > 1:
-        busy_with_overhead = _window(calls.start - calls.stage, end + calls.post)
-    mean = float(latency.mean())
-    deviation = float(latency.std(ddof=1)) if len(latency) > 1 else 0.0
+        busy_with_overhead = max(sample.start + sample.latency + sample.post for sample in samples) - min(
+            sample.start - sample.stage for sample in samples
+        )
+    mean = float(np.mean(latencies))
+    deviation = float(np.std(latencies, ddof=1)) if len(latencies) > 1 else 0.0
     return Statistics(
-        calls=len(latency),
+        calls=len(samples),
         volumes=volumes,
         mean=1e3 * mean,
-        median=1e3 * float(np.median(latency)),
-        p50=1e3 * percentile(latency, 50),
-        p90=1e3 * percentile(latency, 90),
-        p99=1e3 * percentile(latency, 99),
-        min=1e3 * float(latency.min()),
-        max=1e3 * float(latency.max()),
+        median=1e3 * float(np.median(latencies)),
+        p50=1e3 * percentile(latencies, 50),
+        p90=1e3 * percentile(latencies, 90),
+        p99=1e3 * percentile(latencies, 99),
+        min=1e3 * min(latencies),
+        max=1e3 * max(latencies),
         stdev=1e3 * deviation,
         cv=deviation / mean,
         throughput=volumes / busy,
         throughput_with_overhead=volumes / busy_with_overhead,
-        latency_with_overhead=1e3 * float(total.mean()),
+        latency_with_overhead=1e3 * float(np.mean(total)),
     )
 
 
