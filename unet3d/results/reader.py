@@ -21,6 +21,7 @@ from unet3d.results.schema import Accuracy, Results, dice_of
 from unet3d.results.timing import Sample, summarise
 from unet3d.workload import MODALITIES, SHAPE
 
+FILE = "results.json"
 SCHEMA_VERSION = 2
 # Eight samples of a call take about 200 bytes: room for two million calls.
 LARGEST_FILE = 2**29
@@ -68,6 +69,14 @@ def _with_figures_of_version_2(doc: Results) -> Results:
     figures = figures_of_samples(doc)
     again = {name: figures[name] for name in ("throughput", "throughput_with_overhead", "tflops") if name in figures}
     return cast(Results, {**doc, "statistics": {**stats, **again}})
+
+
+def file_of(named: Path) -> Path:
+    """The results.json that a user names, by its own path or that of its folder; `read` tells what is wrong with it."""
+    try:
+        return named / FILE if named.is_dir() else named
+    except OSError:  # names that no file can have
+        return named
 
 
 def load_json(path: Path, limit: int, what: str) -> Any:

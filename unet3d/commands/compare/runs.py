@@ -61,7 +61,7 @@ def read(argument: str) -> Side:
         raise UserError(f"{argument[:80]!r} cannot be a results folder ({reason}); name OUTPUT_DIRs of runs") from None
     docs = []
     for path in paths:
-        file = path / "results.json" if path.is_dir() else path
+        file = reader.file_of(path)
         doc = reader.read(file)
         if doc["statistics"] is None:
             raise UserError(f"{file}: holds no timed call ({doc['incomplete_reason'] or 'nothing was measured'}); run it again")
