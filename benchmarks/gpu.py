@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import contestants, runs  # noqa: E402 - found by the path set above
 from benchmarks.contestants import Contestant  # noqa: E402
 from unet3d.commands.arguments import OneLineParser  # noqa: E402
+from unet3d.commands.compare import escape  # noqa: E402
 from unet3d.commands.sweep import tables  # noqa: E402
 from unet3d.config import kinds, parse  # noqa: E402
 from unet3d.devices import host, platforms  # noqa: E402
@@ -149,7 +150,7 @@ def table(rows: Sequence[Row]) -> list[str]:
     for made in rows:
         start = f"| {made['variant']} | {made['precision']} | {made['batch']} | {PLACES[kinds.show(made['input_on_device'])]} |"
         if made["reason"] is not None:
-            lines.append(f"{start} failed: {made['reason'].replace('|', '/')} | | | | |")
+            lines.append(f"{start} failed: {escape.markdown(made['reason'])} | | | | |")
             continue
         memory = made["peak_device_gib"] if made["peak_device_gib"] is not None else made["peak_host_gib"]
         lines.append(

@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.contestants import Contestant
 from benchmarks.runs import Ended, several_commits
+from unet3d.commands.compare import escape
 from unet3d.commands.sweep.tables import others_cpu_share
 from unet3d.results.bootstrap import CONFIDENCE, ratio_of_rounds
 from unet3d.results.schema import Results
@@ -149,7 +150,7 @@ def markdown(document: Row) -> str:
             what = f"{row['engine']}: {row['what']}" + (f" (failed in some rounds: {row['reason']})" if row["reason"] else "")
         else:
             cells, what = ["–"] * 7, f"{row['what']}; not measured: {row['reason'] or 'not run yet'}"
-        lines.append(f"| {row['name']} | {what.replace('|', '/')} | " + " | ".join(cells) + " |")
+        lines.append(f"| {row['name']} | {escape.markdown(what)} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *_ratio_table(document)])
 
 

@@ -108,7 +108,7 @@ def test_failed_runs_are_rows_with_their_reason():
     contestant = contestants.on_gpu(["bf16"])[0]
     row = gpu.row(contestant, "folder", 2, "yes", Ended(None, "out of memory | on the GPU"))
     assert gpu.table([row])[-1] == (
-        "| nnU-Net's module as it is | bf16 | 2 | on device | failed: out of memory / on the GPU | | | | |"
+        "| nnU-Net's module as it is | bf16 | 2 | on device | failed: out of memory \\| on the GPU | | | | |"
     )
 
 

@@ -91,8 +91,8 @@ def test_figures_are_those_of_the_runs_own_results(finished):
 def test_settings_around_the_sweep_reach_every_configuration(finished):
     row = json.loads((finished[0] / "sweep" / "sweep.json").read_text())["rows"][0]
     requested = json.loads((finished[0] / "sweep" / row["results"]).read_text())["settings"]["requested"]
-    assert requested["seed"] == "7"
-    assert requested["volume_shape"] == "64,32,32"
+    assert requested["seed"] == 7
+    assert requested["volume_shape"] == [64, 32, 32]
     # The command to copy holds them all, so that it is the same run in a shell without these variables.
     words = shlex.split(row["command"])
     assert words[0] == "./run_model.sh"
@@ -122,7 +122,7 @@ def test_results_stand_only_for_the_same_fingerprint(finished):
     now = resume.read_state(folder)["fingerprint"]
     assert resume.earlier(folder, now)["complete"] is True
     for change in (
-        {"settings": {**now["settings"], "seed": "8"}},
+        {"settings": {**now["settings"], "seed": 8}},
         {"weights_sha256": "0" * 64},
         {"git_commit": "0" * 40},
         {"code_sha256": "0" * 64},
@@ -138,10 +138,27 @@ def test_results_of_another_run_in_the_folder_do_not_count(finished, tmp_path):
     state = (folder / resume.STATE).read_text()
     now = json.loads(state)["fingerprint"]
     (tmp_path / resume.STATE).write_text(state)
-    for change in ({"complete": False}, {"weights": {"sha256": "0" * 64}}, {"statistics": None}):
-        document = {**json.loads((folder / "results.json").read_text()), **change}
+    whole = json.loads((folder / "results.json").read_text())
+    (tmp_path / "results.json").write_text(json.dumps(whole))
+    assert resume.earlier(tmp_path, now) is not None
+    for change in (
+        {"complete": False, "incomplete_reason": "stopped by SIGINT"},
+        {"weights": {**whole["weights"], "sha256": "0" * 64}},
+        {"statistics": None},
+        {"statistics": {**whole["statistics"], "throughput": 1.5 * whole["statistics"]["throughput"]}},
+        {"samples": {**whole["samples"], "latency_ms": [float("inf")] * 2}},
+    ):
+        document = {**whole, **change}
         (tmp_path / "results.json").write_text(json.dumps(document))
         assert resume.earlier(tmp_path, now) is None, change
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"seconds": "5"}', '{"seconds": -1}', '{"seconds": 1e999}', '{"seconds": [1]}', "[" * 100_000, "\xff"]
+)
+def test_a_state_that_is_none_is_no_state(tmp_path, text):
+    (tmp_path / resume.STATE).write_bytes(text.encode("latin-1"))
+    assert resume.read_state(tmp_path) == {}
 
 
 def test_ctrl_c_keeps_what_is_there_and_says_how_to_go_on(tmp_path):

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
+import fastjsonschema
 import nibabel
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from unet3d import cli
 from unet3d.brats import regions
 from unet3d.commands import report as report_verb
 from unet3d.errors import UserError
-from unet3d.results import report
+from unet3d.results import json_schema, report
 from unet3d.results.report import slices
 
 ROOT = Path(__file__).parents[2]
@@ -63,10 +64,13 @@ def run(tmp_path_factory):
             "JIT": "none",
             "WARM_UP": "1",
             "OUTPUT_DIR": str(folder),
+            "BATCHSIZE": "2",
         },
     )
     assert ended.returncode == 0, ended.stderr
     assert str(folder / "report.html") in ended.stdout
+    assert "did you mean BATCH_SIZE?" in ended.stdout.split("PERF_STATUS")[0], "at the beginning, where settings are told"
+    fastjsonschema.compile(json_schema.closed(json_schema.document()))(json.loads((folder / "results.json").read_text()))
     return folder
 
 
@@ -112,6 +116,7 @@ def test_a_run_ends_with_its_report(run, doc):
         doc["environment"]["versions"]["torch"],
     ):
         assert sample in text
+    assert "misspelt-variable" in {warning["name"] for warning in doc["warnings"]}
     for warning in doc["warnings"]:
         assert warning["message"] in text
         assert warning["remedy"] in text
@@ -258,11 +263,24 @@ def test_verb_draws_anew_and_refuses_what_is_no_result(run, tmp_path, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("words", [[], ["a", "b"], ["--no-such-option"]])
+@pytest.mark.parametrize(
+    "words",
+    [[], ["a", "b"], ["--no-such-option"], ["--no\n\x1b[31m"], ["--help=1"]],
+)
 def test_bad_command_lines_are_one_line(words, capsys):
     assert cli.main(["report", *words]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("ERROR: report: ") and len(captured.err.splitlines()) == 1
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 5000, "/" + "b/" * 3000, "\0", "a\nb\x1b[31m", "\udcff", "é\u202e", "", "/dev/null", "/proc"]
+)
+def test_paths_of_any_kind_are_one_line(name, capsys):
+    assert cli.main(["report", name]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("ERROR: ") and captured.err[:-1].isprintable()
     assert captured.out == ""
 
 

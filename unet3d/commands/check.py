@@ -23,6 +23,8 @@ from unet3d.devices import host, process
 from unet3d.errors import UserErrors, shown
 from unet3d.planning import memory, mlperf
 from unet3d.planning.refusals import weights_are_missing
+from unet3d.results import advice
+from unet3d.results.console import Console
 
 if TYPE_CHECKING:
     from unet3d.network.flops import Layer
@@ -73,6 +75,8 @@ def main(argv: Sequence[str]) -> int:
         return 2
     process.import_torch()
     runnable, lacking = what_runs(asked)
+    for warning in advice.misspelt(os.environ):
+        Console().warning(warning)
     print("What this machine can run")
     for platform, engines in runnable.items():
         print(f"  {platform}: {_described(platform)}")

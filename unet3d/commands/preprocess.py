@@ -11,6 +11,8 @@ from unet3d.config import parse, table
 from unet3d.config.values import Asked
 from unet3d.devices import process
 from unet3d.errors import ExitCode, UserErrors, shown
+from unet3d.results import advice
+from unet3d.results.console import Console
 
 SETTINGS = ("dataset_dir", "preprocessed_dir")
 
@@ -35,6 +37,8 @@ def main(argv: Sequence[str]) -> int:
     from unet3d.brats import dataset, preprocessing
 
     signals.by_exception()
+    for warning in advice.misspelt(os.environ):
+        Console().warning(warning)
     names = [case.name for case in dataset.find_cases(asked.dataset_dir)]
     target = asked.preprocessed_dir or preprocessing.default_store(asked.dataset_dir)
     report = preprocessing.preprocess(asked.dataset_dir, target, names)

@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
         parser.print_help()
         return 0
     given = parser.parse_args(argv)
-    path = given.folder / "results.json" if given.folder.is_dir() else given.folder
     signals.by_exception()
+    path = reader.file_of(given.folder)
     print(report.write(reader.read(path), path.parent))
     return 0

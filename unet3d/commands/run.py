@@ -19,7 +19,7 @@ from unet3d.files import move_all_aside, prepare_folder, remove_temporary, write
 from unet3d.locks import FolderLock
 from unet3d.planning import placement
 from unet3d.planning.plan import Plan, ask, make
-from unet3d.results import document, report
+from unet3d.results import advice, document, report
 from unet3d.results.console import Console, banner, summary
 from unet3d.results.document import Document
 from unet3d.results.facts import RunWarning
@@ -70,6 +70,9 @@ def carry_out(plan: Plan, argv: Sequence[str], lock: FolderLock) -> int:
         if moved:
             out.line(f"Earlier results in {shown(folder)} were renamed: {', '.join(path.name for path in moved)}")
         out.line(banner(plan.settings))
+        for warning in advice.misspelt(os.environ):
+            record.warn(warning)
+            out.warning(warning)
         registry.engine_class(plan.settings.engine).begin()
         _in_thread(_work(plan, record, out))
         record.finish()

@@ -11,16 +11,23 @@ from unet3d.results.record import Record
 from unet3d.results.timing import Sample, summarise
 
 
+def due(done: int, planned: int, prints: int) -> bool:
+    """Whether a line is due after so many calls: `prints` of them evenly spread, the last one always, and where there are
+    more calls than were planned as often again."""
+    if done > planned:
+        return done % max(1, round(planned / prints)) == 0
+    # The line before this call, counted from one, is the last whose place has come by then.
+    line = max(1, done * prints // planned)
+    return any(round(planned * near / prints) == done for near in (line, line + 1) if near <= prints)
+
+
 class Collector:
     """`keep` may be called by several threads; `planned_calls` of the record says how many calls are expected."""
 
     def __init__(self, record: Record, out: Console, group: Group):
         self._record, self._out, self._group = record, out, group
-        planned = record.planned_calls
-        prints = max(1, min(record.settings.status_prints, planned))
-        # Evenly spread, the last one always.
-        self._due = {round(planned * (i + 1) / prints) for i in range(prints)}
-        self._step = max(1, round(planned / prints))
+        # As many as there are calls at most.
+        self._prints = max(1, min(record.settings.status_prints, record.planned_calls))
         self._lock = threading.Lock()
 
     def keep(self, sample: Sample) -> None:
@@ -30,7 +37,7 @@ class Collector:
             record.samples.append(sample)
             self._group.keep(sample)
             done, planned = len(record.samples), record.planned_calls
-            if done not in self._due and not (done > planned and done % self._step == 0):
+            if not due(done, planned, self._prints):
                 return
             stats = summarise(record.samples, settings.streams)
             self._out.info(console.status(done, max(done, planned), stats, record.accuracy))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from unet3d.config.misspelt import nearly_settings
 from unet3d.config.values import Settings
 from unet3d.devices import host
+from unet3d.errors import shown
 from unet3d.results.facts import RunWarning
 from unet3d.results.timing import UNSTEADY, Sample, steady, summarise
 from unet3d.workload import SHAPE
@@ -36,6 +38,16 @@ def before(settings: Settings) -> Iterator[RunWarning]:
         )
     if os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA"):
         yield RunWarning("isa-limited", "ONEDNN_MAX_CPU_ISA limits the CPU's instructions.", "Unset it.")
+
+
+def misspelt(environ: Mapping[str, str]) -> Iterator[RunWarning]:
+    """Variables that are no setting but nearly one."""
+    for variable, meant in nearly_settings(environ):
+        yield RunWarning(
+            "misspelt-variable",
+            f"{shown(variable, 60)} is set, which is no setting; did you mean {meant}?",
+            f"Set {meant}, or unset it.",
+        )
 
 
 def other_load() -> Iterator[RunWarning]:

@@ -13,16 +13,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-import numpy as np
-
 from unet3d import files
 from unet3d.brats import regions
 from unet3d.errors import UserError, shown
 from unet3d.results import json_schema, private, validation, version1
 from unet3d.results.schema import Accuracy, Results, dice_of
-from unet3d.results.timing import Columns, summarise_columns
+from unet3d.results.timing import Sample, summarise
 from unet3d.workload import MODALITIES, SHAPE
 
+FILE = "results.json"
 SCHEMA_VERSION = 2
 # Eight samples of a call take about 200 bytes: room for two million calls.
 LARGEST_FILE = 2**29
@@ -52,10 +51,32 @@ def read(path: Path) -> Results:
         validation.validate(doc, _schema())
     except validation.Fault as fault:
         raise UserError(f"{shown(path)}: is damaged, it is not as this benchmark writes it: {fault}; run it again") from None
-    results = cast(Results, private.without_homes_in(doc) if version == 1 else doc)
+    results = cast(Results, doc)
+    if version == 1:
+        results = _with_figures_of_version_2(cast(Results, private.without_homes_in(doc)))
     if wrong := contradiction(results):
         raise UserError(f"{shown(path)}: is damaged, its parts do not belong together: {wrong}; run it again")
     return results
+
+
+def _with_figures_of_version_2(doc: Results) -> Results:
+    """A document of version 1 whose throughputs are of the window that version 2 has where several calls are in flight."""
+    stats, lists = doc["statistics"], cast(Mapping[str, Sequence[Any]], doc["samples"])
+    if stats is None or doc["settings"]["requested"]["streams"] == 1 or len({len(lists[name]) for name in COLUMNS}) > 1:
+        return doc
+    if not lists["latency_ms"]:
+        return doc
+    figures = figures_of_samples(doc)
+    again = {name: figures[name] for name in ("throughput", "throughput_with_overhead", "tflops") if name in figures}
+    return cast(Results, {**doc, "statistics": {**stats, **again}})
+
+
+def file_of(named: Path) -> Path:
+    """The results.json that a user names, by its own path or that of its folder; `read` tells what is wrong with it."""
+    try:
+        return named / FILE if named.is_dir() else named
+    except OSError:  # names that no file can have
+        return named
 
 
 def load_json(path: Path, limit: int, what: str) -> Any:
@@ -151,26 +172,33 @@ def _not_of_cases(accuracy: Accuracy) -> str | None:
 
 def _not_of_samples(doc: Results) -> str | None:
     """The first figure of `statistics` that does not follow from the samples."""
-    samples = doc["samples"]
-    with np.errstate(all="ignore"):
-        given = Columns(
-            start=np.asarray(samples["start_s"], float),
-            latency=np.asarray(samples["latency_ms"], float) / 1e3,
-            stage=np.asarray(samples["stage_ms"], float) / 1e3,
-            post=np.asarray(samples["post_ms"], float) / 1e3,
-            volumes=np.asarray(samples["volumes"], float),
-            stream=np.asarray(samples["stream"], float),
-            rank=np.asarray(samples["rank"], float),
-        )
-        try:
-            expected: dict[str, float] = asdict(summarise_columns(given, doc["settings"]["requested"]["streams"]))
-        except (ZeroDivisionError, OverflowError):
-            return "its samples give no throughput"
-    expected["tflops"] = expected["throughput"] * doc["volume"]["tflop"]
-    told = cast(Mapping[str, float], doc["statistics"])
+    told, expected = cast(Mapping[str, float], doc["statistics"]), figures_of_samples(doc)
     for name, value in expected.items():
         # Deviations are differences of latencies and as exact as these.
-        size = {"stdev": expected["mean"], "cv": 1.0}.get(name, abs(value))
+        size = expected["mean"] if name == "stdev" else 1.0 if name == "cv" else abs(value)
         if not (math.isfinite(value) and abs(told[name] - value) <= AGREEMENT * size):
             return f"statistics.{name} is {told[name]:.9g}, its samples give {value:.9g}"
     return None
+
+
+def figures_of_samples(doc: Results) -> dict[str, float]:
+    """What `statistics` has to be by the samples of a document that has some."""
+    columns = doc["samples"]
+    samples = [
+        Sample(start, latency / 1e3, stage / 1e3, post / 1e3, volumes, stream, rank)
+        for start, latency, stage, post, volumes, stream, rank in zip(
+            columns["start_s"],
+            columns["latency_ms"],
+            columns["stage_ms"],
+            columns["post_ms"],
+            columns["volumes"],
+            columns["stream"],
+            columns["rank"],
+            strict=True,
+        )
+    ]
+    try:
+        figures: dict[str, float] = asdict(summarise(samples, doc["settings"]["requested"]["streams"]))
+    except ZeroDivisionError:  # starts so large that latencies are lost in them
+        figures = {"throughput": math.inf}
+    return {**figures, "tflops": figures["throughput"] * doc["volume"]["tflop"]}

@@ -64,68 +64,55 @@ def percentiles(rows: np.ndarray, share: float) -> np.ndarray:
     return chosen
 
 
-def percentile(values: Sequence[float] | np.ndarray, share: float) -> float:
+def percentile(values: Sequence[float], share: float) -> float:
     """Percentile of at least one value by the rule of `percentiles`."""
     return float(percentiles(np.asarray(values, float)[None], share)[0])
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Samples as columns [calls]; seconds."""
-
-    start: np.ndarray
-    latency: np.ndarray
-    stage: np.ndarray
-    post: np.ndarray
-    volumes: np.ndarray
-    stream: np.ndarray
-    rank: np.ndarray
-
-    @classmethod
-    def of(cls, samples: Sequence[Sample]) -> Columns:
-        """The columns of a list of samples."""
-        return cls(*(np.array([getattr(sample, name) for sample in samples]) for name in cls.__dataclass_fields__))
-
-    def by_rank(self, overhead: bool) -> list[Calls]:
-        """The calls of each rank; overhead: from staging to the labels on the host, not the inference alone."""
-        begin, end = self.start, self.start + self.latency
-        if overhead:
-            begin, end = begin - self.stage, end + self.post
-        places = [np.flatnonzero(self.rank == rank) for rank in np.unique(self.rank)]
-        return [Calls(begin[own], end[own], self.volumes[own], self.stream[own]) for own in places]
+def calls_by_rank(samples: Sequence[Sample], overhead: bool) -> list[Calls]:
+    """The calls of each rank; overhead: from staging to the labels on the host, not the inference alone."""
+    ranks: dict[int, list[Sample]] = {}
+    for sample in samples:
+        ranks.setdefault(sample.rank, []).append(sample)
+    return [
+        Calls(
+            np.array([sample.start - (sample.stage if overhead else 0.0) for sample in own]),
+            np.array([sample.start + sample.latency + (sample.post if overhead else 0.0) for sample in own]),
+            np.array([sample.volumes for sample in own]),
+            np.array([sample.stream for sample in own]),
+        )
+        for own in ranks.values()
+    ]
 
 
 def steady(samples: Sequence[Sample], streams: int) -> bool:
     """Whether throughput is of the time in which all streams were in flight; see `unet3d.results.window`."""
-    return streams == 1 or all(calls.steady(streams) for calls in Columns.of(samples).by_rank(overhead=False))
+    return streams == 1 or all(calls.steady(streams) for calls in calls_by_rank(samples, overhead=False))
 
 
 def summarise(samples: Sequence[Sample], streams: int = 1) -> Statistics:
-    """Statistics of at least one sample, of one rank or of several. See `summarise_columns`."""
-    return summarise_columns(Columns.of(samples), streams)
-
-
-def summarise_columns(calls: Columns, streams: int = 1) -> Statistics:
-    """Statistics of at least one call, of one rank or of several; throughputs by the rule of `unet3d.results.window`."""
-    latency, total = calls.latency, calls.stage + calls.latency + calls.post
-    throughput, with_overhead = window.rates(calls.by_rank(overhead=False), calls.by_rank(overhead=True), streams)
-    mean = float(latency.mean())
-    deviation = float(latency.std(ddof=1)) if len(latency) > 1 else 0.0
+    """Statistics of at least one sample, of one rank or of several; throughputs by the rule of `unet3d.results.window`."""
+    latencies = [sample.latency for sample in samples]
+    volumes = sum(sample.volumes for sample in samples)
+    total = [sample.stage + sample.latency + sample.post for sample in samples]
+    throughput, with_overhead = window.rates(calls_by_rank(samples, False), calls_by_rank(samples, True), streams)
+    mean = float(np.mean(latencies))
+    deviation = float(np.std(latencies, ddof=1)) if len(latencies) > 1 else 0.0
     return Statistics(
-        calls=len(latency),
-        volumes=int(calls.volumes.sum()),
+        calls=len(samples),
+        volumes=volumes,
         mean=1e3 * mean,
-        median=1e3 * float(np.median(latency)),
-        p50=1e3 * percentile(latency, 50),
-        p90=1e3 * percentile(latency, 90),
-        p99=1e3 * percentile(latency, 99),
-        min=1e3 * float(latency.min()),
-        max=1e3 * float(latency.max()),
+        median=1e3 * float(np.median(latencies)),
+        p50=1e3 * percentile(latencies, 50),
+        p90=1e3 * percentile(latencies, 90),
+        p99=1e3 * percentile(latencies, 99),
+        min=1e3 * min(latencies),
+        max=1e3 * max(latencies),
         stdev=1e3 * deviation,
         cv=deviation / mean,
         throughput=throughput,
         throughput_with_overhead=with_overhead,
-        latency_with_overhead=1e3 * float(total.mean()),
+        latency_with_overhead=1e3 * float(np.mean(total)),
     )
 
 

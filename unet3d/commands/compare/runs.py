@@ -65,17 +65,13 @@ def load(path: Path) -> Results:
     Raises:
         UserError: when it cannot be read, is damaged or holds no timed call.
     """
-    file = _file(path)
+    file = reader.file_of(path)
     doc = reader.read(file)
     if doc["statistics"] is None:
         raise UserError(
             f"{shown(file)}: holds no timed call ({shown(doc['incomplete_reason'] or 'nothing was measured')}); run it again"
         )
     return samples.compact(doc, SAMPLES)
-
-
-def _file(path: Path) -> Path:
-    return path / "results.json" if path.is_dir() else path
 
 
 def read(argument: str) -> Side:
@@ -96,7 +92,7 @@ def read(argument: str) -> Side:
     docs = [load(path) for path in paths]
     if not docs:
         raise UserError(f"{shown(repr(argument))} names no results; give the OUTPUT_DIR of a run")
-    side = Side(argument.rstrip("/") or "/", docs, tuple(_file(path).resolve() for path in paths))
+    side = Side(argument.rstrip("/") or "/", docs, tuple(reader.file_of(path).resolve() for path in paths))
     for doc in docs[1:]:
         if wrong := [*different_workload(docs[0], doc), *_changed(docs[0], doc, "settings.")]:
             raise UserError(

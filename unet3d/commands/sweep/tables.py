@@ -7,9 +7,12 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+from unet3d.commands.compare import escape
+from unet3d.errors import shown
 from unet3d.results.schema import Results, Statistics
 
 Row = dict[str, Any]
+LONGEST_COMMAND = 10_000  # characters
 
 
 def milliseconds(value: float) -> str:
@@ -129,7 +132,11 @@ def console(document: Mapping[str, Any]) -> list[str]:
 
 def notes(document: Mapping[str, Any]) -> list[str]:
     """What failed, what was left out and the winning commands, a line each."""
-    lines = [f"{row['status']}: {row['name']}: {row['reason']}" for row in document["rows"] if row["status"] != "measured"]
+    lines = [
+        f"{row['status']}: {row['name']}: {shown(row['reason'], 1000)}"
+        for row in document["rows"]
+        if row["status"] != "measured"
+    ]
     lines += [f"left out: {names}: {reason}" for reason, names in by_reason(document["left_out"]).items()]
     lines += [f"WARNING[{warning}]: {names}" for warning, names in warned(document["rows"]).items()]
     for what, winner in document["winners"].items():
@@ -159,36 +166,38 @@ def by_reason(left_out: Sequence[Mapping[str, str]]) -> dict[str, str]:
 def markdown(document: Mapping[str, Any]) -> str:
     """sweep.md."""
     head, body = cells(document["rows"])
-    lines = ["# Sweep", "", document["machine"] + ".", "", document["workload"] + ".", ""]
+    machine, workload = (escape.markdown(document[name], 1000) for name in ("machine", "workload"))
+    lines = ["# Sweep", "", machine + ".", "", workload + ".", ""]
     if not document["complete"]:
         lines += ["Not finished: some configurations have not run yet.", ""]
     if body:
         lines.append("| " + " | ".join(head) + " |")
         lines.append("| ---: | --- |" + " ---: |" * (len(head) - 2))
-        lines += ["| " + " | ".join(row) + " |" for row in body]
+        lines += ["| " + " | ".join(map(escape.markdown, row)) + " |" for row in body]
         lines.append("")
     for what, winner in document["winners"].items():
-        lines += [f"{what.capitalize()}: {winner['name']}", "", "```bash", winner["command"], "```", ""]
+        lines += [f"{what.capitalize()}: {winner['name']}", "", "```bash", shown(winner["command"], LONGEST_COMMAND), "```", ""]
     warnings = warned(document["rows"])
     if warnings:
         lines += [
             "Warnings (each run's results.json says more): "
-            + "; ".join(f"{warning}: {names}" for warning, names in warnings.items())
+            + "; ".join(escape.markdown(f"{warning}: {names}") for warning, names in warnings.items())
             + ".",
             "",
         ]
     others = [row for row in document["rows"] if row["status"] != "measured"]
     if others:
         lines += ["| Configuration | | Reason |", "| --- | --- | --- |"]
-        lines += [f"| {row['name']} | {row['status']} | {_cell(row['reason'])} |" for row in others] + [""]
+        lines += [
+            f"| {escape.markdown(row['name'])} | {row['status']} | {escape.markdown(row['reason'])} |" for row in others
+        ] + [""]
     if document["left_out"]:
         lines += ["| Left out | Reason |", "| --- | --- |"]
-        lines += [f"| {names} | {_cell(reason)} |" for reason, names in by_reason(document["left_out"]).items()] + [""]
+        lines += [
+            f"| {escape.markdown(names)} | {escape.markdown(reason)} |"
+            for reason, names in by_reason(document["left_out"]).items()
+        ] + [""]
     return "\n".join(lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
 
 
 def to_csv(document: Mapping[str, Any]) -> str:
@@ -199,20 +208,19 @@ def to_csv(document: Mapping[str, Any]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["rank", "name", "status", *names, *figure_names, "calls", "warnings", "command", "reason"])
     for row in document["rows"]:
-        writer.writerow(
-            [
-                row.get("rank"),
-                row["name"],
-                row["status"],
-                *(row["settings"].get(name) for name in names),
-                *(row.get(name) for name in figure_names),
-                row.get("calls"),
-                " ".join(row.get("warnings", [])),
-                row.get("command"),
-                row.get("reason"),
-            ]
-        )
+        line = [
+            row.get("rank"),
+            row["name"],
+            row["status"],
+            *(row["settings"].get(name) for name in names),
+            *(row.get(name) for name in figure_names),
+            row.get("calls"),
+            " ".join(row.get("warnings", [])),
+            row.get("command"),
+            row.get("reason"),
+        ]
+        writer.writerow(map(escape.csv_cell, line))
     for item in document["left_out"]:
         blank = [None] * (len(names) + len(figure_names) + 3)
-        writer.writerow([None, item["name"], "left out", *blank, item["reason"]])
+        writer.writerow(map(escape.csv_cell, [None, item["name"], "left out", *blank, item["reason"]]))
     return text.getvalue()

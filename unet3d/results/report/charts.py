@@ -25,7 +25,11 @@ def latency_distribution(latency_ms: Sequence[float], stats: Statistics) -> str:
     with canvas("distribution", f"Histogram of {len(values)} latencies, mean {number(stats['mean'])} ms", 2.8) as drawn:
         axes = drawn.axes
         bins = min(40, max(5, 2 * int(np.ceil(len(values) ** 0.5))))
-        counts, _, _ = axes.hist(values, bins=bins, color=SOFT, edgecolor=PANEL, linewidth=1)
+        # Bins of latencies that are all but the same would be narrower than a number can tell.
+        span = max(float(np.ptp(values)), 1e-6 * float(values.max()))
+        middle = (float(values.min()) + float(values.max())) / 2
+        ends = (middle - span / 2, middle + span / 2)
+        counts, _, _ = axes.hist(values, bins=bins, range=ends, color=SOFT, edgecolor=PANEL, linewidth=1)
         top = max(1.0, float(np.max(counts)))
         jitter = np.random.default_rng(0).uniform(-0.05, 0.05, len(values))
         axes.plot(values, top * (-0.14 + jitter), "o", color=ACCENT, markersize=4.5, alpha=0.75, markeredgewidth=0)
