@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import os
 import secrets
 import shutil
@@ -100,6 +101,24 @@ def read_regular(path: str | Path, limit: int, what: str) -> bytes:
     if len(content) > limit:
         raise _too_large(path, what, len(content), limit)
     return content
+
+
+def sha256_regular(path: str | Path, limit: int, what: str) -> tuple[os.stat_result, str]:
+    """Status of a regular file of at most `limit` bytes, taken before it is read, and its SHA-256.
+
+    Raises:
+        UserError: as `read_regular`.
+        OSError: when the disk fails.
+    """
+    digest, held = hashlib.sha256(), 0
+    with open_regular(path, what, limit) as file:
+        status = os.fstat(file.fileno())
+        while piece := file.read(2**20):
+            held += len(piece)
+            if held > limit:
+                raise _too_large(path, what, held, limit)
+            digest.update(piece)
+    return status, digest.hexdigest()
 
 
 def _too_large(path: str | Path, what: str, size: int, limit: int) -> UserError:

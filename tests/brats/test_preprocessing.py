@@ -200,6 +200,35 @@ def test_changed_sources_are_noticed_copies_are_not(data, store, tmp_path, monke
     assert run(data, store, name).done == name
 
 
+def test_a_replaced_truth_is_looked_at_again(data, store):
+    name = "HGG__Sample_001"
+    run(data, store, [name])
+    edit(file_of(data, "seg"), with_voxel(4))
+    assert run(data, store, [name]).done == [name]
+    edit(file_of(data, "seg"), with_voxel(3))
+    assert "unexpected label 3" in run(data, store, [name]).failed[name]
+    file_of(data, "seg").unlink()
+    assert run(data, store, [name]).done == [name]
+
+
+def test_a_case_whose_place_is_taken_costs_itself_only(data, store):
+    (store / "HGG__Sample_001.npz").mkdir(parents=True)
+    report = run(data, store)
+    assert len(report.done) == 4 and "is a folder; remove it" in report.failed["HGG__Sample_001"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_stored_volumes_that_are_not_finite_are_not_scored(data, store, value):
+    run(data, store, ["HGG__Sample_001"])
+    file = store / "HGG__Sample_001.npz"
+    with np.load(file) as content:
+        array, about = content["array"].copy(), content["about"]
+    array[2, 5, 5, 5] = value
+    np.savez(file, array=array, about=about)
+    with pytest.raises(UserError, match="is damaged"):
+        Store(store, SHAPE).load("HGG__Sample_001")
+
+
 @pytest.mark.parametrize("damage", [cut_short, flip_bits, lambda f: f.write_bytes(b""), lambda f: np.savez(f, a=1)])
 def test_damaged_store_files_never_give_a_volume(data, store, damage):
     run(data, store, ["HGG__Sample_001"])

@@ -63,7 +63,7 @@ def test_bad_files(tmp_path):
     with pytest.raises(UserError, match="missing"):
         segmentations.read(tmp_path / "none_seg.nii.gz")
     (tmp_path / "bad.nii.gz").write_bytes(b"no image")
-    with pytest.raises(UserError, match="cannot be read as NIfTI"):
+    with pytest.raises(UserError, match="seg is not a whole gzip file"):
         segmentations.read(tmp_path / "bad.nii.gz")
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):

@@ -227,7 +227,7 @@ KERNELS = {
     "a set": {1, 2},
     "array of none": np.array(2),
     "array of inf": np.full((5, 3), INF),
-    "nested a thousandfold": functools.reduce(lambda inner, _: [inner], range(500), 2),
+    "nested a thousandfold": functools.reduce(lambda inner, _: [inner], range(200), 2),
     "range": range(5),
     "flat": [2] * 5,
 }

@@ -4,7 +4,6 @@ A .npz of this store holds the cropped volume and a JSON text: preprocessing ver
 cheap and done on loading. No pickle is written, and those of MLPerf are read through an allow-list.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -203,10 +202,8 @@ def describe_sources(case: Case) -> dict:
     """
     sources = {}
     for kind, file in _source_files(case).items():
-        with files.open_regular(file, kind, nifti.LARGEST_FILE) as opened:
-            # Taken before reading: a file changed meanwhile then counts as changed.
-            status = os.fstat(opened.fileno())
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        # Its status is of before it is read: a file changed meanwhile then counts as changed.
+        status, digest = files.sha256_regular(file, nifti.LARGEST_FILE, kind)
         sources[kind] = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest}
     return sources
 
@@ -220,8 +217,7 @@ def _same_sources(stored: dict, case: Case) -> bool:
         if status.st_size != known["bytes"]:
             return False
         # A copied data set has new times but the same content.
-        if status.st_mtime_ns != known["mtime_ns"]:
-            with files.open_regular(file, kind, nifti.LARGEST_FILE) as opened:
-                if hashlib.file_digest(opened, "sha256").hexdigest() != known["sha256"]:
-                    return False
+        same_time = status.st_mtime_ns == known["mtime_ns"]
+        if not same_time and files.sha256_regular(file, nifti.LARGEST_FILE, kind)[1] != known["sha256"]:
+            return False
     return True

@@ -7,7 +7,6 @@ import shutil
 import stat
 import zipfile
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 from unet3d import files
@@ -26,12 +25,8 @@ _MOST_ENTRIES = 20_000  # of the folders that are looked through for it
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, read piece by piece. Raises UserError where it is no regular file."""
-    digest = sha256()
-    with files.open_regular(path, "weights") as file:
-        while piece := file.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()
+    """SHA-256 of a file, read piece by piece. Raises UserError where it is no regular file, or larger than an archive."""
+    return files.sha256_regular(path, MAX_BYTES, "weights")[1]
 
 
 def record_path(archive: Path) -> Path:
