@@ -12,7 +12,7 @@ import pytest
 
 from unet3d.commands import scaling
 from unet3d.config import kinds
-from unet3d.devices import registry, topology
+from unet3d.devices import host, registry, topology
 from unet3d.devices.cpu import CpuDevice
 from unet3d.devices.topology import Core
 from unet3d.errors import MismatchError, UserErrors
@@ -24,6 +24,12 @@ from unet3d.results.timing import Sample, summarise
 
 ROOT = Path(__file__).parents[2]
 TWO_SOCKETS = [Core(node, 8 * node + number) for node in (0, 1) for number in range(8)]
+
+
+@pytest.fixture(autouse=True)
+def many_cpus(monkeypatch):
+    """The machines made up here have more CPUs than this one may have."""
+    monkeypatch.setattr(host, "logical_cpus", lambda: 64)
 
 
 def machine(folder, nodes, siblings):

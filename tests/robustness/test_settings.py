@@ -1,5 +1,6 @@
 """Whatever is typed: settings are accepted or refused in one line each with exit code 2, never a traceback."""
 
+import contextlib
 import signal
 import string
 
@@ -89,8 +90,9 @@ def own_signals():
 def started(monkeypatch, tmp_path):
     """What would have run; nothing is run. Relative folders land in a temporary one."""
     runs = []
-    monkeypatch.setattr(run_verb, "carry_out", lambda plan, argv: runs.append(plan) or 0)
+    monkeypatch.setattr(run_verb, "carry_out", lambda plan, argv, lock: runs.append(plan) or 0)
     monkeypatch.setattr(run_verb, "prepare_folder", lambda folder, variable: None)
+    monkeypatch.setattr(run_verb, "FolderLock", lambda folder, variable: contextlib.nullcontext())
     monkeypatch.chdir(tmp_path)
     for setting in SETTINGS:
         monkeypatch.delenv(setting.variable, raising=False)
