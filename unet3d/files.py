@@ -133,9 +133,19 @@ def _target(path: Path) -> Path:
 def cache_folder() -> Path:
     """Where everything is kept that can be made again: exports, quantised networks, built operators. It need not exist.
 
-    `unet3d` in XDG_CACHE_HOME (https://specifications.freedesktop.org/basedir-spec), by default in ~/.cache.
+    `unet3d` in XDG_CACHE_HOME (https://specifications.freedesktop.org/basedir-spec), by default in ~/.cache. A relative
+    XDG_CACHE_HOME counts as not set, as the specification asks for.
+
+    Raises:
+        UserError: when neither is known.
     """
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unet3d"
+    told = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if told.is_absolute():
+        return told / "unet3d"
+    try:
+        return Path.home() / ".cache" / "unet3d"
+    except RuntimeError:
+        raise UserError("HOME: this user has no home folder; set HOME, or XDG_CACHE_HOME to a folder for the cache") from None
 
 
 def prepare_folder(folder: Path, variable: str) -> None:

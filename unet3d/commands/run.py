@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from unet3d import caches
 from unet3d.devices import topology
 from unet3d.engines import registry
 from unet3d.errors import BenchmarkError, ExitCode, Stopped, UserError, tell
@@ -36,6 +37,8 @@ def main(argv: Sequence[str]) -> int:
         UserErrors: everything that is wrong with them, a line each, before anything is written.
     """
     asked = ask(argv, os.environ)
+    # PyTorch names its own places when it is imported; ranks find ours in their environment.
+    caches.share()
     # Kineto prints its own start and stop to standard error otherwise.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     prepare_folder(asked.output_dir, "OUTPUT_DIR")

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from unet3d import caches
 from unet3d.files import whole_folder
 
 if TYPE_CHECKING:
@@ -48,9 +49,11 @@ def versions(packages: Iterable[str]) -> list[str]:
 def get_or_make(folder: Path, ingredients: Iterable[str], make: Callable[[Path], None]) -> tuple[Path, bool]:
     """The folder of an export made from `ingredients`, and whether it was there already.
 
+    folder: a kind's, of `unet3d.caches.KINDS`, in a cache folder. It is held: nobody clears it while this process lives.
     `make` gets an empty folder to fill; it gets its final name only when it is complete, so that an interrupted
     or concurrent export leaves no half of one.
     """
+    caches.hold(folder.parent, folder.name)
     key = hashlib.sha256("\n".join(ingredients).encode()).hexdigest()[:32]
     final = Path(folder) / key
     if final.is_dir():
