@@ -59,4 +59,4 @@ def sentences(path: Path) -> list[str]:
         plain = " ".join(paragraph.split()).lstrip("#-* ")
         parts += [cell for cell in plain.split("|") if cell.strip()] if plain.startswith("|") else [plain]
     # A stop inside a name or a number, such as results.json or 2.13, ends no sentence.
-    return [sentence.strip() for part in parts for sentence in re.split(r"(?<=[.!?])\s+", part) if sentence.strip()]
+    return [sentence.strip() for part in parts for sentence in re.split(r"(?<=[.!?])(?:\*\*)?\s+", part) if sentence.strip()]
