@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import runs
+from unet3d import caches
 from unet3d.brats import weights
 from unet3d.commands.arguments import OneLineParser
 from unet3d.config import kinds
@@ -48,6 +49,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _time_layers(options: argparse.Namespace) -> int:
+    caches.share()
     import torch
 
     from unet3d.network import flops, gpu, reference

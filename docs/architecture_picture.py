@@ -28,7 +28,7 @@ WORDS = {
     "network": ("3D U-Net in every form, kernels", "logits of a volume"),
     "devices": ("CPU, CUDA, XPU: one protocol", "pin, upload, synchronize; sensors, ceilings"),
     "config": ("settings and precisions: tables", "argv, environ → typed settings"),
-    "ground": ("errors, files, places, workload", "facts that all floors share"),
+    "ground": ("errors, files, caches, places, workload", "facts that all floors share"),
 }
 WIDTH, ROW, GAP, TOP, LEFT = 1120, 46, 8, 74, 76
 STEP_AT = 540

@@ -26,7 +26,19 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "network": ("network",),
     "devices": ("devices",),
     "config": ("config",),
-    "ground": ("__init__", "errors", "signals", "streams", "files", "locks", "places", "version", "workload", "installed"),
+    "ground": (
+        "__init__",
+        "errors",
+        "signals",
+        "streams",
+        "files",
+        "locks",
+        "caches",
+        "places",
+        "version",
+        "workload",
+        "installed",
+    ),
 }
 ORDER = list(FLOORS)
 # The one arrow that may point up: from the package's own __init__.py to its Python API, for `unet3d.run`.

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from unet3d import caches
 from unet3d.config import kinds
 from unet3d.config.settings import BY_NAME
 from unet3d.config.values import Settings
@@ -54,6 +55,7 @@ def run(
         MismatchError: when something else ran than was asked for, or its output is far from fp32's.
         OutOfMemory: when the device's memory is not enough.
     """
+    caches.share()
     from unet3d.measure import run as measuring
 
     unknown = [f"{name}: no setting; see unet3d --help for the list" for name in settings if name not in BY_NAME]

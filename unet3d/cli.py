@@ -19,6 +19,7 @@ VERBS = {
     "sweep": ("unet3d.commands.sweep", "run many configurations and rank them"),
     "compare": ("unet3d.commands.compare", "is one run faster than another, or is it noise"),
     "report": ("unet3d.commands.report", "draw report.html of a finished run anew"),
+    "cache": ("unet3d.commands.cache", "show and clear what is kept between runs"),
 }
 # What torchrun starts; not for users.
 HIDDEN = {"rank": "unet3d.ranks.rank"}

@@ -235,10 +235,11 @@ def cache_folder() -> Path:
 
     `unet3d` in XDG_CACHE_HOME (https://specifications.freedesktop.org/basedir-spec), by default in ~/.cache. Where that
     cannot be written to, or nobody knows this user's home, a temporary folder of this process and its children.
+    A relative XDG_CACHE_HOME counts as not set, as the specification asks for.
     """
-    named = os.environ.get("XDG_CACHE_HOME")
+    named = os.environ.get("XDG_CACHE_HOME", "")
     try:
-        parent = Path(named) if named else Path.home() / ".cache"
+        parent = Path(named) if Path(named).is_absolute() else Path.home() / ".cache"
         there = next(place for place in (parent / "unet3d", *parent.absolute().parents) if place.exists())
         if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
             return parent / "unet3d"

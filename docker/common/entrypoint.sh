@@ -73,7 +73,6 @@ make_home() {
     local folder kept=$project/home
     if [[ -w $kept ]] && mountpoint --quiet "$kept"; then
         HOME=$kept
-        export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$kept/.cache/torchinductor}
     else
         for folder in "${TMPDIR:-/tmp}" /dev/shm; do
             if [[ -d $folder && -w $folder ]]; then

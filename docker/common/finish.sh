@@ -26,6 +26,8 @@ print("C++ operators:", *build.status())
 sys.exit(not build.available())' ||
     echo "WARNING: no C++ operators are in this image, the reason is above: every run compiles its own" >&2
 if [[ -d $cache/unet3d ]]; then
+    # Locks are of the process that has made them.
+    rm -f "$cache"/unet3d/.in-use-*
     chmod -R a+rX "$cache/unet3d"
     rm -rf operators
     mv "$cache/unet3d" operators

@@ -5,10 +5,14 @@
 # installed from TORCH_INDEX_URL in the version that requirements.txt pins. EXTRA_REQUIREMENTS names further requirements
 # files. GPU_DRIVER_REPOSITORY (an apt "URL suite component"), GPU_DRIVER_KEY (URL of its signing key) and
 # GPU_DRIVER_PACKAGES add a vendor's user-space GPU driver.
+# What apt and pip download stays in the build's cache mounts (/var/cache/apt, /var/lib/apt, /root/.cache/pip), which are no
+# part of the image: a build after a change of one requirement downloads only that.
 set -euo pipefail
 
 folder=$1
 venv=/opt/venv
+# Debian's and Ubuntu's images have apt throw away what it has downloaded.
+docker_clean=/etc/apt/apt.conf.d/docker-clean
 user=unet3d
 
 die() {
@@ -17,7 +21,7 @@ die() {
 }
 
 apt_install() {
-    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
+    DEBIAN_FRONTEND=noninteractive apt-get -o APT::Keep-Downloaded-Packages=true install -y --no-install-recommends "$@"
 }
 
 base_python() {
@@ -76,10 +80,10 @@ install_python_packages() {
             > "$constraints"
     else
         pin=$(grep -oE '^torch==[^ ;#]+' "$folder/requirements.txt") || die "requirements.txt pins no torch"
-        "$venv/bin/python" -m pip install --no-cache-dir \
+        "$venv/bin/python" -m pip install \
             --index-url "${TORCH_INDEX_URL:?the base image has no PyTorch: give --build-arg TORCH_INDEX_URL}" "$pin"
     fi
-    "$venv/bin/python" -m pip install --no-cache-dir --constraint "$constraints" --requirement "$rest"
+    "$venv/bin/python" -m pip install --constraint "$constraints" --requirement "$rest"
     rm -f "$constraints" "$rest"
 }
 
@@ -89,9 +93,9 @@ add_user() {
     useradd --uid 10001 --gid "$user" --no-create-home --home-dir /nonexistent --shell /bin/bash "$user"
 }
 
+[[ ! -e $docker_clean ]] || mv "$docker_clean" "$docker_clean.aside"
 install_system_packages
 install_gpu_driver
 install_python_packages
 add_user
-apt-get clean
-rm -rf /var/lib/apt/lists/*
+[[ ! -e $docker_clean.aside ]] || mv "$docker_clean.aside" "$docker_clean"

@@ -115,10 +115,18 @@ def test_shapes_that_five_poolings_cannot_halve(text):
         kinds.shape(text)
 
 
-def test_readme_holds_the_declared_table():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert table.markdown() in readme
-    assert table.refresh_readme(readme) == readme
+@pytest.mark.parametrize("name", table.DOCUMENTS)
+def test_documents_hold_the_declared_tables(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert table.refresh(text, table.DOCUMENTS[name]()) == text, "run python -m unet3d.config.table"
+
+
+def test_every_setting_is_in_the_documents_table_and_the_usual_ones_are_ten():
+    rows = [line.split("|")[1:3] for line in table.complete().splitlines() if line.startswith("| `--")]
+    assert [(flag.strip(), variable.strip()) for flag, variable in rows] == [
+        (f"`{setting.flag}`", f"`{setting.variable}`") for setting in SETTINGS
+    ]
+    assert len(set(table.USUAL)) == 10
 
 
 def test_help_names_every_setting_with_values_and_default():

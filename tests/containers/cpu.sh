@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by run.sh: the CPU image, built and run by the commands that README.md and docs/containers.md show.
+# Sourced by run.sh: the CPU image, built and run by the commands that docs/containers.md shows.
 
 : "${root:?}"
 
@@ -34,7 +34,7 @@ status_lines() { show < <(grep 'PERF_STATUS' "$1/output_raw.log"); }
 documented_runs() {
     local folder run_flags=(${run_flags[@]+"${run_flags[@]}"} -e WARM_UP=0)
     folder=$(output dummy)
-    expect "README's dummy run ends with 0" ends 0 documented dummy "s#/tmp/output:#$folder:#; s#ITERATIONS=10#ITERATIONS=1#"
+    expect "the documented dummy run ends with 0" ends 0 documented dummy "s#/tmp/output:#$folder:#; s#ITERATIONS=10#ITERATIONS=1#"
     expect "its results are complete" results "$folder" \
         'doc["complete"] and doc["volume"]["standard"] and entries["throughput"] > 0 and entries["accuracy"] is None'
     expect "its results belong to the folder's owner" owner_is "$folder/results.json" 1000:1000
@@ -47,7 +47,7 @@ documented_runs() {
             -e DATASET_DIR=/dataset -v "$DATASET_DIR:/dataset:ro" "$cpu_image"
         expect "in one line that names the remedy" says PREPROCESSED_DIR
     fi
-    expect "README's accuracy run on read-only data ends with 0" on_the_sample ends 0 documented accuracy \
+    expect "the documented accuracy run on read-only data ends with 0" on_the_sample ends 0 documented accuracy \
         "s#/tmp/output:#$folder:#; s#ITERATIONS=10#ITERATIONS=1#"
     expect "its results hold Dice" results "$folder" \
         'doc["complete"] and doc["mode"] == "accuracy" and entries["accuracy"] > 50'

@@ -78,7 +78,7 @@ podman_run() {
 # The CPU image's base: its own with a Docker daemon, else Debian with Python, made here from Debian's mirror.
 cpu_base() {
     [[ -z ${BASE_IMAGE:-} ]] || return 0
-    BASE_IMAGE=python:3.11-slim-bookworm
+    BASE_IMAGE=$(python3 "${root:?}/docker/bases.py" image cpu)
     if [[ $engine == podman ]]; then
         BASE_IMAGE=localhost/debian-python:bookworm
         docker image inspect "$BASE_IMAGE" > /dev/null 2>&1 || debian_base "$BASE_IMAGE"

@@ -4,7 +4,7 @@
 #
 # With a Docker daemon it uses docker; otherwise buildah and podman, as root, and a base image made by debootstrap, so
 # that no registry of images is needed. Variables:
-#   BASE_IMAGE       base of the CPU image instead of python:3.11-slim-bookworm, or of the one made here
+#   BASE_IMAGE       base of the CPU image instead of the one that docker/bases.lock names, or of the one made here
 #   BUILD_FLAGS      further flags for every build: mirrors, certificates, a folder of wheels
 #   RUN_FLAGS        further flags for every run
 #   DATASET_DIR      a data set in BraTS's layout for accuracy mode; without it the sample data set is made
@@ -114,6 +114,7 @@ built() {
 
 lint() {
     heading "Lint"
+    show < <(python3 "$root/docker/bases.py")
     if have shellcheck; then
         expect "shellcheck" shellcheck --external-sources --check-sourced --source-path "$root" \
             "$root"/docker/common/*.sh "$here/run.sh"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from unet3d import signals, streams
+from unet3d import caches, signals, streams
 from unet3d.devices import host, topology
 from unet3d.engines import registry
 from unet3d.errors import BenchmarkError, ExitCode, Stopped, UserError, messages_of, of_the_system, shown, tell
@@ -38,6 +38,8 @@ def main(argv: Sequence[str]) -> int:
         UserErrors: everything that is wrong with them, a line each, before anything is written.
     """
     asked = ask(argv, os.environ)
+    # PyTorch names its own places when it is imported; ranks find ours in their environment.
+    caches.share()
     # Kineto prints its own start and stop to standard error otherwise.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     prepare_folder(asked.output_dir, "OUTPUT_DIR")

@@ -1,6 +1,6 @@
 """The one declaration of every setting: name, values, default and meaning.
 
-The command line, the environment variables, `--help`, the banner, the README's table and `results.json`
+The command line, the environment variables, `--help`, the banner, the documents' tables and `results.json`
 all come from `SETTINGS`. The flag of `batch_size` is `--batch-size`, its variable is `BATCH_SIZE`.
 """
 

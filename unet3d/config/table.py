@@ -1,23 +1,51 @@
-"""The table of settings, for `--help` and for the README."""
+"""The table of settings, for `--help`, the README and docs/settings.md."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Collection, Mapping
 
-from unet3d.config.settings import SETTINGS
+from unet3d.config.settings import BY_NAME, SETTINGS
 
-README_BEGIN = "<!-- settings: written by python -m unet3d.config.table -->"
-README_END = "<!-- end of settings -->"
+BEGIN = "<!-- settings: written by python -m unet3d.config.table -->"
+END = "<!-- end of settings -->"
+# What people set; the README shows these alone.
+USUAL = (
+    "platform",
+    "precision",
+    "engine",
+    "batch_size",
+    "num_iterations",
+    "streams",
+    "dummy",
+    "dataset_dir",
+    "weights",
+    "output_dir",
+)
 
 
-def markdown() -> str:
-    """The README's table, one row a setting."""
-    lines = ["| Flag | Variable | Values | Default | Meaning |", "| --- | --- | --- | --- | --- |"]
-    for setting in SETTINGS:
-        cells = (f"`{setting.flag}`", f"`{setting.variable}`", setting.values, setting.shown_default, setting.help)
-        lines.append("| " + " | ".join(cells) + " |")
+def usual() -> str:
+    """The README's table: the settings in USUAL, a row for each variable."""
+    lines = ["| Variable | Values | Default | Meaning |", "| --- | --- | --- | --- |"]
+    for setting in (BY_NAME[name] for name in USUAL):
+        lines.append(f"| `{setting.variable}` | {setting.values} | {setting.shown_default} | {setting.help} |")
     return "\n".join(lines)
+
+
+def complete() -> str:
+    """The table of docs/settings.md: every setting under its group's heading, a row for each."""
+    lines = []
+    for group in dict.fromkeys(setting.group for setting in SETTINGS):
+        lines += [f"## {group}", "", "| Flag | Variable | Values | Default | Meaning |", "| --- | --- | --- | --- | --- |"]
+        for setting in (member for member in SETTINGS if member.group == group):
+            cells = (f"`{setting.flag}`", f"`{setting.variable}`", setting.values, setting.shown_default, setting.help)
+            lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+# Documents, from the repository's root, and what stands between their marks.
+DOCUMENTS = {"README.md": usual, "docs/settings.md": complete}
 
 
 def help_text(program: str, names: Collection[str] | None = None, verbs: Mapping[str, str] | None = None) -> str:
@@ -41,15 +69,16 @@ def help_text(program: str, names: Collection[str] | None = None, verbs: Mapping
     return "\n".join(lines)
 
 
-def refresh_readme(text: str) -> str:
-    """README text with its table of settings replaced by the declared one."""
-    before, _, rest = text.partition(README_BEGIN)
-    _, _, after = rest.partition(README_END)
-    return f"{before}{README_BEGIN}\n{markdown()}\n{README_END}{after}"
+def refresh(text: str, table: str) -> str:
+    """A document's text with what stands between its marks replaced."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{table.strip()}\n\n{END}{after}"
 
 
 if __name__ == "__main__":
     from pathlib import Path
 
-    readme = Path(__file__).parents[2] / "README.md"
-    readme.write_text(refresh_readme(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    for name, made in DOCUMENTS.items():
+        document = Path(__file__).parents[2] / name
+        document.write_text(refresh(document.read_text(encoding="utf-8"), made()), encoding="utf-8")

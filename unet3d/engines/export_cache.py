@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from unet3d import caches
 from unet3d.files import whole_folder, write_atomically
 
 if TYPE_CHECKING:
@@ -53,9 +54,11 @@ def versions(packages: Iterable[str]) -> list[str]:
 def get_or_make(folder: Path, ingredients: Iterable[str], make: Callable[[Path], None]) -> tuple[Path, bool]:
     """The folder of an export made from `ingredients`, and whether it was there already.
 
+    folder: a kind's, of `unet3d.caches.KINDS`, in a cache folder. It is held: nobody clears it while this process lives.
     `make` gets an empty folder to fill; it gets its final name only when it is complete, so that an interrupted
     or concurrent export leaves no half of one. One whose files are not what was written is made again.
     """
+    caches.hold(folder.parent, folder.name)
     key = hashlib.sha256("\n".join(ingredients).encode()).hexdigest()[:32]
     final = Path(folder) / key
     if whole(final):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unet3d import caches
 from unet3d.brats import regions
 from unet3d.engines import export_cache
 from unet3d.files import write_atomically
@@ -84,6 +85,7 @@ def fp32_scores(reference: torch.nn.Module, cases: Cases, cache_dir: Path, out: 
         ]
     )
     folder = Path(cache_dir) / "fp32-dice"
+    caches.hold(folder.parent, folder.name)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

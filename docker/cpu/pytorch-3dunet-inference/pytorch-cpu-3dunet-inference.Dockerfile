@@ -1,7 +1,8 @@
 # CPU image. From the repository's root:
-#   docker build $(env | grep -E '(_proxy=|_PROXY)' | sed 's/^/--build-arg /') \
+#   docker build --build-arg http_proxy --build-arg https_proxy --build-arg no_proxy \
 #       -f docker/cpu/pytorch-3dunet-inference/pytorch-cpu-3dunet-inference.Dockerfile \
-#       -t intel/image-recognition:pytorch-cpu-3dunet-inference .
+#       -t unet3d:cpu -t intel/image-recognition:pytorch-cpu-3dunet-inference .
+# Written by docker/bases.py from docker/bases.lock.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 FROM ${BASE_IMAGE}
 
@@ -10,7 +11,9 @@ ARG PIP_INDEX_URL=https://pypi.org/simple
 # Engines besides PyTorch; requirements-onnxruntime.txt is left out for its size.
 ARG EXTRA_REQUIREMENTS=requirements-openvino.txt
 COPY requirements*.txt docker/common/install.sh /tmp/build/
-RUN /tmp/build/install.sh /tmp/build
+RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt,sharing=locked \
+    --mount=type=cache,target=/root/.cache/pip,sharing=locked \
+    /tmp/build/install.sh /tmp/build
 ENV PATH=/opt/venv/bin:$PATH VIRTUAL_ENV=/opt/venv PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
 WORKDIR /opt/unet3d

@@ -1,8 +1,9 @@
 # Image for NVIDIA GPUs. From the repository's root:
-#   docker build $(env | grep -E '(_proxy=|_PROXY)' | sed 's/^/--build-arg /') \
+#   docker build --build-arg http_proxy --build-arg https_proxy --build-arg no_proxy \
 #       -f docker/cuda/pytorch-3dunet-inference/pytorch-cuda-3dunet-inference.Dockerfile \
-#       -t intel/image-recognition:pytorch-cuda-3dunet-inference .
+#       -t unet3d:cuda -t intel/image-recognition:pytorch-cuda-3dunet-inference .
 # CUDA 13.0 needs driver 580 or newer on the host; pytorch/pytorch:2.13.0-cuda12.6-cudnn9-runtime takes older ones.
+# Written by docker/bases.py from docker/bases.lock.
 ARG BASE_IMAGE=pytorch/pytorch:2.13.0-cuda13.0-cudnn9-runtime
 FROM ${BASE_IMAGE}
 
@@ -10,7 +11,9 @@ ARG PIP_INDEX_URL=https://pypi.org/simple
 # Power, clocks and utilisation of the GPU.
 ARG EXTRA_REQUIREMENTS=requirements-nvidia.txt
 COPY requirements*.txt docker/common/install.sh /tmp/build/
-RUN /tmp/build/install.sh /tmp/build
+RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt,sharing=locked \
+    --mount=type=cache,target=/root/.cache/pip,sharing=locked \
+    /tmp/build/install.sh /tmp/build
 ENV PATH=/opt/venv/bin:$PATH VIRTUAL_ENV=/opt/venv PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
 WORKDIR /opt/unet3d

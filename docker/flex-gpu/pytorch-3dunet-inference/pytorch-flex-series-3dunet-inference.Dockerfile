@@ -1,8 +1,9 @@
 # Image for Intel Data Center GPU Flex Series. From the repository's root:
-#   docker build $(env | grep -E '(_proxy=|_PROXY)' | sed 's/^/--build-arg /') \
+#   docker build --build-arg http_proxy --build-arg https_proxy --build-arg no_proxy \
 #       -f docker/flex-gpu/pytorch-3dunet-inference/pytorch-flex-series-3dunet-inference.Dockerfile \
-#       -t intel/image-recognition:pytorch-flex-gpu-3dunet-inference .
+#       -t unet3d:flex -t intel/image-recognition:pytorch-flex-gpu-3dunet-inference .
 # The last stack made for Flex: PyTorch 2.6.0, Intel Extension for PyTorch 2.6.10+xpu and their GPU driver (user space).
+# Written by docker/bases.py from docker/bases.lock.
 ARG BASE_IMAGE=intel/intel-extension-for-pytorch:2.6.10-xpu-pip-base
 FROM ${BASE_IMAGE}
 
@@ -10,7 +11,9 @@ ARG PIP_INDEX_URL=https://pypi.org/simple
 # Further requirements files, such as requirements-openvino.txt for ENGINE=openvino on the CPU.
 ARG EXTRA_REQUIREMENTS=
 COPY requirements*.txt docker/common/install.sh /tmp/build/
-RUN /tmp/build/install.sh /tmp/build
+RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt,sharing=locked \
+    --mount=type=cache,target=/root/.cache/pip,sharing=locked \
+    /tmp/build/install.sh /tmp/build
 ENV PATH=/opt/venv/bin:$PATH VIRTUAL_ENV=/opt/venv PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
 WORKDIR /opt/unet3d

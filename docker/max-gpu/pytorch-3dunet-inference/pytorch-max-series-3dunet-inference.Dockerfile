@@ -1,7 +1,8 @@
 # Image for Intel Data Center GPU Max Series, with PyTorch's own XPU wheels. From the repository's root:
-#   docker build $(env | grep -E '(_proxy=|_PROXY)' | sed 's/^/--build-arg /') \
+#   docker build --build-arg http_proxy --build-arg https_proxy --build-arg no_proxy \
 #       -f docker/max-gpu/pytorch-3dunet-inference/pytorch-max-series-3dunet-inference.Dockerfile \
-#       -t intel/image-recognition:pytorch-max-gpu-3dunet-inference .
+#       -t unet3d:max -t intel/image-recognition:pytorch-max-gpu-3dunet-inference .
+# Written by docker/bases.py from docker/bases.lock.
 ARG BASE_IMAGE=ubuntu:24.04
 FROM ${BASE_IMAGE}
 
@@ -14,7 +15,9 @@ ARG PIP_INDEX_URL=https://pypi.org/simple
 # Further requirements files, such as requirements-openvino.txt for ENGINE=openvino on the CPU.
 ARG EXTRA_REQUIREMENTS=
 COPY requirements*.txt docker/common/install.sh /tmp/build/
-RUN /tmp/build/install.sh /tmp/build
+RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt,sharing=locked \
+    --mount=type=cache,target=/root/.cache/pip,sharing=locked \
+    /tmp/build/install.sh /tmp/build
 ENV PATH=/opt/venv/bin:$PATH VIRTUAL_ENV=/opt/venv PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
 WORKDIR /opt/unet3d

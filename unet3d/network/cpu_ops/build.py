@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from unet3d import files
+from unet3d import caches, files
 
 FOLDER = Path(__file__).parent
 SOURCES, HEADERS = (tuple(sorted(path.name for path in FOLDER.glob(pattern))) for pattern in ("*.cpp", "*.h"))
@@ -40,6 +40,7 @@ def status() -> tuple[str, str]:
 
     try:
         folder = cache_folder(torch.__version__)
+        caches.hold(folder.parent, caches.OPERATORS)
         library = whole_library(folder) or build(folder)
         torch.ops.load_library(str(library))
     except (OSError, RuntimeError, ImportError, subprocess.SubprocessError) as error:
