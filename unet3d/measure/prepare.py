@@ -120,6 +120,8 @@ def prepare(plan: Plan, network: Network, volumes: Volumes, out: Console, group:
     settings = plan.settings
     told = [RunWarning(name, text) for name, text in (*plan.device.warnings(settings.precision), *plan.warnings)]
     told += advice.before(settings)
+    if group.size == 1:  # of several ranks each is a load to the others; the process that starts them looks before
+        told += advice.other_load(settings)
     engine = registry.create(plan.request)
     out.info("loading the network")
     group.working("loading the network")
