@@ -27,7 +27,7 @@ wanted() {
     case "$1" in
     ipex) grep -E '^(torch|intel-extension-for-pytorch)==' "$root/requirements-ipex.txt" ;;
     newest) grep -oE '"torch[^"]+"' "$root/pyproject.toml" | tr -d '"' ;;
-    oldest) PYTHONPATH=$root "$python" -c 'from unet3d.installed import TORCH; print("torch==" + TORCH.specifier()[2:].split(",")[0] + ".*")' ;;
+    oldest) PYTHONPATH=$root "$python" -c 'from unet3d import installed; print("torch==" + ".".join(map(str, installed.TORCH.first)) + ".*")' ;;
     [0-9]*) echo "torch==$1" ;;
     *)
         echo "$1: unknown; use ipex, newest, oldest or a version of torch" >&2
