@@ -20,6 +20,20 @@ fail() {
 
 usable() { "$1" "$here/unet3d/installed.py" "$here/$2" >/dev/null 2>&1; }
 
+# runs PYTHON REQUIREMENTS: whether a run works with this interpreter; what it lacks all the same is said in a line
+runs() {
+    local lacks
+    if lacks=$("$1" "$here/unet3d/installed.py" "$here/$2" 2>/dev/null); then
+        return 0
+    elif [ $? = 3 ]; then
+        say "using $1, which $lacks"
+        return 0
+    fi
+    # Whoever has activated an environment expects it to be used.
+    [ -z "${VIRTUAL_ENV:-}" ] || say "$1 is active, but cannot be used: ${lacks//$'\n'/, }"
+    return 1
+}
+
 system_python() {
     local candidate
     for candidate in python3 python3.11 python3.12 python3.13; do
@@ -50,9 +64,9 @@ install() {
 
 environment() {
     local active
-    # A container or an active environment that has everything is used as it is.
+    # A container or an active environment that has what a run needs is used as it is.
     active=$(command -v python3 || true)
-    if [ -n "$active" ] && usable "$active" "$1"; then
+    if [ -n "$active" ] && [ "${VIRTUAL_ENV:-}" != "$venv" ] && runs "$active" "$1"; then
         echo "$active"
         return
     fi

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
@@ -58,20 +59,30 @@ def test_requirements_file_pins_what_the_project_needs(extra):
 
 def test_every_requirements_file_belongs_to_an_extra():
     files = {path.name for path in ROOT.glob("requirements*.txt")}
-    assert files == {"requirements.txt", "requirements-ipex.txt", *(f"requirements-{extra}.txt" for extra in EXTRAS)}
+    whole = {"requirements.txt", "requirements-ipex.txt", "requirements-common.txt"}
+    assert files == {*whole, *(f"requirements-{extra}.txt" for extra in EXTRAS)}
 
 
-def test_ipex_environment_has_all_of_the_common_one():
-    common, ipex = pinned("requirements.txt"), pinned("requirements-ipex.txt")
-    assert {**common, "torch": "2.8.0", "intel-extension-for-pytorch": "2.8.0"} == ipex
+def test_ipex_environment_differs_by_what_ipex_forces_alone():
+    common, ipex = pinned("requirements-common.txt"), pinned("requirements-ipex.txt")
+    assert pinned("requirements.txt").items() - common.items() == {("torch", "2.13.0")}
+    # An IPEX release is built for the torch of its own number.
+    forced = dict(ipex.items() - common.items())
+    assert set(forced) == {"torch", "intel-extension-for-pytorch"} and len(set(forced.values())) == 1
+    assert not common.items() - ipex.items()
     assert ipex["torch"] in needed(PROJECT["dependencies"])["torch"]
 
 
-def test_oldest_torch_is_the_one_that_setup_accepts():
+def test_range_of_torch_is_the_one_that_setup_and_every_run_check():
     from unet3d import installed
 
-    oldest = ".".join(map(str, installed.LEAST_TORCH))
-    assert str(needed(PROJECT["dependencies"])["torch"]).split(",")[-1] == f">={oldest}"
+    assert needed(PROJECT["dependencies"])["torch"] == SpecifierSet(installed.TORCH.specifier())
+
+
+def test_packages_that_a_run_does_without_are_pinned_ones():
+    from unet3d import installed
+
+    assert {canonicalize_name(name) for name in installed.SPARED} <= pinned("requirements-common.txt").keys()
 
 
 def imported(folder):

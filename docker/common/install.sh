@@ -68,12 +68,13 @@ install_python_packages() {
     "$base" -m venv --system-site-packages --without-pip "$venv"
     constraints=$(mktemp)
     rest=$(mktemp)
-    # Options such as an extra index are left out with torch: which index serves it is the image's choice.
+    # Options such as an extra index are left out with torch: which index serves it is the image's choice. An included file
+    # is looked for beside the file that includes it.
     local file extra
     read -ra extra <<< "${EXTRA_REQUIREMENTS:-}"
     for file in requirements.txt ${extra[@]+"${extra[@]}"}; do
         [[ -e $folder/$file ]] || die "EXTRA_REQUIREMENTS: $file is not in the repository's root"
-        grep -vE '^(torch==|--)' "$folder/$file" >> "$rest"
+        sed -E "/^(torch==|--)/d; s|^-r |-r $folder/|" "$folder/$file" >> "$rest"
     done
     if "$venv/bin/python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)'; then
         "$venv/bin/python" -c 'from importlib.metadata import version; print("torch==" + version("torch"))' \

@@ -29,7 +29,7 @@ def results(latencies, throughput=None, streams=1, batch=1, commit="a" * 40):
         "check": {"relative_error": 0.01, "label_agreement": 0.99},
         "ranks": [],
         "environment": {"hardware": {"logical_cpus": 4}},
-        "telemetry": {"summary": {"cpu_utilisation_percent": {"mean": 90.0}, "process_cpu_percent": {"mean": 200.0}}},
+        "disturbance": {"others_share": 0.4},
     }
 
 

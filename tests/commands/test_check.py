@@ -1,6 +1,6 @@
 """The preflight: bounds that follow from FLOP and measured rates, what can run, what is missing and how to get it."""
 
-import importlib.util
+import importlib.metadata
 import os
 import shutil
 from types import SimpleNamespace
@@ -124,10 +124,12 @@ def test_nothing_that_can_run_is_2(run_check, monkeypatch):
 
 
 def test_without_torch_nothing_runs(run_check, monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else find(name, *rest))
+    def none(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", none)
     code, text, _ = run_check()
-    assert code == 2 and "./setup.sh" in text
+    assert code == 2 and "torch is not installed" in text and "./setup.sh" in text
 
 
 @pytest.mark.parametrize(

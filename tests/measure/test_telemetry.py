@@ -3,6 +3,7 @@
 import os
 import stat
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -68,6 +69,27 @@ def test_host_figures_are_the_machines(monkeypatch):
     assert not any("temperature" in text for text in host.lacking())
     monkeypatch.setattr(psutil, "sensors_temperatures", dict)
     assert any("temperature" in text for text in host.lacking())
+
+
+def test_no_series_of_utilisation_begins_with_zero():
+    """The counters are set by one thread and read by another."""
+    stop = threading.Event()
+
+    def burn():
+        while not stop.is_set():
+            sum(range(1000))
+
+    thread = threading.Thread(target=burn)
+    sampler = watch.Sampler([sources.Host()], period=0.1)
+    thread.start()
+    sampler.start()
+    time.sleep(0.35)
+    series = sampler.stop()["series"]["cpu_utilisation_percent"]
+    stop.set()
+    thread.join()
+    known = [value for value in series if value is not None]
+    # One core in full at least, whatever others do; the counters have steps of 0.01 s.
+    assert known[0] > 0.5 * 100 / psutil.cpu_count()
 
 
 class Counter:

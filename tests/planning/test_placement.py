@@ -303,8 +303,7 @@ def test_the_slowest_rank_is_named():
 
 def test_warnings_of_ranks_are_told_once():
     common, own = RunWarning("x", "of all"), RunWarning("y", "of one")
-    load = RunWarning("other-load", "the other ranks")
-    record = pooled(part(0, [1.0], warnings=[common, load]), part(1, [1.0], warnings=[common, own]))
+    record = pooled(part(0, [1.0], warnings=[common]), part(1, [1.0], warnings=[common, own]))
     assert [(warning.name, warning.message) for warning in record.warnings] == [("x", "of all"), ("y", "rank 1: of one")]
 
 

@@ -1,6 +1,7 @@
 """Ranks under torchrun: pooled into one result, ended together, their cases each predicted once, nothing left behind."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -228,3 +229,20 @@ def test_ctrl_c_ends_every_rank_and_leaves_the_samples_so_far(tmp_path):
     assert document["complete"] is False and document["incomplete_reason"] == "stopped by SIGINT"
     assert set(document["samples"]["rank"]) == {0, 1}
     assert not list((tmp_path / "output").glob(".*"))
+
+
+@pytest.mark.parametrize("asks", [True, False], ids=["torch 2.13", "before"])
+def test_ranks_start_with_every_torch_that_is_supported(monkeypatch, tmp_path, asks):
+    """LaunchConfig with and without the field that says how long ranks may take to end."""
+    from torch.distributed.launcher import api
+
+    true = [field.name for field in dataclasses.fields(api.LaunchConfig) if field.name != "shutdown_timeout"]
+    names = [*true, *(["shutdown_timeout"] if asks else [])]
+    config = dataclasses.make_dataclass("LaunchConfig", [(name, object, None) for name in names])
+    given = []
+    monkeypatch.setattr(api, "LaunchConfig", config)
+    monkeypatch.setattr(api, "elastic_launch", lambda settings, start: lambda *words: given.append(settings))
+    agent = launch.Agent(making.settings_of(), 2, tmp_path / "job.pkl")
+    assert not agent.alive(60) and agent.error is None
+    [settings] = given
+    assert settings.nproc_per_node == 2 and getattr(settings, "shutdown_timeout", None) == (5 if asks else None)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unet3d import places
+from unet3d import installed, places
 from unet3d.brats.dataset import default_store
 from unet3d.config import names, parse, table
 from unet3d.config.precisions import PRECISIONS
@@ -70,8 +70,8 @@ def main(argv: Sequence[str]) -> int:
     if problems:
         raise UserErrors(problems)
     asked = Asked.of(given)
-    if importlib.util.find_spec("torch") is None:
-        print("Nothing can run: torch is not installed; ./setup.sh, or pip install -r requirements.txt")
+    if reason := installed.why_torch_cannot():
+        print(f"Nothing can run: {reason}")
         return 2
     process.import_torch()
     runnable, lacking = what_runs(asked)

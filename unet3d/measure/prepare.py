@@ -128,6 +128,8 @@ def load_engine(plan: Plan, reference: torch.nn.Module, out: Console, group: Gro
     settings = plan.settings
     told = [RunWarning(name, text) for name, text in (*plan.device.warnings(settings.precision), *plan.warnings)]
     told += advice.before(settings)
+    if group.size == 1:  # of several ranks each is a load to the others; the process that starts them looks before
+        told += advice.other_load(settings)
     engine = registry.create(plan.request)
     out.info("loading the network")
     group.working("loading the network")

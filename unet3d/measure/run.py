@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from unet3d import places
-from unet3d.devices import host
+from unet3d.devices import cpu_time, host
 from unet3d.devices.base import Device
 from unet3d.engines.base import Engine
 from unet3d.errors import OutOfMemory
@@ -160,11 +161,20 @@ def _loadgen_run(plan: Plan, record: Record, given: Input) -> LoadGenRun:
 
 
 def _watched(plan: Plan, record: Record, measure: Callable[[], Answer], out: Console, group: Group) -> Answer:
-    """Measure beside the telemetry; what was read and the samples so far are in the record however that ends."""
+    """Measure beside the telemetry and see who has the CPUs; what was read and the samples so far are in the record however
+    that ends."""
     watched = watch.Watched()
+    # Other ranks are no strangers: all of this machine's are children of the process that started them.
+    root = os.getpid() if group.size == 1 else os.getppid()
     try:
         with watch.watching(plan.device, out, plan.settings.telemetry and group.rank == 0) as watched:
-            return measure()
+            before = cpu_time.read(root)
+            try:
+                return measure()
+            finally:
+                if group.local_rank == 0:
+                    record.disturbance = cpu_time.between(before, cpu_time.read(root))
+                    record.warn(*advice.disturbed(record.disturbance, plan.settings))
     finally:
         record.samples.sort(key=lambda sample: sample.start)
         volumes = sum(sample.volumes for sample in record.samples)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from unet3d import installed
 from unet3d.config import parse
 from unet3d.config.values import Asked, Settings
 from unet3d.devices.base import Device
@@ -67,6 +68,8 @@ def make(asked: Asked) -> Plan:
     Raises:
         UserErrors: what this machine or the engine on it cannot run, a line each.
     """
+    if reason := installed.why_torch_cannot():
+        raise UserErrors([reason])
     resolved = resolve.complete(asked)
     settings = resolved.settings
     asked_of_engine = request(settings, resolved.device)

@@ -74,7 +74,7 @@ def run(plan: Plan, record: Record, out: Console, task: str) -> None:
         f"{len(places)} rank{'s' if len(places) > 1 else ''} on this machine: {where}"
         + (f"; node {settings.node_rank} of {settings.nnodes}, meeting at {settings.rdzv_endpoint}" if bulletin else "")
     )
-    record.warn(*advice.other_load())
+    record.warn(*advice.other_load(settings))
     load = list(record.warnings)
     registry.engine_class(settings.engine).build(plan.request)
     kills = _oom_kills()

@@ -44,6 +44,7 @@ FIELDS = (
     "warnings",
     "pool",
     "telemetry",
+    "disturbance",
     "ceilings",
     "profile",
 )
@@ -233,9 +234,7 @@ def _warnings(parts: Sequence[Part]) -> list[RunWarning]:
     by_name: dict[str, list[tuple[int, RunWarning]]] = {}
     for rank, part in enumerate(parts):
         for warning in part.warnings:
-            # To each rank the others are a load; the process that started them has looked before.
-            if warning.name != "other-load":
-                by_name.setdefault(warning.name, []).append((rank, warning))
+            by_name.setdefault(warning.name, []).append((rank, warning))
     merged = []
     for said in by_name.values():
         rank, warning = said[0]

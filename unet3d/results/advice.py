@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from unet3d.config.misspelt import nearly_settings
 from unet3d.config.values import Settings
-from unet3d.devices import host
+from unet3d.devices import cpu_time, host
+from unet3d.devices.cpu_time import Disturbance
 from unet3d.errors import shown
 from unet3d.results.facts import RunWarning
 from unet3d.results.timing import UNSTEADY, Sample, steady, summarise
 from unet3d.workload import SHAPE
 
 FEW_CALLS = 5
+LOOK_S = 1.0
+# Share of the CPUs' time that others may have without a warning; where a GPU computes, the CPUs only feed it.
+OTHERS_ON_CPU, OTHERS_BESIDE_GPU = 0.05, 0.5
+# The counters have steps of 0.01 s, in which the system itself is at work too: less than this is no disturbance.
+LEAST_S = 0.1
 
 
 def before(settings: Settings) -> Iterator[RunWarning]:
-    """What can be known before timing: volume, frequency governor, other load, threads."""
+    """What can be known before timing: volume, frequency governor, threads."""
     if settings.volume_shape != SHAPE:
         yield RunWarning(
             "other-volume",
@@ -31,7 +38,6 @@ def before(settings: Settings) -> Iterator[RunWarning]:
             f"the CPU's frequency governor is '{governor}'.",
             "Set it to 'performance' (cpupower frequency-set -g performance) for steady times.",
         )
-    yield from other_load()
     if settings.threads > host.usable_cores():
         yield RunWarning(
             "threads", f"THREADS={settings.threads} is more than the {host.usable_cores()} cores.", "Lower THREADS."
@@ -50,15 +56,40 @@ def misspelt(environ: Mapping[str, str]) -> Iterator[RunWarning]:
         )
 
 
-def other_load() -> Iterator[RunWarning]:
-    """Whether the machine has had other work."""
-    load, cores = os.getloadavg()[0], host.usable_cores()
-    if load > max(0.5, 0.25 * cores):
+def other_load(settings: Settings) -> Iterator[RunWarning]:
+    """Whether the machine has other work: a look at the CPUs for a second, while this process has nothing to do."""
+    before = cpu_time.read()
+    time.sleep(LOOK_S)
+    seen = cpu_time.between(before, cpu_time.read())
+    if _disturbs(seen, settings):
         yield RunWarning(
             "other-load",
-            f"the machine was busy before the run: load average {load:.1f} on {cores} cores.",
+            f"before the run other work had {seen.others_share:.0%} of the {seen.cpus} CPUs.",
             "Stop other work and run again.",
         )
+
+
+def disturbed(seen: Disturbance, settings: Settings) -> Iterator[RunWarning]:
+    """What others did to the CPUs while the run was measured."""
+    if _disturbs(seen, settings):
+        stolen = f", {seen.stolen_share:.0%} taken by the hypervisor for other machines" if seen.stolen_share >= 0.01 else ""
+        yield RunWarning(
+            "disturbed",
+            f"while the run was measured other work had {seen.others_share:.0%} of its {seen.cpus} CPUs{stolen}: "
+            "its times are not those of an idle machine.",
+            "Stop other work and run again.",
+        )
+    if seen.throttled_times and seen.throttled_s > LEAST_S:
+        yield RunWarning(
+            "throttled",
+            f"a CPU limit stopped the run {seen.throttled_times} times while it was measured, {seen.throttled_s:.1f} s in all.",
+            "Raise the container's limit (docker run --cpus), or lower THREADS.",
+        )
+
+
+def _disturbs(seen: Disturbance, settings: Settings) -> bool:
+    limit = OTHERS_ON_CPU if settings.platform == "CPU" else OTHERS_BESIDE_GPU
+    return seen.others_share > limit and seen.others_cpu_s > LEAST_S
 
 
 def after(samples: Sequence[Sample], streams: int, warm_up_settled: bool) -> Iterator[RunWarning]:

@@ -129,6 +129,7 @@ def _sections(record: Record) -> Document:
         "pool": record.pool,
         "loadgen": record.loadgen,
         "telemetry": record.telemetry,
+        "disturbance": record.disturbance and asdict(record.disturbance),
         "profile": record.profile,
         "ceilings": record.ceilings and asdict(record.ceilings),
     }

@@ -14,6 +14,7 @@ from typing import Any
 
 from unet3d.config.values import Settings
 from unet3d.devices.ceilings import Ceilings
+from unet3d.devices.cpu_time import Disturbance
 from unet3d.engines.base import Effective
 from unet3d.results.facts import Agreement, Bound, Dice, Figure, PeakMemory, RunWarning, VolumesFacts, WarmUpFacts, WeightsFacts
 from unet3d.results.timing import Sample
@@ -51,6 +52,7 @@ class Record:
     pool: Section | None = None
     loadgen: Section | None = None
     telemetry: Section | None = None
+    disturbance: Disturbance | None = None
     ceilings: Ceilings | None = None
     profile: list[Section] | None = None
     # What has to be done before the record is written for the last time, however the run ends.

@@ -336,6 +336,19 @@ class Energy(TypedDict):
     covers: str
 
 
+class Disturbance(TypedDict):
+    """Who had the CPUs of the run while it was measured; shares are of these CPUs' whole time."""
+
+    window_s: float
+    cpus: int
+    own_cpu_s: float
+    others_cpu_s: float
+    others_share: float
+    stolen_share: float
+    throttled_times: int
+    throttled_s: float
+
+
 class Telemetry(TypedDict):
     """Readings while measuring; `series` has the seconds under `time_s`, and lists of that length."""
 
@@ -464,6 +477,7 @@ class Results(TypedDict):
     placement: NotRequired[Place]
     pool: NotRequired[Pool]
     telemetry: NotRequired[Telemetry]
+    disturbance: NotRequired[Disturbance]
     profile: NotRequired[list[Layer]]
     ceilings: NotRequired[Ceilings]
     loadgen: NotRequired[LoadGen]

@@ -67,19 +67,12 @@ def _gib(count: int | None) -> float | None:
 
 
 def others_cpu_share(document: Results) -> float | None:
-    """Share of the machine's CPU time that other processes took while a run of one process was measured.
+    """Share of its CPUs' time that other work took while a run was measured; None where the run did not see it.
 
-    None where the run has no telemetry of it. Times under more than a few percent are not the machine's.
+    Times under more than a few percent are not the machine's.
     """
-    telemetry = document.get("telemetry")
-    summary = telemetry["summary"] if telemetry else {}
-    machine, own = summary.get("cpu_utilisation_percent"), summary.get("process_cpu_percent")
-    if not machine or not own or document["ranks"]:
-        return None
-    cpus = document["environment"].get("hardware", {}).get("logical_cpus")
-    if cpus is None:
-        return None
-    return max(0.0, (machine["mean"] - own["mean"] / cpus) / 100)
+    disturbance = document.get("disturbance")
+    return disturbance["others_share"] if disturbance else None
 
 
 def ranked(rows: Sequence[Row]) -> list[Row]:

@@ -138,7 +138,9 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         if self.request.ipex:
             import intel_extension_for_pytorch as ipex
 
-            network = ipex.optimize(network, dtype=self._dtype, inplace=True)
+            # Its backend of torch.compile packs weights itself; layers packed before break the graph at each of them.
+            compiled = self.request.jit == "compile" and self._form.compile_backend == form.IPEX_ON_CPU
+            network = ipex.optimize(network, dtype=self._dtype, inplace=True, weights_prepack=not compiled)
         self._module = network
         self._run: Runnable | None = None
         self._no_graph = self._why_no_graph()

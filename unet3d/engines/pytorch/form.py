@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 # What Inductor is told for forms whose operators are kernels of their own: there is nothing for it to fuse.
 GRAPH_ONLY = "aot_eager"
+INDUCTOR = "inductor"
+# IPEX's own on a CPU, where Inductor knows neither its layers nor its operators.
+IPEX_ON_CPU = "ipex"
 
 
 @dataclass
@@ -30,7 +33,7 @@ class Form:
     # Its weights are in the precision, whatever AMP says, and it keeps to a layout of its own.
     casts_itself: bool = False
     operators: str = "PyTorch's"
-    compile_backend: str = "inductor"
+    compile_backend: str = INDUCTOR
     convolutions: Callable[[], dict[str, str]] | None = None  # how each convolution, or each kind of them, is computed
     warnings: list[tuple[str, str]] = field(default_factory=list)
     load_seconds: dict[str, float] = field(default_factory=dict)
@@ -52,13 +55,14 @@ def choose(request: Request, reference: nn.Module) -> Form:
     Raises:
         UserError: when volumes to calibrate int8 with cannot be read.
     """
+    backend = IPEX_ON_CPU if request.ipex and request.device.is_host else INDUCTOR
     if request.network == "reference":
-        return Form(copy.deepcopy(reference))
+        return Form(copy.deepcopy(reference), compile_backend=backend)
     from unet3d.network.inference import InferenceUNet
 
     if request.ipex:
         # IPEX replaces the layers, whose weights ours would read.
-        return Form(InferenceUNet.from_reference(reference))
+        return Form(InferenceUNet.from_reference(reference), compile_backend=backend)
     if request.device.is_host:
         return _for_cpu(request, reference)
     if importlib.util.find_spec("triton") is None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from unet3d.devices import nvml
+from unet3d.devices import cpu_time, nvml
 from unet3d.devices.base import Device
 from unet3d.measure.telemetry.source import Absent, Source
 from unet3d.measure.telemetry.xpu_smi import XpuSmi
@@ -34,7 +34,8 @@ class Host:
         step = max(1, len(cpus) // CLOCKS_READ)
         self._clocks = [file for cpu in cpus[::step][:CLOCKS_READ] if (file := Path(CPUFREQ.format(cpu))).is_file()]
         self._process.cpu_percent()
-        psutil.cpu_percent()
+        # Ours and not psutil's, which is kept for each thread: the one that samples is not the one that begins.
+        self._cpus = cpu_time.cpus()
 
     def lacking(self) -> list[str]:
         """What this kernel does not show."""
@@ -46,13 +47,15 @@ class Host:
         return [text for metric, text in lacks if metric not in readings]
 
     def read(self) -> dict[str, float]:
+        before, self._cpus = self._cpus, cpu_time.cpus()
         readings = {
-            "cpu_utilisation_percent": self._psutil.cpu_percent(),
             # 100 is one core in full, as in top.
             "process_cpu_percent": self._process.cpu_percent(),
             "host_memory_bytes": self._psutil.virtual_memory().used,
             "process_memory_bytes": self._process.memory_info().rss,
         }
+        if (utilisation := self._cpus.utilisation(before)) is not None:
+            readings["cpu_utilisation_percent"] = utilisation
         clocks = []
         for file in self._clocks:
             with contextlib.suppress(OSError, ValueError):
