@@ -26,7 +26,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "network": ("network",),
     "devices": ("devices",),
     "config": ("config",),
-    "ground": ("__init__", "errors", "files", "places", "version", "workload", "installed"),
+    "ground": ("__init__", "errors", "files", "places", "version", "workload", "installed", "progress", "columns"),
 }
 ORDER = list(FLOORS)
 # The one arrow that may point up: from the package's own __init__.py to its Python API, for `unet3d.run`.

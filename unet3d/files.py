@@ -138,6 +138,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unet3d"
 
 
+def can_write(folder: Path) -> bool:
+    """Whether files could be put into a folder, which need not exist; nothing is made to find out."""
+    there = next((place for place in (folder, *folder.absolute().parents) if place.exists()), Path("/"))
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
 def prepare_folder(folder: Path, variable: str) -> None:
     """Make a folder and see that files can be written to it.
 

@@ -1,4 +1,4 @@
-"""Runs one function over many items in processes, with a progress bar; used wherever cases are prepared."""
+"""Runs one function over many items in processes, with its progress; used wherever cases are prepared."""
 
 import multiprocessing
 import os
@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from unet3d import progress
 from unet3d.errors import OutOfMemory
 
 Item = TypeVar("Item")
@@ -35,16 +36,13 @@ def run(
     stops the run: cases not begun are dropped, those under way finish.
     Raises OutOfMemory when the operating system killed a worker.
     """
-    from tqdm import tqdm
-
     items = list(items)
     processes = min(processes or default_processes(len(items)), len(items))
-    # disable=None: the bar shows on a terminal only, so that logs stay readable.
-    with tqdm(total=len(items), desc=description, unit="case", disable=None) as bar:
+    with progress.phase(description, len(items), "cases") as phase:
         if processes <= 1:
             for item in items:
                 yield item, function(item)
-                bar.update()
+                phase.advance()
             return
         # Not forked: the caller may have started threads (PyTorch, ITK) that a fork would leave locked.
         context = multiprocessing.get_context("spawn")
@@ -53,7 +51,7 @@ def run(
             futures = {pool.submit(function, item): item for item in items}
             for future in as_completed(futures):
                 yield futures[future], future.result()
-                bar.update()
+                phase.advance()
         except BrokenProcessPool:
             raise OutOfMemory(
                 f"{description}: a worker process was killed, most likely for lack of memory; "

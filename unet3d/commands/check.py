@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unet3d import places
-from unet3d.brats.dataset import default_store
+from unet3d import places, progress
 from unet3d.config import names, parse, table
 from unet3d.config.precisions import PRECISIONS
 from unet3d.config.values import Asked
@@ -173,8 +172,9 @@ def _print_speed(runnable: Mapping[str, Mapping[str, Sequence[str]]], asked: Ask
     for platform, engines in runnable.items():
         possible = {precision for precisions in engines.values() for precision in precisions}
         for precision in (precision for precision in PRECISIONS if precision in possible):
-            rates = ceilings.measure(PLATFORMS[platform], precision, threads)
             title = f"{platform} {precision}"
+            with progress.phase(f"measuring {title}"):
+                rates = ceilings.measure(PLATFORMS[platform], precision, threads)
             if rates.matmul_tflops is None:
                 print(f"  {title:<18}{'not measured':>14}{rates.copy_gbs:>7.1f} GB/s")
                 continue
@@ -218,6 +218,8 @@ def missing(asked: Asked) -> list[str]:
 
 
 def _too_small(asked: Asked) -> list[str]:
+    from unet3d.brats.preprocessing import choose_store
+
     lacking = []
     precision = asked.precision or ("bf16" if host.bf16_instructions() else "fp32")
     batch_size, streams = asked.batch_size, asked.streams
@@ -233,7 +235,7 @@ def _too_small(asked: Asked) -> list[str]:
         folders.append(
             (
                 "PREPROCESSED_DIR",
-                asked.preprocessed_dir or default_store(asked.dataset_dir),
+                asked.preprocessed_dir or choose_store(asked.dataset_dir, asked.output_dir, asked.fold)[0],
                 CASES * PREPROCESSED_BYTES_A_CASE,
             )
         )

@@ -10,7 +10,7 @@ from unet3d.config import parse, table
 from unet3d.config.values import Asked
 from unet3d.errors import ExitCode, UserErrors
 
-SETTINGS = ("dataset_dir", "preprocessed_dir")
+SETTINGS = ("dataset_dir", "preprocessed_dir", "output_dir")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,12 +32,14 @@ def main(argv: Sequence[str]) -> int:
     from unet3d.brats import dataset, preprocessing
 
     names = [case.name for case in dataset.find_cases(asked.dataset_dir)]
-    target = asked.preprocessed_dir or preprocessing.default_store(asked.dataset_dir)
+    target, reason = asked.preprocessed_dir, ""
+    if target is None:
+        target, reason = preprocessing.choose_store(asked.dataset_dir, asked.output_dir)
     report = preprocessing.preprocess(asked.dataset_dir, target, names)
     for name, reason in sorted(report.failed.items()):
         print(f"ERROR: {name}: {reason}", file=sys.stderr)
     print(
         f"{len(report.done)} cases preprocessed, {len(report.skipped)} were there already, "
-        f"{len(report.failed)} cannot be used; volumes are in {target}"
+        f"{len(report.failed)} cannot be used; volumes are in {target}" + (f" ({reason})" if reason else "")
     )
     return ExitCode.NOT_ALL if report.failed else ExitCode.DONE

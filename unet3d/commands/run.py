@@ -10,7 +10,10 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
+from unet3d.commands import verdict
+from unet3d.commands.compare.runs import Side
 from unet3d.devices import topology
 from unet3d.engines import registry
 from unet3d.errors import BenchmarkError, ExitCode, Stopped, UserError, tell
@@ -18,15 +21,17 @@ from unet3d.files import move_aside, prepare_folder, write_atomically
 from unet3d.planning import placement
 from unet3d.planning.plan import Plan, ask, make
 from unet3d.results import document, report
-from unet3d.results.console import Console, banner, summary
+from unet3d.results.console import Console, summary
 from unet3d.results.document import Document
 from unet3d.results.facts import RunWarning
 from unet3d.results.record import Record
+from unet3d.results.schema import Results
 
 # What each of several ranks does: `unet3d.measure.run.run`, by name since processes of their own look it up.
 TASK = "unet3d.measure.run:run"
 
 WAKE_S = 0.5  # a signal is answered within this time
+REPORT_S = 8  # of a run that was told to end
 
 
 def main(argv: Sequence[str]) -> int:
@@ -53,11 +58,12 @@ def carry_out(plan: Plan, argv: Sequence[str]) -> int:
     """Run, write results and report, print the summary; returns the exit code."""
     folder = plan.settings.output_dir
     record, out = Record(plan.settings, command=["predict.py", *argv]), Console()
+    last = verdict.last_run(folder)
     moved = [name for name in document.FILES if move_aside(folder / name)]
     out.open_log(folder / "output_raw.log")
     if moved:
         out.line(f"Earlier results in {folder} were renamed: {', '.join(moved)}")
-    out.line(banner(plan.settings))
+    out.introduce(plan.settings)
     registry.engine_class(plan.settings.engine).begin()
     try:
         _in_thread(_work(plan, record, out))
@@ -72,7 +78,7 @@ def carry_out(plan: Plan, argv: Sequence[str]) -> int:
         out.line(f"The results of all nodes are in node 0's OUTPUT_DIR; this node's log is in {folder}")
         out.close()
         return ExitCode.DONE
-    complete = _tell(record, out, folder)
+    complete = _tell(record, out, folder, last)
     out.close()
     return ExitCode.DONE if complete else ExitCode.NOT_ALL
 
@@ -108,14 +114,17 @@ def _work(plan: Plan, record: Record, out: Console) -> Callable[[], None]:
     return lambda: run.run(plan, record, out)
 
 
-def _tell(record: Record, out: Console, folder: Path) -> bool:
+def _tell(record: Record, out: Console, folder: Path, last: Side | None) -> bool:
     """Write results and report and print the summary; returns whether the results are complete."""
-    results = _report(record, document.write(record, folder), folder)
+    with out.phase("drawing the report"):
+        results = _report(record, document.write(record, folder), folder)
     for warning in record.warnings:
         out.warning(warning)
     if stats := document.statistics(record):
         for line in summary(record, stats):
             out.info(line)
+    if sentence := verdict.verdict(cast(Results, results), last):
+        out.info(sentence)
     names = [name for name in ("results.yaml", "results.json", "report.html") if (folder / name).exists()]
     out.line(f"Results: {', '.join(str(folder / name) for name in names)}")
     return bool(results["complete"])
@@ -158,19 +167,43 @@ def _in_thread(work: Callable[[], None]) -> None:
 
 
 def _end_early(record: Record, out: Console, reason: str, code: int) -> None:
-    """Write what there is, marked incomplete, and leave without waiting for the inference in progress."""
+    """Write what there is, marked incomplete, and leave without waiting for the inference in progress.
+
+    The report is drawn last: whoever does not want to wait for it sends another signal.
+    """
+    out.end()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     record.finish(reason)
     folder = record.settings.output_dir
+    results: Document = {}
     with contextlib.suppress(UserError):
-        document.write(record, folder)
+        results = document.write(record, folder)
     out.line(
         f"INCOMPLETE: {reason}; {len(record.samples)} of {record.planned_calls or record.settings.num_iterations} "
         f"calls are in {folder / 'results.json'}"
     )
-    out.close()
     _end_children()
+    if results and record.samples:
+        _leave_at_once_when(code)
+        _report(record, results, folder)
+        out.line(f"Report: {folder / report.FILE}")
+    out.close()
+    _leave(code)
+
+
+def _leave_at_once_when(code: int) -> None:
+    """From here on a signal ends the process, and after SIGTERM also time: `docker stop` kills after ten seconds, which
+    would hide the exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: _leave(code))
+    if code == ExitCode.TERMINATED:
+        limit = threading.Timer(REPORT_S, _leave, [code])
+        limit.daemon = True
+        limit.start()
+
+
+def _leave(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -70,8 +70,9 @@ def load_network(plan: Plan, out: Console) -> Network:
     from unet3d.network import flops, reference
 
     settings = plan.settings
-    loaded = weights.load(settings.weights, fold=settings.fold)
-    network = reference.build(loaded.plans, loaded.state_dict)
+    with out.phase("reading the weights"):
+        loaded = weights.load(settings.weights, fold=settings.fold)
+        network = reference.build(loaded.plans, loaded.state_dict)
     facts = WeightsFacts(
         kind=loaded.kind,
         sha256=loaded.sha256,
@@ -121,11 +122,12 @@ def prepare(plan: Plan, network: Network, volumes: Volumes, out: Console, group:
     told = [RunWarning(name, text) for name, text in (*plan.device.warnings(settings.precision), *plan.warnings)]
     told += advice.before(settings)
     engine = registry.create(plan.request)
-    out.info("loading the network")
     group.working("loading the network")
-    engine.load(network.reference)
+    with out.phase("loading the network"):
+        engine.load(network.reference)
     group.working("checking the output")
-    agreement = against_fp32.check(engine, network.reference, settings.seed)
+    with out.phase("checking the output against fp32"):
+        agreement = against_fp32.check(engine, network.reference, settings.seed)
     out.info(
         f"check against fp32: relative error {agreement.relative_error:.2g}, labels agree in "
         f"{agreement.label_agreement:.2%} of voxels"
@@ -134,13 +136,15 @@ def prepare(plan: Plan, network: Network, volumes: Volumes, out: Console, group:
     must_match(plan, effective)
     plan.device.reset_peak_memory()
     staged = engine.stage(volumes.batch(0))
-    out.info("compiling for the volume's shape, then warming up")
     group.working("compiling")
-    engine.compile(staged)
+    with out.phase("compiling for the volume's shape"):
+        engine.compile(staged)
     warm_up = WarmUp(settings.warm_up)
-    while not warm_up.done:
-        group.working("warming up")
-        warm_up.latencies.append(timed(engine.infer, staged)[1])
+    with out.phase("warming up") as phase:
+        while not warm_up.done:
+            group.working("warming up")
+            phase.say(f"call {len(warm_up.latencies) + 1} of {warm_up.calls or f'at most {warm_up.most}'}")
+            warm_up.latencies.append(timed(engine.infer, staged)[1])
     out.info(f"warm-up: {warm_up.rule}")
     told += [RunWarning(name, text) for name, text in engine.warnings]
     facts = WarmUpFacts(

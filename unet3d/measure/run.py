@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from unet3d import places
+from unet3d import places, progress
 from unet3d.devices import host
 from unet3d.engines.base import Engine
 from unet3d.errors import OutOfMemory
 from unet3d.measure import loop, prepare, rates
-from unet3d.measure.collector import Collector
+from unet3d.measure.collector import collecting
 from unet3d.measure.prepare import Input, Network, Prepared
 from unet3d.measure.telemetry import watch
 from unet3d.planning import mlperf
@@ -38,7 +38,8 @@ def run(plan: Plan, record: Record, out: Console, group: Group | None = None) ->
     group = group or SingleProcess()
     record.environment.update(environment())
     try:
-        _steps(plan, record, out, group)
+        with progress.shown_on(out):
+            _steps(plan, record, out, group)
     except Exception as error:
         if plan.device.is_out_of_memory(error):
             raise OutOfMemory(prepare.memory_advice(plan, record.weights)) from error
@@ -103,9 +104,8 @@ def _default_loop(plan: Plan, record: Record, given: Input, engine: Engine, out:
         if group.rank == 0:
             record.accuracy = _score(record, given.cases, predictions, out)
     record.planned_calls = settings.num_iterations
-    keep = Collector(record, out, group).keep
-
-    record.window_start = _watched(plan, record, lambda: loop.measure(plan, engine, given.volumes, group, keep), out, group)
+    with collecting(record, out, group) as keep:
+        record.window_start = _watched(plan, record, lambda: loop.measure(plan, engine, given.volumes, group, keep), out, group)
 
 
 def _loadgen(plan: Plan, record: Record, given: Input, prepared: Prepared, out: Console) -> None:
@@ -125,14 +125,14 @@ def _loadgen(plan: Plan, record: Record, given: Input, prepared: Prepared, out: 
     record.planned_calls = asked.calls(settings.batch_size)
     latencies = prepared.warm_up.latency_ms
     expected_s = latencies[-1] / 1e3 if latencies else 1.0
-    keep = Collector(record, out, SingleProcess()).keep
-    folder = _watched(
-        plan,
-        record,
-        lambda: performance.measure(asked, settings, engine, given, expected_s, keep, out),
-        out,
-        SingleProcess(),
-    )
+    with collecting(record, out, SingleProcess()) as keep:
+        folder = _watched(
+            plan,
+            record,
+            lambda: performance.measure(asked, settings, engine, given, expected_s, keep, out),
+            out,
+            SingleProcess(),
+        )
     record.planned_calls = len(record.samples)
     measured = performance.read_log(asked, folder, record.samples, out)
     record.loadgen = section | measured.section

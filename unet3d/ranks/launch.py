@@ -16,6 +16,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from unet3d import progress
 from unet3d.config.values import Settings
 from unet3d.engines import registry
 from unet3d.errors import BenchmarkError, ExitCode, UserError
@@ -71,7 +72,8 @@ def run(plan: Plan, record: Record, out: Console, task: str) -> None:
     )
     record.warn(*advice.other_load())
     load = list(record.warnings)
-    registry.engine_class(settings.engine).build(plan.request)
+    with progress.shown_on(out):
+        registry.engine_class(settings.engine).build(plan.request)
     kills = _oom_kills()
     agent = Agent(settings, len(places), job)
     hung: dict[int, str] = {}
@@ -94,8 +96,7 @@ def run(plan: Plan, record: Record, out: Console, task: str) -> None:
         pool.take_over(record, pickle.loads((folder / "pooled.pkl").read_bytes()))
         record.warnings[:0] = load
         out.size = len(record.ranks)
-        for line in pool.table(record):
-            out.line(line)
+        out.fitted(lambda width: pool.table(record, width))
 
 
 def _job(plan: Plan, record: Record, task: str) -> Job:

@@ -32,6 +32,15 @@ def ratios(base: Side, other: Side) -> dict[str, Ratio]:
     return sure
 
 
+def spread(side: Side, metric: str) -> Ratio:
+    """A figure of METRICS with its interval; without one where there are too few calls."""
+    value = side.value(metric)
+    if not side.enough:
+        return Ratio(value, None, None)
+    draws = _draws_of_side(side, metric, np.random.default_rng(SEED))
+    return bootstrap.ratio_of_sides(value, np.ones_like(draws), draws, _independent(side, metric))
+
+
 def _draws_of_side(side: Side, metric: str, rng: np.random.Generator) -> np.ndarray:
     """The side's figure for each draw [DRAWS]."""
     each = np.stack([_draws_of_run(doc, metric, rng) for doc in side.docs])

@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from unet3d import files
+from unet3d import files, progress
 
 FOLDER = Path(__file__).parent
 SOURCES, HEADERS = (tuple(sorted(path.name for path in FOLDER.glob(pattern))) for pattern in ("*.cpp", "*.h"))
@@ -110,13 +110,14 @@ def build(folder: Path, library: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        built = cpp_extension.load(
-            "unet3d_fused",
-            [str(FOLDER / name) for name in SOURCES],
-            build_directory=scratch,
-            extra_cflags=[*FLAGS, f"-march={architecture()}"],
-            is_python_module=False,
-            is_standalone=False,
-            verbose=False,
-        )
+        with progress.phase("compiling the C++ operators for this CPU, once"):
+            built = cpp_extension.load(
+                "unet3d_fused",
+                [str(FOLDER / name) for name in SOURCES],
+                build_directory=scratch,
+                extra_cflags=[*FLAGS, f"-march={architecture()}"],
+                is_python_module=False,
+                is_standalone=False,
+                verbose=False,
+            )
         files.move_into_place(Path(built or Path(scratch) / "unet3d_fused.so"), library)
