@@ -236,7 +236,24 @@ class Ceilings(TypedDict):
 class LoadGen(TypedDict, total=False):
     """What MLPerf's LoadGen said of the run."""
 
+    version: str
+    rules: str
+    settings: dict[str, Value]
     valid_for_submission: bool
+    why_not: list[str]
+    performance: dict[str, Value]
+
+
+class Pool(TypedDict):
+    """The ranks together; `slowest_behind`: over the fastest, `all_at_work`: share of the window."""
+
+    ranks: int
+    nodes: int
+    window_s: float
+    start_skew_s: float
+    all_at_work: float
+    slowest_rank: int
+    slowest_behind: float
 
 
 class Results(TypedDict):
@@ -271,3 +288,4 @@ class Results(TypedDict):
     profile: NotRequired[list[Layer]]
     ceilings: NotRequired[Ceilings]
     loadgen: NotRequired[LoadGen]
+    pool: NotRequired[Pool]
