@@ -142,11 +142,17 @@ class Display:
         if not (drawn and self.live):
             self.put(text)
 
+    def clear(self) -> None:
+        """Erase a live line that another process, such as a rank, has left on the same terminal."""
+        with self._lock:
+            if self.live:
+                self._write(ERASE)
+
     def end(self) -> None:
         """Erase the live line for good; lines are printed as before."""
         with self._lock:
-            self._erase()
-            self._ended = True
+            self.clear()
+            self._visible, self._ended = False, True
 
     @contextlib.contextmanager
     def phase(

@@ -37,7 +37,7 @@ def test_a_terminal_gets_the_short_status_and_the_log_the_full_one(tmp_path):
     out = Console(stream=stream)
     out.open_log(tmp_path / "log")
     out.status(2, 3, stats_of(), DICE)
-    assert stream.getvalue() == "2/3  0.5 volumes/s, 2000 ms; with overhead 0.5/s; Dice 0.8000\n"
+    assert stream.getvalue() == "2/3 0.5 volumes/s, 2000 ms; with overhead 0.5/s; Dice 0.8000\n"
     assert (tmp_path / "log").read_text().startswith(f"INFO[1/1]: {FULL}")
 
 

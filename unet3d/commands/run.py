@@ -171,7 +171,6 @@ def _end_early(record: Record, out: Console, reason: str, code: int) -> None:
 
     The report is drawn last: whoever does not want to wait for it sends another signal.
     """
-    out.end()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     record.finish(reason)
@@ -179,11 +178,12 @@ def _end_early(record: Record, out: Console, reason: str, code: int) -> None:
     results: Document = {}
     with contextlib.suppress(UserError):
         results = document.write(record, folder)
+    _end_children()
+    out.end()
     out.line(
         f"INCOMPLETE: {reason}; {len(record.samples)} of {record.planned_calls or record.settings.num_iterations} "
         f"calls are in {folder / 'results.json'}"
     )
-    _end_children()
     if results and record.samples:
         _leave_at_once_when(code)
         _report(record, results, folder)

@@ -89,7 +89,7 @@ def fp32_scores(reference: torch.nn.Module, cases: Cases, cache_dir: Path) -> di
     file = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     scores: dict[str, Scores] = {}
-    with progress.phase("predicting in fp32", len(cases.names), "cases") as phase:
+    with progress.phase("Dice in fp32", len(cases.names), "cases") as phase:
         for name in cases.names:
             volume, case = cases.store.load(name), cases.by_name[name]
             digest = hashlib.sha256(volume.array.tobytes())

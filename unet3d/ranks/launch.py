@@ -84,6 +84,7 @@ def run(plan: Plan, record: Record, out: Console, task: str) -> None:
             if reader.hello and reader.limited and reader.silent_s > limit and local_rank not in hung:
                 hung[local_rank] = f"made no progress for {limit} s (RANK_TIMEOUT); it was killed"
                 _kill(reader.hello["pid"])
+    out.clear()
     for reader in readers:
         reader.follow()
     if agent.error is not None:

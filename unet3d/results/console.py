@@ -185,7 +185,7 @@ def short_status(done: int, planned: int, stats: Statistics, accuracy: Dice | No
     """The same for whoever watches, at most 80 characters."""
     latency = f"{stats.mean:.0f}" if stats.mean >= 1000 else f"{stats.mean:.4g}"
     parts = [
-        f"{done:>{len(str(planned))}}/{planned}  {stats.throughput:.4g} volumes/s, {latency} ms",
+        f"{done:>{len(str(planned))}}/{planned} {stats.throughput:.4g} volumes/s, {latency} ms",
         f"with overhead {stats.throughput_with_overhead:.4g}/s",
     ]
     if accuracy:
