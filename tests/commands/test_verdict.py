@@ -45,6 +45,11 @@ def test_ceiling_and_last_run_are_named_where_they_are_known(tmp_path):
     assert text.endswith(" volumes/s, 50% of this machine's ceiling, 1.50 times the last run here")
 
 
+def test_more_than_the_ceiling_is_explained():
+    text = verdict.verdict(doc_of(latencies(), ceilings=Ceilings("cpu", "fp32", 1, 0.8, 10.0, "matrix product")), None)
+    assert text.endswith("1.25 times this machine's ceiling for direct convolutions, whose FLOP are counted")
+
+
 def test_a_difference_within_noise_is_called_so(tmp_path):
     text = verdict.verdict(doc_of(latencies()), last_in(tmp_path, doc_of(latencies()[::-1])))
     assert text.endswith("1.00 times the last run here (within noise)")
@@ -90,7 +95,13 @@ def test_nothing_measured_is_no_verdict():
 
 @pytest.mark.parametrize(
     ("value", "half", "text"),
-    [(0.11432, 0.00123, "0.114 ± 0.001"), (71.832, 0.94, "71.8 ± 0.9"), (1234.5, 30.0, "1234 ± 30"), (2.0, 0.0, "2")],
+    [
+        (0.11432, 0.00123, "0.114 ± 0.001"),
+        (71.832, 0.94, "71.8 ± 0.9"),
+        (1234.5, 30.0, "1234 ± 30"),
+        (2.0, 0.0, "2"),
+        (0.02381, 0.02, "0.0238 (0.0038 to 0.044)"),
+    ],
 )
 def test_value_and_interval_have_the_same_digits(value, half, text):
     assert verdict.with_interval(Ratio(value, value - half, value + half)) == text

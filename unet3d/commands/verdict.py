@@ -13,6 +13,7 @@ from unet3d.results.schema import Results
 
 # An interval's draws hold every call some thousand times.
 MOST_CALLS = 5000
+WIDE = 0.2  # half an interval over its figure
 # What has to be the same for two runs to be of one thing on one machine.
 SAME = ("settings.", "machine.")
 
@@ -38,12 +39,18 @@ def verdict(doc: Results, last: Side | None) -> str | None:
     ]
     ceilings = doc.get("ceilings")
     if ceilings and ceilings["matmul_tflops"]:
-        parts.append(f"{stats['tflops'] / ceilings['matmul_tflops']:.0%} of this machine's ceiling")
+        parts.append(_of_ceiling(stats["tflops"] / ceilings["matmul_tflops"]))
     if last is not None and last.calls <= MOST_CALLS and countable and _same(last, now):
         ratio = measure.ratios(last, now)["throughput"]
         noise = " (fewer calls than tell noise)" if ratio.low is None else "" if ratio.beyond_noise else " (within noise)"
         parts.append(f"{ratio.value:.2f} times the last run here{noise}")
     return ", ".join(parts)
+
+
+def _of_ceiling(share: float) -> str:
+    if share <= 1:
+        return f"{share:.0%} of this machine's ceiling"
+    return f"{share:.2f} times this machine's ceiling for direct convolutions, whose FLOP are counted"
 
 
 def _same(last: Side, now: Side) -> bool:
@@ -53,9 +60,13 @@ def _same(last: Side, now: Side) -> bool:
 
 
 def with_interval(figure: Ratio) -> str:
-    """Value ± half of its interval, both to the interval's first digit: 0.114 ± 0.001."""
-    half = 0.0 if figure.low is None or figure.high is None else (figure.high - figure.low) / 2
-    if not half > 0:
+    """Value ± half of its interval, both to the interval's first digit: 0.114 ± 0.001. A wide interval is told by its ends,
+    which then lie at different distances."""
+    low, high = figure.low, figure.high
+    if low is None or high is None or not high > low:
         return f"{figure.value:.4g}"
+    half = (high - low) / 2
+    if half > WIDE * figure.value:
+        return f"{figure.value:.3g} ({low:.2g} to {high:.2g})"
     digits = max(0, -floor(log10(half)))
     return f"{figure.value:.{digits}f} ± {half:.{digits}f}"
