@@ -171,3 +171,18 @@ def test_a_terminal_that_goes_away_does_not_end_a_phase():
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (80, "1 min 20 s"), (7500, "2 h 5 min")])
 def test_durations_are_said_as_people_do(seconds, text):
     assert progress.duration(seconds) == text
+
+
+def test_a_whole_run_on_a_terminal_is_short_there_and_whole_in_the_log(tmp_path):
+    settings = {"PLATFORM": "CPU", "VOLUME_SHAPE": "64,32,32", "WEIGHTS": "sample", "PRECISION": "fp32", "JIT": "none"}
+    words = [str(ROOT / "predict.py"), "--num-iterations", "6", "--status-prints", "2", "--warm-up", "1"]
+    text, lines = on_terminal(words, **settings, OUTPUT_DIR=str(tmp_path))
+    log = (tmp_path / "output_raw.log").read_text()
+    assert "measuring [####--------------------] 1/6 calls, until about" in text
+    assert "PERF_STATUS" not in text and log.count("INFO[1/1]: PERF_STATUS[") == 2
+    status = [line for line in lines if "with overhead" in line]
+    assert len(status) == 2 and max(map(len, status)) <= 80
+    for name in ("loading the network", "checking the output against fp32", "warming up"):
+        assert name in text and f"INFO[1/1]: {name}" in log
+    verdict = lines[-3]
+    assert "volumes/s" in verdict and f"{verdict}\n" in log
