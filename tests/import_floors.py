@@ -38,6 +38,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "version",
         "workload",
         "installed",
+        "progress",
+        "columns",
     ),
 }
 ORDER = list(FLOORS)

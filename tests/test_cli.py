@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from unet3d.config.settings import SETTINGS
+
 ROOT = Path(__file__).parents[1]
 SMALL = {"PLATFORM": "CPU", "VOLUME_SHAPE": "64,64,64", "WEIGHTS": "random"}
 STATUS = re.compile(
@@ -83,10 +85,22 @@ def test_json_holds_raw_samples_and_what_ran(performance):
     assert document["volume"]["standard"] is False
 
 
-def test_log_holds_the_console_and_what_libraries_say(performance):
-    """Every line of the console in its order; the console has nothing but ours."""
-    log = iter((performance[0] / "output_raw.log").read_text().splitlines())
-    assert all(line in log for line in performance[1].splitlines())
+def test_log_holds_the_console_and_every_setting(performance):
+    log = (performance[0] / "output_raw.log").read_text()
+    before, _, rest = log.partition("Settings\n")
+    table = "".join(f"{line}\n" for line in rest.splitlines() if line.startswith("  "))
+    assert before + rest.removeprefix(table) == performance[1]
+    assert [line.split()[0] for line in table.splitlines()] == [setting.variable for setting in SETTINGS]
+
+
+def test_a_run_begins_with_what_runs_and_what_was_set(performance):
+    first, second = performance[1].splitlines()[:2]
+    assert re.fullmatch(
+        r"Running torch (fp32|bf16) on CPU, JIT trace, batch 1, volume 64x64x64, 3 calls, random volumes, weights random", first
+    )
+    assert second == (
+        f"Set: PLATFORM=CPU NUM_ITERATIONS=3 WEIGHTS=random VOLUME_SHAPE=64,64,64 OUTPUT_DIR={performance[0]} STATUS_PRINTS=2"
+    )
 
 
 def test_second_run_keeps_the_first(performance):
@@ -123,6 +137,9 @@ def test_a_signal_leaves_valid_incomplete_results(tmp_path, number, code):
     assert document["incomplete_reason"] == f"stopped by {signal.Signals(number).name}"
     assert len(document["samples"]["latency_ms"]) >= 2
     assert yaml.safe_load((tmp_path / "results.yaml").read_text())["run"]["complete"] is False
+    if number == signal.SIGINT:  # after SIGTERM there is a limit of time
+        html = (tmp_path / "report.html").read_text()
+        assert "INCOMPLETE: stopped by SIGINT" in html and "Latency over the run" in html
 
 
 def test_unwritable_output_is_one_line(tmp_path):

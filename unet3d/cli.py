@@ -21,6 +21,7 @@ VERBS = {
     "report": ("unet3d.commands.report", "draw report.html of a finished run anew"),
     "cache": ("unet3d.commands.cache", "show and clear what is kept between runs"),
 }
+WIDEST = 110  # characters in a line of --help, however wide the terminal is
 # What torchrun starts; not for users.
 HIDDEN = {"rank": "unet3d.ranks.rank"}
 
@@ -34,11 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb in VERBS:
         return guarded(lambda: call(VERBS[verb][0], words[1:]))
     if "--help" in words or "-h" in words:
+        from unet3d import progress
         from unet3d.config import table
 
+        width = min(WIDEST, progress.columns(sys.stdout))
         summaries = {name: summary for name, (_, summary) in VERBS.items()}
-        return guarded(lambda: show(table.help_text("./run_model.sh", verbs=summaries)))
-    if verb == "version":
+        return guarded(lambda: show(table.help_text("./run_model.sh", verbs=summaries, width=width)))
+    if verb == "version" or "--version" in words:
         return guarded(lambda: show(f"unet3d {__version__}"))
     return guarded(lambda: call(RUN, words))
 

@@ -272,6 +272,12 @@ def remove_temporary() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def can_write(folder: Path) -> bool:
+    """Whether files could be put into a folder, which need not exist; nothing is made to find out."""
+    there = next((place for place in (folder, *folder.absolute().parents) if place.exists()), Path("/"))
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
 def prepare_folder(folder: Path, variable: str) -> None:
     """Make a folder and see that files can be written to it.
 

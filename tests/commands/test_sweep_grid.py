@@ -1,5 +1,7 @@
 """Grids: from files and for the machine; what is wrong is told in one line before anything runs."""
 
+import re
+
 import pytest
 
 from unet3d.commands import sweep
@@ -148,7 +150,12 @@ def test_every_configuration_that_is_left_out_has_a_reason(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("left out: onnxruntime-int8") and "int8 runs on ENGINE=openvino" in line for line in lines)
     assert any(
-        line == "torch-fp32-none-streams-1: ./run_model.sh --platform CPU --precision fp32 --engine torch --jit none "
-        "--streams 1"
+        re.fullmatch(
+            r"torch-fp32-none-streams-1: about .+: \./run_model\.sh --platform CPU --precision fp32 --engine torch --jit none "
+            "--streams 1",
+            line,
+        )
         for line in lines
     )
+    told = next(line for line in lines if line.startswith("All "))
+    assert re.fullmatch(r"All \d+ take about .*(s|min); \d+ of them are a guess from this machine's rates", told)

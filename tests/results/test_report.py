@@ -222,7 +222,10 @@ def test_slices_show_best_middle_and_worst_case(tmp_path):
     # z, y, x as nnU-Net has it, from a file in x, y, z; brighter stays brighter.
     assert np.corrcoef(shown[0].images["flair"].ravel(), volume[:, :, 7].T.ravel())[0, 1] > 0.99
     assert slices.load(tmp_path, {"another": {}}) == []
-    assert slices.picture(shown[0], "t1ce", regions.REGIONS, {name: "red" for name in regions.REGIONS})[8:12] == b"WEBP"
+    # nibabel's axes run to the patient's right and SimpleITK's to the left: of an identity the first column is left.
+    assert [case.sides for case in shown] == ["LR"] * 3
+    box = slices.common_box(shown)
+    assert slices.picture(shown[0], "t1ce", regions.REGIONS, dict.fromkeys(regions.REGIONS, "red"), box)[8:12] == b"WEBP"
     (tmp_path / slices.FILE).write_bytes(b"PK damaged")
     assert slices.load(tmp_path, scores) == []
 
@@ -287,3 +290,136 @@ def test_paths_of_any_kind_are_one_line(name, capsys):
 def test_help_of_the_verb(capsys):
     assert cli.main(["report", "--help"]) == 0
     assert "OUTPUT_DIR of a run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("first", "sides"), [((-1, 0, 0), "RL"), ((1, 0, 0), "LR"), ((0, 1, 0), "")])
+def test_sides_are_those_of_the_file(tmp_path, first, sides):
+    """first: where the first axis of the file runs, in nibabel's axes (right, anterior, superior)."""
+    affine = np.eye(4)
+    affine[:3, 0] = first
+    affine[:3, 1] = (0, 1, 0) if first[0] else (1, 0, 0)
+    image = tmp_path / "t1.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.ones((6, 5, 4)), affine), image)
+    truth = np.ones((4, 5, 6), np.uint8)
+    kept = {"a": slices.of_most_tumour(truth, truth)}
+    slices.save(tmp_path, {"a": {"WT": 1.0}}, kept, {"a": SimpleNamespace(images=[image] * 4)})
+    assert slices.load(tmp_path, {"a": {}})[0].sides == sides
+
+
+def pixels(case, box, colour="#00ff00"):
+    from io import BytesIO
+
+    from PIL import Image
+
+    data = slices.picture(case, "flair", {"WT": (1,)}, {"WT": colour}, box)
+    return np.asarray(Image.open(BytesIO(data)).convert("RGB"), int)
+
+
+def slice_of(image, predicted, truth):
+    return slices.Slice("best", "a", slices.Labels(0, predicted, truth), {"flair": image, "t1ce": image}, "RL")
+
+
+def test_pictures_of_heads_of_any_size_have_one_scale():
+    small, large = np.zeros((60, 60), np.uint8), np.zeros((60, 60), np.uint8)
+    small[20:40, 25:35], large[5:55, 2:50] = 200, 200
+    none = np.zeros((60, 60), np.uint8)
+    cases = [slice_of(image, none, none) for image in (small, large)]
+    box = slices.common_box(cases)
+    assert box == ((-1, 61), (-4, 56))
+    assert pixels(cases[0], box).shape == pixels(cases[1], box).shape
+
+
+@pytest.mark.parametrize("brightness", [0, 128, 255])
+def test_the_truth_can_be_seen_on_any_tissue_and_on_the_prediction(brightness):
+    image = np.full((60, 60), brightness, np.uint8)
+    truth, predicted = np.zeros((60, 60), np.uint8), np.zeros((60, 60), np.uint8)
+    truth[10:30, 10:30] = 1
+    box = ((0, 60), (0, 60))
+
+    def line(predicted):
+        return pixels(slice_of(image, predicted, truth), box)[60:250, 50:250].reshape(-1, 3)
+
+    alone = line(predicted)
+    assert (alone.max(axis=1) < 60).sum() > 100 and (alone.min(axis=1) > 195).sum() > 100
+    both = line(truth)
+    green = (both[:, 1] > 150) & (both[:, 0] < 110) & (both[:, 2] < 110)
+    assert green.sum() > 200  # the prediction shows on both sides of the truth
+
+
+def drawn_bars(doc, calls):
+    doc["samples"] = {name: (values * calls)[:calls] for name, values in doc["samples"].items()}
+    return report.content.charts.latency_distribution(doc["samples"]["latency_ms"], doc["statistics"])
+
+
+def test_few_calls_are_dots_and_many_have_bars(doc):
+    assert "Histogram" not in drawn_bars(copy.deepcopy(doc), 19)
+    assert "Histogram" in drawn_bars(copy.deepcopy(doc), 20)
+
+
+def test_a_drift_of_one_percent_is_seen():
+    stats = {"mean": 100.5, "min": 100.0, "max": 101.0}
+    low, high = report.content.charts.drift_limits(stats)
+    assert low < 100 and high > 101
+    assert 1 / (high - low) > 0.2  # of the axis' height
+
+
+def test_layers_names_are_whole(run, doc):
+    name = "aten::mkldnn_rnn_layer_with_a_rather_long_name"
+    doc["profile"] = [{"name": name, "shapes": [[1, 32, 224, 224]], "ms": 1.0}]
+    _, parsed = page(doc, run)
+    assert name.removeprefix("aten::") in parsed.text
+
+
+def test_loadgens_figures_and_verdict_stand_in_the_report(run, doc):
+    doc["loadgen"] = {
+        "version": "6.0",
+        "rules": "MLPerf Inference v1.1",
+        "settings": {"min_queries": 64},
+        "valid_for_submission": False,
+        "why_not": ["the weights are random"],
+        "performance": {
+            "scenario": "SingleStream",
+            "verdict": "INVALID",
+            "queries": 64,
+            "latency_ms": {"mean": 10.0, "p90": 12.5},
+            "own_latency_ms": {"mean": 10.1, "p90": 12.5},
+            "difference": {"mean": 0.01, "p90": 0.0},
+            "samples_per_second": None,
+            "early_stopping": None,
+            "problems": ["a problem of its own"],
+        },
+    }
+    _, parsed = page(doc, run)
+    for text in ("INVALID", "the weights are random", "12.5 ms", "our clock 10.1 ms, +1.00%", "min_queries 64", "a problem of"):
+        assert text in parsed.text
+    assert "early stopping" not in parsed.text
+
+
+def test_ranks_are_a_table(run, doc):
+    doc["ranks"] = [
+        {"rank": number, "node": 0, "host": "h", "place": {"name": f"cores {number}"}, "device": "cpu", "calls": 3}
+        | {"throughput": 2.5, "latency_mean_ms": 400.0, "latency_p90_ms": 410.0, "peak_host_bytes": 2**30}
+        for number in range(2)
+    ]
+    doc["pool"] = {"slowest_rank": 1, "slowest_behind": 0.25, "all_at_work": 0.9, "window_s": 4.0}
+    _, parsed = page(doc, run)
+    assert "cores 1" in parsed.text and "25.0% longer" in parsed.text
+    assert parsed.tags.count("th") > 9
+
+
+def test_settings_and_software_are_folded(run, doc):
+    html, parsed = page(doc, run)
+    for summary in ("Settings: ", "Software and variables"):
+        assert f"<summary>{summary}" in html
+    assert parsed.text.count("VOLUME_SHAPE") >= 1
+
+
+def test_text_of_figures_is_readable_on_a_phone(run, doc):
+    """At 420 pixels a figure is 360 wide; what is written in it is then 10 pixels high at least."""
+    import re
+
+    html, _ = page(doc, run)
+    widths = [float(width) for width in re.findall(r'viewBox="0 0 ([\d.]+) ', html)]
+    heights = [float(size) for size in re.findall(r"font: (?:[\d.]+ )?([\d.]+)px", html)]
+    assert widths and heights
+    assert min(heights) * 360 / max(widths) >= 10

@@ -58,7 +58,7 @@ def choose(
 def _from_cases(dataset_dir: Path | None, store_dir: Path | None, fold: int, shape: tuple[int, ...]) -> Calibration:
     from unet3d.brats import dataset, folds, preprocessing, sample_data
 
-    folder = store_dir if dataset_dir is None else store_dir or preprocessing.default_store(dataset_dir)
+    folder = store_dir if dataset_dir is None else store_dir or dataset.default_store(dataset_dir)
     assert folder is not None, "one of the two is set"
     store = preprocessing.Store(folder)
     if dataset_dir is None or store.is_mlperf:

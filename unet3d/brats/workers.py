@@ -1,4 +1,4 @@
-"""Runs one function over many items in processes, with a progress bar; used wherever cases are prepared.
+"""Runs one function over many items in processes, with its progress; used wherever cases are prepared.
 
 Each worker has a pipe of its own, so that it is known what a worker that ends has worked on: it costs that item only.
 """
@@ -18,6 +18,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Generic, TypeVar, cast
 
+from unet3d import progress
 from unet3d.errors import OutOfMemory, shown
 
 Item = TypeVar("Item")
@@ -58,21 +59,18 @@ def run(
     An error raised by `function` stops the run: items not begun are dropped, those under way finish.
     Raises OutOfMemory at the end, when the operating system killed workers; all other items are done then.
     """
-    from tqdm import tqdm
-
     items = list(items)
-    # disable=None: the bar shows on a terminal only, so that logs stay readable.
-    with tqdm(total=len(items), desc=description, unit="case", disable=None) as bar:
+    with progress.phase(description, len(items), "cases") as phase:
         if processes == HERE:
             for item in items:
                 yield item, function(item)
-                bar.update()
+                phase.advance()
             return
         pool = _Pool(function, items, min(processes or default_processes(len(items)), len(items)), log)
         try:
             for item, made in pool.results():
                 yield item, made
-                bar.update()
+                phase.advance()
         finally:
             pool.end()
     if pool.killed:

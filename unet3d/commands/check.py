@@ -9,13 +9,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unet3d import installed, places
-from unet3d.brats.dataset import default_store
+from unet3d import columns, installed, places, progress
 from unet3d.config import names, parse, table
 from unet3d.config.precisions import PRECISIONS
 from unet3d.config.values import Asked
@@ -174,25 +174,28 @@ def _print_speed(runnable: Mapping[str, Mapping[str, Sequence[str]]], asked: Ask
     load = os.getloadavg()[0]
     if load > max(0.5, 0.25 * host.usable_cores()):
         print(f"  The machine is busy (load average {load:.1f}): the rates are too low, stop other work and check again.")
-    print(f"  {'':<18}{'products':>14}{'copying':>12}   seconds a volume: at best, without overlap and fusion")
+    print(f"  {'':<14}{'products':>15}{'copying':>12}   s per volume: at best, without overlap")
     for platform, engines in runnable.items():
         possible = {precision for precisions in engines.values() for precision in precisions}
         for precision in (precision for precision in PRECISIONS if precision in possible):
-            rates = ceilings.measure(PLATFORMS[platform], precision, threads)
             title = f"{platform} {precision}"
+            with progress.phase(f"measuring {title}"):
+                rates = ceilings.measure(PLATFORMS[platform], precision, threads)
             if rates.matmul_tflops is None:
-                print(f"  {title:<18}{'not measured':>14}{rates.copy_gbs:>7.1f} GB/s")
+                print(f"  {title:<14}{'not measured':>15}{rates.copy_gbs:>7.1f} GB/s")
                 continue
             seconds = bounds(flops.layers(plans, shape, PRECISIONS[precision].bytes), rates.matmul_tflops, rates.copy_gbs)
             print(
-                f"  {title:<18}{rates.matmul_tflops:>7.3g} TFLOP/s{rates.copy_gbs:>7.1f} GB/s   "
+                f"  {title:<14}{rates.matmul_tflops:>7.3g} TFLOP/s{rates.copy_gbs:>7.1f} GB/s   "
                 f"{seconds.best:>6.3g} s, {seconds.plain:.3g} s"
             )
-    print(
-        "  A run that is much slower than the second figure has a reason that can be found: other load, few threads, a\n"
-        "  missing compiler, a slow precision. Both figures are of direct convolutions: on a CPU ENGINE=torch saves most of\n"
-        "  their products by Winograd's method and can be faster. The sample weights' network is narrow, and faster than this."
+    explained = (
+        "  A run that is much slower than the second figure, which is without overlap and fusion, has a reason that can be "
+        "found: other load, few threads, a missing compiler, a slow precision. Both figures are of direct convolutions: on a "
+        "CPU ENGINE=torch saves most of their products by Winograd's method and can be faster. The sample weights' network is "
+        "narrow, and faster than this."
     )
+    print("\n".join(columns.paragraph(explained, progress.columns(sys.stdout))))
 
 
 def missing(asked: Asked) -> list[str]:
@@ -223,6 +226,8 @@ def missing(asked: Asked) -> list[str]:
 
 
 def _too_small(asked: Asked) -> list[str]:
+    from unet3d.brats.preprocessing import choose_store
+
     lacking = []
     precision = asked.precision or ("bf16" if host.bf16_instructions() else "fp32")
     batch_size, streams = asked.batch_size, asked.streams
@@ -238,7 +243,7 @@ def _too_small(asked: Asked) -> list[str]:
         folders.append(
             (
                 "PREPROCESSED_DIR",
-                asked.preprocessed_dir or default_store(asked.dataset_dir),
+                asked.preprocessed_dir or choose_store(asked.dataset_dir, asked.output_dir, asked.fold)[0],
                 CASES * PREPROCESSED_BYTES_A_CASE,
             )
         )

@@ -14,7 +14,7 @@ from unet3d.errors import ExitCode, UserErrors, shown
 from unet3d.results import advice
 from unet3d.results.console import Console
 
-SETTINGS = ("dataset_dir", "preprocessed_dir")
+SETTINGS = ("dataset_dir", "preprocessed_dir", "output_dir")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -40,12 +40,14 @@ def main(argv: Sequence[str]) -> int:
     for warning in advice.misspelt(os.environ):
         Console().warning(warning)
     names = [case.name for case in dataset.find_cases(asked.dataset_dir)]
-    target = asked.preprocessed_dir or preprocessing.default_store(asked.dataset_dir)
+    target, why = asked.preprocessed_dir, ""
+    if target is None:
+        target, why = preprocessing.choose_store(asked.dataset_dir, asked.output_dir)
     report = preprocessing.preprocess(asked.dataset_dir, target, names)
     for name, reason in sorted(report.failed.items()):
         print(f"ERROR: {shown(name)}: {shown(reason, 1000)}", file=sys.stderr)
     print(
         f"{len(report.done)} cases preprocessed, {len(report.skipped)} were there already, "
-        f"{len(report.failed)} cannot be used; volumes are in {shown(target)}"
+        f"{len(report.failed)} cannot be used; volumes are in {shown(target)}" + (f" ({shown(why, 1000)})" if why else "")
     )
     return ExitCode.NOT_ALL if report.failed else ExitCode.DONE

@@ -9,9 +9,11 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from unet3d import caches, signals, streams
+from unet3d.commands import verdict
+from unet3d.commands.compare.runs import Side
 from unet3d.devices import host, topology
 from unet3d.engines import registry
 from unet3d.errors import BenchmarkError, ExitCode, Stopped, UserError, messages_of, of_the_system, shown, tell
@@ -20,15 +22,17 @@ from unet3d.locks import FolderLock
 from unet3d.planning import placement
 from unet3d.planning.plan import Plan, ask, make
 from unet3d.results import advice, document, report
-from unet3d.results.console import Console, banner, summary
+from unet3d.results.console import Console, summary
 from unet3d.results.document import Document
 from unet3d.results.facts import RunWarning
 from unet3d.results.record import Record
+from unet3d.results.schema import Results
 
 # What each of several ranks does: `unet3d.measure.run.run`, by name since processes of their own look it up.
 TASK = "unet3d.measure.run:run"
 
 WAKE_S = 0.5  # a signal is answered within this time
+REPORT_S = 8  # of a run that was told to end
 
 
 def main(argv: Sequence[str]) -> int:
@@ -64,6 +68,7 @@ def carry_out(plan: Plan, argv: Sequence[str], lock: FolderLock) -> int:
     record, out = Record(plan.settings, command=["predict.py", *argv]), Console()
     # Until the results are written; a signal before this one has nothing to lose.
     signals.by_exception()
+    last = verdict.last_run(folder)
     try:
         # Before this process is bound to some of its cores.
         record.environment["hardware"] = host.hardware()
@@ -71,7 +76,7 @@ def carry_out(plan: Plan, argv: Sequence[str], lock: FolderLock) -> int:
         out.open_log(folder / "output_raw.log")
         if moved:
             out.line(f"Earlier results in {shown(folder)} were renamed: {', '.join(path.name for path in moved)}")
-        out.line(banner(plan.settings))
+        out.introduce(plan.settings)
         for warning in advice.misspelt(os.environ):
             record.warn(warning)
             out.warning(warning)
@@ -86,7 +91,7 @@ def carry_out(plan: Plan, argv: Sequence[str], lock: FolderLock) -> int:
         out.line(f"The results of all nodes are in node 0's OUTPUT_DIR; this node's log is in {shown(folder)}")
         out.close()
         return ExitCode.DONE
-    complete = _tell(record, out, folder)
+    complete = _tell(record, out, folder, last)
     out.close()
     return ExitCode.DONE if complete else ExitCode.NOT_ALL
 
@@ -149,15 +154,17 @@ def _work(plan: Plan, record: Record, out: Console) -> Callable[[], None]:
     return alone
 
 
-def _tell(record: Record, out: Console, folder: Path) -> bool:
+def _tell(record: Record, out: Console, folder: Path, last: Side | None) -> bool:
     """Write results and report and print the summary; returns whether the results are complete."""
-    results = document.write(record, folder)
-    results = _report(record, results, folder)
+    with out.phase("drawing the report"):
+        results = _report(record, document.write(record, folder), folder)
     for warning in record.warnings:
         out.warning(warning)
     if stats := document.statistics(record):
         for line in summary(record, stats):
             out.info(line)
+    if sentence := verdict.verdict(cast(Results, results), last):
+        out.info(sentence)
     names = [name for name in ("results.yaml", "results.json", "report.html") if (folder / name).exists()]
     out.line(f"Results: {', '.join(str(folder / name) for name in names)}")
     return bool(results["complete"])
@@ -204,18 +211,39 @@ def _in_thread(work: Callable[[], None]) -> None:
 
 
 def _end_early(record: Record, out: Console, reason: str, code: int, lock: FolderLock) -> NoReturn:
-    """Write what there is, marked incomplete, and leave without waiting for the inference in progress."""
+    """Write what there is, marked incomplete, and leave without waiting for the inference in progress.
+
+    The report is drawn last: whoever does not want to wait for it sends another signal.
+    """
     record.finish(reason)
     folder = record.settings.output_dir
+    results: Document = {}
     with contextlib.suppress(UserError):
-        document.write(record, folder)
+        results = document.write(record, folder)
+    signals.end_children()
+    out.end()
     with contextlib.suppress(BrokenPipeError):
         out.line(
             f"INCOMPLETE: {shown(reason, 1000)}; {len(record.samples)} of "
             f"{record.planned_calls or record.settings.num_iterations} calls are in {shown(folder / 'results.json')}"
         )
+        if results and record.samples:
+            _limit_report(code, lock)
+            _report(record, results, folder)
+            out.line(f"Report: {shown(folder / report.FILE)}")
     out.close()
-    signals.end_children()
+    _leave(code, lock)
+
+
+def _limit_report(code: int, lock: FolderLock) -> None:
+    """After SIGTERM the report has some seconds: `docker stop` kills after ten, which would hide the exit code."""
+    if code == ExitCode.TERMINATED:
+        limit = threading.Timer(REPORT_S, _leave, [code, lock])
+        limit.daemon = True
+        limit.start()
+
+
+def _leave(code: int, lock: FolderLock) -> NoReturn:
     streams.finish(code)
     remove_temporary()
     lock.release()

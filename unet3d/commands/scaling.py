@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NotRequired, TypedDict, cast
 
-from unet3d import places, signals, streams
+from unet3d import columns, places, progress, signals, streams
 from unet3d.config.kinds import show
 from unet3d.config.settings import BY_NAME
 from unet3d.config.values import Asked
@@ -94,6 +95,8 @@ def run(asked: Asked, argv: Sequence[str]) -> int:
     elif most > alone.threads:
         raise UserErrors([f"SCALING={show(counts)} needs {most} cores, there are {alone.threads}; lower it or raise THREADS"])
     folder = asked.output_dir
+    # Each run has an OUTPUT_DIR of its own, which is not to be filled with the same preprocessed cases again.
+    store = [f"--preprocessed-dir={alone.preprocessed_dir}"] if "preprocessed_dir" in alone.reasons else []
     with FolderLock(folder, "OUTPUT_DIR"):
         signals.by_exception()
         move_aside(folder / "scaling.json")
@@ -101,7 +104,7 @@ def run(asked: Asked, argv: Sequence[str]) -> int:
             points(counts, alone.platform, alone.threads),
             folder,
             ["predict.py", *argv],
-            lambda point, target: _command(asked, point, target),
+            lambda point, target: [*_command(asked, point, target), *store],
         )
 
 
@@ -145,7 +148,7 @@ def _carry_out(todo: Sequence[Point], folder: Path, command: list[str], command_
         )
         + "\n",
     )
-    print("\n".join(table(rows)))
+    print("\n".join(table(rows, progress.columns(sys.stdout))))
     print(f"{'INCOMPLETE: ' + reason + '; ' if reason else ''}Scaling: {folder / 'scaling.json'}", flush=True)
     return code
 
@@ -188,11 +191,21 @@ def efficiency(rows: Sequence[Row]) -> None:
         row["efficiency"] = row["speed_up"] * rows[0]["units"] / row["units"]
 
 
-def table(rows: Sequence[Row]) -> list[str]:
-    """The rows as lines of text."""
-    width = max([len("ranks"), *(len(row["name"]) for row in rows)])
-    return [f"{'ranks':<{width}}      img/s  speed-up  efficiency    mean ms     p90 ms  peak GiB"] + [
-        f"{row['name']:<{width}}  {row['throughput']:>9.4g}  {row['speed_up']:>8.2f}  {row['efficiency']:>10.1%}  "
-        f"{row['mean']:>9.2f}  {row['p90']:>9.2f}  {row['peak_host_bytes'] / 2**30:>8.2f}"
+HEAD = ("ranks", "img/s", "speed-up", "efficiency", "mean ms", "p90 ms", "peak GiB")
+
+
+def table(rows: Sequence[Row], width: int | None = None) -> list[str]:
+    """The rows as lines of text of at most `width` characters."""
+    cells = [
+        [
+            row["name"],
+            f"{row['throughput']:.4g}",
+            f"{row['speed_up']:.2f}",
+            f"{row['efficiency']:.1%}",
+            f"{row['mean']:.2f}",
+            f"{row['p90']:.2f}",
+            f"{row['peak_host_bytes'] / 2**30:.2f}",
+        ]
         for row in rows
     ]
+    return columns.table(HEAD, cells, width)

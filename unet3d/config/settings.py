@@ -15,7 +15,9 @@ from unet3d.config import kinds
 from unet3d.config.names import ENGINES, PLATFORMS
 from unet3d.config.precisions import PRECISIONS
 
-PERFORMANCE, DATA, OUTPUT = "What runs", "Volumes", "Output"
+# Groups of --help.
+PERFORMANCE, MEASURING, SEVERAL = "What runs", "How it is measured", "Several devices, processes and machines"
+DATA, OUTPUT = "Volumes and weights", "Output"
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "multi_tile",
-        PERFORMANCE,
+        SEVERAL,
         kinds.yes_no,
         "True, False",
         "Use every tile or device of the machine",
@@ -113,7 +115,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "devices",
-        PERFORMANCE,
+        SEVERAL,
         kinds.count_or_all,
         "1, 2, …, all",
         "GPUs or tiles to use, one process each",
@@ -121,16 +123,16 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "instances",
-        PERFORMANCE,
+        SEVERAL,
         kinds.whole_number(1),
         "1, 2, …",
         "Processes on a CPU, each pinned to its share of the cores and to their memory",
         default_text="one, not pinned; with MULTI_TILE=True one for each NUMA node",
     ),
-    Setting("nnodes", PERFORMANCE, kinds.whole_number(1), "1, 2, …", "Machines that measure together", default=1),
+    Setting("nnodes", SEVERAL, kinds.whole_number(1), "1, 2, …", "Machines that measure together", default=1),
     Setting(
         "node_rank",
-        PERFORMANCE,
+        SEVERAL,
         kinds.whole_number(0),
         "0, 1, …",
         "Which of the machines this is; 0 writes the results",
@@ -138,7 +140,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "rdzv_endpoint",
-        PERFORMANCE,
+        SEVERAL,
         kinds.endpoint,
         "host:port",
         "Where the machines meet: an address of node 0 and a free port, for torchrun's rendezvous",
@@ -146,7 +148,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "rank_timeout",
-        PERFORMANCE,
+        SEVERAL,
         kinds.whole_number(1),
         "1, 2, …",
         "Seconds in which a process of many must get on with compiling, an inference or a case; the run ends when it does not",
@@ -154,7 +156,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "scaling",
-        PERFORMANCE,
+        SEVERAL,
         kinds.counts,
         "1,2,4, …",
         "Measure with so many devices or instances one after the other, and how throughput grows",
@@ -163,7 +165,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("batch_size", PERFORMANCE, kinds.whole_number(1), "1, 2, …", "Volumes in one inference call", default=1),
     Setting(
         "num_iterations",
-        PERFORMANCE,
+        MEASURING,
         kinds.whole_number(1),
         "1, 2, …",
         "Timed inference calls",
@@ -172,7 +174,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "warm_up",
-        PERFORMANCE,
+        MEASURING,
         kinds.whole_number(0),
         "0, 1, …",
         "Untimed calls before the timed ones",
@@ -196,7 +198,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "scenario",
-        PERFORMANCE,
+        MEASURING,
         kinds.choice("Default", "SingleStream", "Offline"),
         "Default, SingleStream, Offline",
         "Default: our own loop; SingleStream, Offline: MLPerf LoadGen sends the volumes (see LoadGen)",
@@ -204,7 +206,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "min_duration",
-        PERFORMANCE,
+        MEASURING,
         kinds.whole_number(0),
         "0, 1, …",
         "Seconds that a LoadGen run lasts at least",
@@ -212,7 +214,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "telemetry",
-        PERFORMANCE,
+        MEASURING,
         kinds.yes_no,
         "yes, no",
         "Sample utilisation, clocks, power, temperature and memory while measuring",
@@ -221,7 +223,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "profile",
-        PERFORMANCE,
+        MEASURING,
         kinds.yes_no,
         "yes, no",
         "After the timed calls, one more layer by layer: time, FLOP, bytes, shares of the machine's ceilings",
@@ -230,7 +232,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "input_on_device",
-        PERFORMANCE,
+        MEASURING,
         kinds.yes_no,
         "yes, no",
         "Place volumes on the device before timing starts, as MLPerf allows",
@@ -293,6 +295,15 @@ SETTINGS: tuple[Setting, ...] = (
         bare="yes",
     ),
     Setting("status_prints", OUTPUT, kinds.whole_number(1), "1, 2, …", "PERF_STATUS lines in a run", default=10),
+    Setting(
+        "verbose",
+        OUTPUT,
+        kinds.yes_no,
+        "yes, no",
+        "Print every setting with where its value came from; output_raw.log always has them",
+        default=False,
+        bare="yes",
+    ),
 )
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}

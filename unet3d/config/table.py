@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Collection, Mapping
 
 from unet3d.config.settings import BY_NAME, SETTINGS
+from unet3d.progress import COLUMNS
 
 BEGIN = "<!-- settings: written by python -m unet3d.config.table -->"
 END = "<!-- end of settings -->"
@@ -48,25 +49,34 @@ def complete() -> str:
 DOCUMENTS = {"README.md": usual, "docs/settings.md": complete}
 
 
-def help_text(program: str, names: Collection[str] | None = None, verbs: Mapping[str, str] | None = None) -> str:
-    """What `--help` prints, of all settings or of those named. verbs: what each does, by name."""
+def help_text(
+    program: str, names: Collection[str] | None = None, verbs: Mapping[str, str] | None = None, width: int = COLUMNS
+) -> str:
+    """What `--help` prints in lines of at most `width` characters, of all settings or of those named.
+
+    verbs: what each does, by name; they come first.
+    """
     settings = [setting for setting in SETTINGS if names is None or setting.name in names]
-    lines = [
-        f"usage: {program} [--flag value …]   or   VARIABLE=value … {program}",
-        "",
-        "3D U-Net inference benchmark: nnU-Net's BraTS 2019 network on volumes of [4, 224, 224, 160].",
-        "A flag wins over its environment variable. Values are not case-sensitive.",
-    ]
+    lines = ["3D U-Net inference benchmark: nnU-Net's BraTS 2019 network on volumes of [4, 224, 224, 160].", ""]
+    lines += [f"usage: {program} [--flag value …]   or   VARIABLE=value … {program}"]
     if verbs:
-        lines += ["", "Other verbs, as the first argument:"]
-        lines += [f"  {name:<12}{summary}" for name, summary in (*verbs.items(), ("--version", "print it"))]
+        lines += [f"       {program} VERB …", "", "Verbs, as the first argument; each has its own --help:"]
+        lines += [f"  {name:<13}{summary}" for name, summary in verbs.items()]
+        lines += [f"  {'--version':<13}print the version"]
+    lines += ["", "Settings. A flag wins over its environment variable. Values are not case-sensitive."]
     for group in dict.fromkeys(setting.group for setting in settings):
         lines += ["", f"{group}:"]
         for setting in (member for member in settings if member.group == group):
-            lines.append(f"  {setting.flag + ', ' + setting.variable:<44} {setting.values}")
-            note = f"{setting.help} (default: {setting.shown_default})"
-            lines += textwrap.wrap(note, 108, initial_indent=" " * 6, subsequent_indent=" " * 6)
-    return "\n".join(lines)
+            lines.append(f"  {setting.flag}, {setting.variable}: {setting.values}")
+            lines.append(f"      {setting.help} (default: {setting.shown_default})")
+    return "\n".join(part for line in lines for part in _wrapped(line, width))
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    """The line in parts that fit, further ones indented as the last column is, or one step more than the line."""
+    _, gap, rest = line.strip().partition("   ")
+    indent = len(line) - len(rest.lstrip()) if gap and line.startswith(" ") else len(line) - len(line.lstrip()) + 2
+    return textwrap.wrap(line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def refresh(text: str, table: str) -> str:

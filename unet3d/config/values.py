@@ -56,6 +56,7 @@ class Asked:
     output_dir: Path
     save_segmentations: bool
     status_prints: int
+    verbose: bool
     sources: Mapping[str, str]  # by setting: flag, variable or default
 
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from unet3d import progress
 from unet3d.brats import dataset, folds, preprocessing, regions, sample_data, segmentations
 from unet3d.config.values import Settings
 from unet3d.engines.base import Engine
@@ -71,7 +71,8 @@ def prepare(settings: Settings, out: Console, group: Group) -> tuple[Cases, Volu
             "needs the training data with its labels"
         )
     if group.rank == 0:
-        out.info(f"fold {settings.fold}: {len(names)} of {len(by_name)} cases; preprocessed volumes in {store}")
+        reason = f" ({why})" if (why := settings.reasons.get("preprocessed_dir")) else ""
+        out.info(f"fold {settings.fold}: {len(names)} of {len(by_name)} cases; preprocessed volumes in {store}{reason}")
         _preprocess(source, store, names, group)
     group.barrier()
     # Machines may share the folder; where they don't, the first rank of each fills its own.
@@ -122,13 +123,9 @@ def predict(engine: Engine, cases: Cases, settings: Settings, group: Group) -> P
     Raises:
         UserError: when volumes cannot be read or segmentations not be written.
     """
-    from tqdm import tqdm
-
     mine, batch, folder = list(cases.names)[group.rank :: group.size], settings.batch_size, segmentation_folder(settings)
     predictions = Predictions()
-    with tqdm(
-        total=len(mine), unit="case", desc="predicting", leave=False, disable=not sys.stderr.isatty() or group.rank > 0
-    ) as bar:
+    with progress.phase("predicting", len(mine), "cases") as phase:
         for first in range(0, len(mine), batch):
             names = mine[first : first + batch]
             group.working(f"predicting {names[0]}")
@@ -137,7 +134,7 @@ def predict(engine: Engine, cases: Cases, settings: Settings, group: Group) -> P
             _, labels = timed_call(engine, partial(engine.stage, arrays), engine.labels)
             for name, volume, predicted in zip(names, volumes, labels, strict=False):
                 predictions.add(cases.by_name[name], volume.properties, predicted, folder)
-                bar.update()
+                phase.advance()
     everything = Predictions()
     for part in group.gather(predictions):
         everything.scores.update(part.scores)

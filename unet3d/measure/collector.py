@@ -1,11 +1,18 @@
-"""Takes in each finished call: into the record, to the group, and now and then to console and files."""
+"""Takes in each finished call: into the record, to the group, and now and then to console and files.
+
+All of it happens between two timed calls of the thread that made the call: no other thread prints or draws while a call
+is timed, and the bar is drawn four times a second at most.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Callable, Iterator
 
 from unet3d.planning.group import Group
-from unet3d.results import console, document
+from unet3d.progress import Phase
+from unet3d.results import document
 from unet3d.results.console import Console
 from unet3d.results.record import Record
 from unet3d.results.timing import Sample, summarise
@@ -21,11 +28,18 @@ def due(done: int, planned: int, prints: int) -> bool:
     return any(round(planned * near / prints) == done for near in (line, line + 1) if near <= prints)
 
 
-class Collector:
-    """`keep` may be called by several threads; `planned_calls` of the record says how many calls are expected."""
+@contextlib.contextmanager
+def collecting(record: Record, out: Console, group: Group) -> Iterator[Callable[[Sample], None]]:
+    """What takes in a finished call, with a bar of them; `planned_calls` of the record says how many are expected."""
+    with out.phase("measuring", record.planned_calls, "calls", ticks=False, told=False) as phase:
+        yield Collector(record, out, group, phase).keep
 
-    def __init__(self, record: Record, out: Console, group: Group):
-        self._record, self._out, self._group = record, out, group
+
+class Collector:
+    """`keep` may be called by several threads."""
+
+    def __init__(self, record: Record, out: Console, group: Group, phase: Phase):
+        self._record, self._out, self._group, self._phase = record, out, group, phase
         # As many as there are calls at most.
         self._prints = max(1, min(record.settings.status_prints, record.planned_calls))
         self._lock = threading.Lock()
@@ -37,10 +51,11 @@ class Collector:
             record.samples.append(sample)
             self._group.keep(sample)
             done, planned = len(record.samples), record.planned_calls
+            self._phase.advance()
             if not due(done, planned, self._prints):
                 return
             stats = summarise(record.samples, settings.streams)
-            self._out.info(console.status(done, max(done, planned), stats, record.accuracy))
+            self._out.status(done, max(done, planned), stats, record.accuracy)
             # With streams the other calls' windows would hold the writing.
             if settings.streams == 1 and self._group.size == 1:
                 document.write(record, settings.output_dir)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unet3d import caches
+from unet3d import caches, progress
 from unet3d.brats import regions
 from unet3d.engines import export_cache
 from unet3d.files import write_atomically
@@ -40,7 +40,7 @@ def compare(dice: Dice, reference: torch.nn.Module, cases: Cases, cache_dir: Pat
     The fp32 scores are kept in `cache_dir`.
     """
     out.info(f"comparing with fp32 on the same {len(cases.names)} cases")
-    scores = fp32_scores(reference, cases, cache_dir, out)
+    scores = fp32_scores(reference, cases, cache_dir)
     summary = regions.summarise([scores[name] for name in cases.names])
     means = {**summary.means, "total": summary.total}
     loss = {region: relative_loss(dice.of(region), value) for region, value in means.items()}
@@ -70,7 +70,7 @@ def relative_loss(ours: float | None, fp32: float | None) -> float | None:
     return (fp32 - ours) / fp32 if fp32 and ours is not None else None
 
 
-def fp32_scores(reference: torch.nn.Module, cases: Cases, cache_dir: Path, out: Console) -> dict[str, Scores]:
+def fp32_scores(reference: torch.nn.Module, cases: Cases, cache_dir: Path) -> dict[str, Scores]:
     """Each case's Dice by nnU-Net's own module in PyTorch in fp32, whatever the run's engine; known ones are not run again."""
     import torch
 
@@ -90,20 +90,21 @@ def fp32_scores(reference: torch.nn.Module, cases: Cases, cache_dir: Path, out: 
     file = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     scores: dict[str, Scores] = {}
-    for number, name in enumerate(cases.names, start=1):
-        volume, case = cases.store.load(name), cases.by_name[name]
-        digest = hashlib.sha256(volume.array.tobytes())
-        digest.update(case.truth.read_bytes())
-        key = digest.hexdigest()
-        if key not in known:
-            out.info(f"fp32: case {number} of {len(cases.names)}")
-            with torch.inference_mode():
-                labels = reference(torch.from_numpy(volume.array[None])).argmax(dim=1)[0].to(torch.uint8).numpy()
-            predictions = Predictions()
-            predictions.add(case, volume.properties, labels, None)
-            known[key] = predictions.scores[name]
-            write_atomically(file, json.dumps(known, indent=1) + "\n")
-        scores[name] = known[key]
+    with progress.phase("Dice in fp32", len(cases.names), "cases") as phase:
+        for name in cases.names:
+            volume, case = cases.store.load(name), cases.by_name[name]
+            digest = hashlib.sha256(volume.array.tobytes())
+            digest.update(case.truth.read_bytes())
+            key = digest.hexdigest()
+            if key not in known:
+                with torch.inference_mode():
+                    labels = reference(torch.from_numpy(volume.array[None])).argmax(dim=1)[0].to(torch.uint8).numpy()
+                predictions = Predictions()
+                predictions.add(case, volume.properties, labels, None)
+                known[key] = predictions.scores[name]
+                write_atomically(file, json.dumps(known, indent=1) + "\n")
+            scores[name] = known[key]
+            phase.advance()
     return scores
 
 

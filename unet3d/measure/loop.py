@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -47,16 +46,7 @@ def measure(plan: Plan, engine: Engine, volumes: Volumes, group: Group, keep: Ca
 
     keep: takes in each finished call, from several threads. Returns when the window began, by `perf_counter`.
     """
-    from tqdm import tqdm
-
     settings = plan.settings
-    bar = tqdm(
-        total=settings.num_iterations,
-        unit="call",
-        desc="timing",
-        leave=False,
-        disable=not sys.stderr.isatty() or group.rank > 0,
-    )
     numbers = StreamNumbers(settings.streams)
     group.working("measuring")
     group.barrier()
@@ -67,12 +57,9 @@ def measure(plan: Plan, engine: Engine, volumes: Volumes, group: Group, keep: Ca
         sample, _ = timed_call(engine, lambda: engine.stage(volumes.batch(index)), engine.labels, window)
         sample.volumes, sample.cases = settings.batch_size, volumes.cases(index)
         sample.stream, sample.rank = number, group.rank
-        bar.clear()
         keep(sample)
-        bar.update()
 
-    with bar:
-        spread(call, settings.num_iterations, settings.streams)
+    spread(call, settings.num_iterations, settings.streams)
     return window
 
 

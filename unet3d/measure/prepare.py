@@ -78,8 +78,9 @@ def load_network(plan: Plan, out: Console) -> Network:
     from unet3d.network.plans import architecture
 
     settings = plan.settings
-    loaded = weights.load(settings.weights, fold=settings.fold)
-    network = reference.build(loaded.plans, loaded.state_dict)
+    with out.phase("reading the weights"):
+        loaded = weights.load(settings.weights, fold=settings.fold)
+        network = reference.build(loaded.plans, loaded.state_dict)
     facts = WeightsFacts(
         kind=loaded.kind,
         sha256=loaded.sha256,
@@ -131,11 +132,12 @@ def load_engine(plan: Plan, reference: torch.nn.Module, out: Console, group: Gro
     if group.size == 1:  # of several ranks each is a load to the others; the process that starts them looks before
         told += advice.other_load(settings)
     engine = registry.create(plan.request)
-    out.info("loading the network")
     group.working("loading the network")
-    engine.load(reference)
+    with out.phase("loading the network"):
+        engine.load(reference)
     group.working("checking the output")
-    agreement = against_fp32.check(engine, reference, settings.seed)
+    with out.phase("checking the output against fp32"):
+        agreement = against_fp32.check(engine, reference, settings.seed)
     out.info(
         f"check against fp32: relative error {agreement.relative_error:.2g}, labels agree in "
         f"{agreement.label_agreement:.2%} of voxels"
@@ -151,13 +153,15 @@ def warm_up(plan: Plan, engine: Engine, volumes: Volumes, out: Console, group: G
     host.give_back_freed_memory()
     plan.device.reset_peak_memory()
     staged = engine.stage(volumes.batch(0))
-    out.info("compiling for the volume's shape, then warming up")
     group.working("compiling")
-    engine.compile(staged)
+    with out.phase("compiling for the volume's shape"):
+        engine.compile(staged)
     calls = WarmUp(plan.settings.warm_up)
-    while not calls.done:
-        group.working("warming up")
-        calls.latencies.append(timed(engine.infer, staged)[1])
+    with out.phase("warming up") as phase:
+        while not calls.done:
+            group.working("warming up")
+            phase.say(f"call {len(calls.latencies) + 1} of {calls.calls or f'at most {calls.most}'}")
+            calls.latencies.append(timed(engine.infer, staged)[1])
     out.info(f"warm-up: {calls.rule}")
     facts = WarmUpFacts(
         calls=len(calls.latencies),

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from unet3d import columns
 from unet3d.devices import ceilings
 from unet3d.engines.base import Engine, Operator
 from unet3d.files import write_atomically
@@ -50,22 +51,31 @@ def _share(amount: float, ms: float, ceiling: float | None) -> float | None:
     return amount / (ms / 1e3) / ceiling if amount and ms and ceiling else None
 
 
-def table(layers: list[Layer], least: float = 0.002) -> list[str]:
-    """Lines to print: the layers that take at least this share of the time, the others as one."""
-    lines = [f"{'operator':<30} {'first inputs':<42} {'ms':>9} {'time':>6} {'GFLOP':>8} {'matmul':>7} {'MB':>8} {'copy':>6}"]
+HEAD = ("operator", "first inputs", "ms", "time", "GFLOP", "matmul", "MB", "copy")
+
+
+def table(layers: list[Layer], width: int | None = None, least: float = 0.002) -> list[str]:
+    """Lines to print: the layers that take at least this share of the time, the others as one. width: of a line."""
     shown = [layer for layer in layers if layer.share_of_time >= least]
-    for layer in shown:
-        shapes = " ".join("x".join(map(str, shape)) for shape in layer.shapes[:2] if len(shape) == 5)
-        lines.append(
-            f"{layer.name:<30} {shapes:<42} {layer.ms:9.2f} {layer.share_of_time:6.1%} {layer.flop / 1e9:8.1f} "
-            f"{_percent(layer.share_of_matmul):>7} {layer.bytes / 1e6:8.1f} {_percent(layer.share_of_copy):>6}"
-        )
+    rows = [
+        [
+            layer.name,
+            " ".join("x".join(map(str, shape)) for shape in layer.shapes[:2] if len(shape) == 5),
+            f"{layer.ms:.2f}",
+            f"{layer.share_of_time:.1%}",
+            f"{layer.flop / 1e9:.1f}",
+            _percent(layer.share_of_matmul),
+            f"{layer.bytes / 1e6:.1f}",
+            _percent(layer.share_of_copy),
+        ]
+        for layer in shown
+    ]
     rest = sum(layer.ms for layer in layers) - sum(layer.ms for layer in shown)
-    lines.append(
+    return [
+        *columns.table(HEAD, rows, width, words=(0, 1)),
         f"{len(layers) - len(shown)} shorter ones: {rest:.2f} ms; all: {sum(layer.ms for layer in layers):.2f} ms, "
-        f"{sum(layer.flop for layer in layers) / 1e12:.3f} TFLOP"
-    )
-    return lines
+        f"{sum(layer.flop for layer in layers) / 1e12:.3f} TFLOP",
+    ]
 
 
 def _percent(share: float | None) -> str:
@@ -78,8 +88,9 @@ def report(engine: Engine, staged: Any, folder: Path, out: Console) -> list[Sect
     Raises:
         UserError: when the file cannot be written.
     """
-    layers = measure(engine, staged)
-    out.line("\n".join(table(layers)))
+    with out.phase("profiling one more call"):
+        layers = measure(engine, staged)
+    out.fitted(lambda width: table(layers, width))
     rows = [asdict(layer) for layer in layers]
     write_atomically(folder / "profile.json", json.dumps(rows, indent=1) + "\n")
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unet3d import progress
 from unet3d.devices import ceilings
 from unet3d.devices.ceilings import Ceilings
 from unet3d.planning.plan import Plan
@@ -19,7 +20,8 @@ def beside_run(plan: Plan) -> tuple[Ceilings | None, list[RunWarning]]:
     if settings.volume_shape != SHAPE:
         return None, []
     try:
-        return ceilings.measure(plan.device.kind, settings.precision, settings.threads), []
+        with progress.phase("measuring the machine's ceilings"):
+            return ceilings.measure(plan.device.kind, settings.precision, settings.threads), []
     except (RuntimeError, MemoryError) as error:
         reason = str(error).partition("\n")[0]
         return None, [

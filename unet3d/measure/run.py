@@ -6,13 +6,13 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from unet3d import places
+from unet3d import places, progress
 from unet3d.devices import cpu_time, host
 from unet3d.devices.base import Device
 from unet3d.engines.base import Engine
 from unet3d.errors import OutOfMemory
 from unet3d.measure import loop, prepare, rates
-from unet3d.measure.collector import Collector
+from unet3d.measure.collector import collecting
 from unet3d.measure.prepare import Input, Warm
 from unet3d.measure.telemetry import watch
 from unet3d.planning import mlperf
@@ -42,7 +42,8 @@ def run(plan: Plan, record: Record, out: Console, group: Group | None = None) ->
     group = group or SingleProcess()
     record.environment = {**environment(), "hardware": machine(plan.device, record.environment.get("hardware"))}
     try:
-        _steps(plan, record, out, group)
+        with progress.shown_on(out):
+            _steps(plan, record, out, group)
     except Exception as error:
         if plan.device.is_out_of_memory(error):
             raise OutOfMemory(prepare.memory_advice(plan, record.weights)) from error
@@ -117,9 +118,8 @@ def _default_loop(plan: Plan, record: Record, given: Input, engine: Engine, out:
         if group.rank == 0:
             record.accuracy = _score(record, given.cases, predictions, out)
     record.planned_calls = settings.num_iterations
-    keep = Collector(record, out, group).keep
-
-    record.window_start = _watched(plan, record, lambda: loop.measure(plan, engine, given.volumes, group, keep), out, group)
+    with collecting(record, out, group) as keep:
+        record.window_start = _watched(plan, record, lambda: loop.measure(plan, engine, given.volumes, group, keep), out, group)
 
 
 def _loadgen(plan: Plan, record: Record, given: Input, engine: Engine, warm: Warm, out: Console) -> None:
@@ -139,14 +139,14 @@ def _loadgen(plan: Plan, record: Record, given: Input, engine: Engine, warm: War
     record.planned_calls = asked.calls(settings.batch_size)
     latencies = warm.warm_up.latency_ms
     expected_s = latencies[-1] / 1e3 if latencies else 1.0
-    keep = Collector(record, out, SingleProcess()).keep
-    folder = _watched(
-        plan,
-        record,
-        lambda: performance.measure(asked, settings, engine, given, expected_s, keep, out),
-        out,
-        SingleProcess(),
-    )
+    with collecting(record, out, SingleProcess()) as keep:
+        folder = _watched(
+            plan,
+            record,
+            lambda: performance.measure(asked, settings, engine, given, expected_s, keep, out),
+            out,
+            SingleProcess(),
+        )
     record.planned_calls = len(record.samples)
     measured = performance.read_log(asked, folder, record.samples, out)
     record.loadgen = section | measured.section

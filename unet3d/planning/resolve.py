@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from unet3d import places
-from unet3d.brats.dataset import default_store
 from unet3d.config.values import Asked, Settings
 from unet3d.devices import host, platforms, process
 from unet3d.devices.base import Device
@@ -74,8 +74,7 @@ def complete(asked: Asked) -> Resolved:
         values["jit"] = "none"
         decisions.reasons["jit"] = f"ENGINE={asked.engine} compiles by itself"
     if asked.dataset_dir is not None:
-        beside = default_store(asked.dataset_dir)
-        values["preprocessed_dir"] = decisions.fill("preprocessed_dir", asked.preprocessed_dir, beside, "beside the data")
+        values["preprocessed_dir"] = asked.preprocessed_dir or _store(asked, values["precision"], decisions)
     if asked.node_rank:
         values["output_dir"] = asked.output_dir / f"node{asked.node_rank}"
         decisions.reasons["output_dir"] = "node 0 writes the results"
@@ -110,6 +109,16 @@ def _precision(asked: Asked, platform: str, decisions: Decisions) -> str:
     else:
         value, reason = "fp32", "this CPU has neither AMX nor AVX512-BF16"
     return decisions.fill("precision", asked.precision, value, reason)
+
+
+def _store(asked: Asked, precision: str, decisions: Decisions) -> Path:
+    from unet3d.brats import preprocessing
+
+    assert asked.dataset_dir is not None
+    # Volumes to calibrate int8 with are of other folds.
+    fold = None if precision == "int8" else asked.fold
+    folder, reason = preprocessing.choose_store(asked.dataset_dir, asked.output_dir, fold)
+    return decisions.fill("preprocessed_dir", None, folder, reason)
 
 
 def _weights(asked: Asked, decisions: Decisions) -> str:

@@ -16,6 +16,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from unet3d import progress
 from unet3d.config.values import Settings
 from unet3d.engines import registry
 from unet3d.errors import BenchmarkError, ExitCode, UserError, shown
@@ -76,7 +77,8 @@ def run(plan: Plan, record: Record, out: Console, task: str) -> None:
     )
     record.warn(*advice.other_load(settings))
     load = list(record.warnings)
-    registry.engine_class(settings.engine).build(plan.request)
+    with progress.shown_on(out):
+        registry.engine_class(settings.engine).build(plan.request)
     kills = _oom_kills()
     agent = Agent(settings, len(places), job)
     hung: dict[int, str] = {}
@@ -87,6 +89,7 @@ def run(plan: Plan, record: Record, out: Console, task: str) -> None:
             if reader.hello and reader.limited and reader.silent_s > limit and local_rank not in hung:
                 hung[local_rank] = f"made no progress for {limit} s (RANK_TIMEOUT); it was killed"
                 _kill(reader.hello["pid"])
+    out.clear()
     for reader in readers:
         reader.follow()
     if agent.error is not None:
@@ -101,8 +104,7 @@ def run(plan: Plan, record: Record, out: Console, task: str) -> None:
         pool.take_over(record, pickle.loads((folder / "pooled.pkl").read_bytes()))
         record.warnings[:0] = load
         out.size = len(record.ranks)
-        for line in pool.table(record):
-            out.line(line)
+        out.fitted(lambda width: pool.table(record, width))
 
 
 def _job(plan: Plan, record: Record, task: str) -> Job:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from unet3d import columns
 from unet3d.engines.base import Effective
 from unet3d.errors import MismatchError
 from unet3d.results.facts import (
@@ -155,22 +156,30 @@ def take_over(record: Record, fields: Mapping[str, Any]) -> None:
     record.environment["hardware"] = {**record.environment.get("hardware", {}), **seen}
 
 
-def table(record: Record) -> list[str]:
-    """A line a rank, and which was the slowest."""
-    width = max([len("where"), *(len(row["place"]["name"]) for row in record.ranks)])
-    lines = [f"rank  {'where':<{width}}  node  calls      img/s    mean ms     p90 ms  peak GiB"]
-    for row in record.ranks:
-        lines.append(
-            f"{row['rank']:>4}  {row['place']['name']:<{width}}  {row['node']:>4}  {row['calls']:>5}  "
-            f"{row['throughput']:>9.4g}  {row['latency_mean_ms']:>9.2f}  {row['latency_p90_ms']:>9.2f}  "
-            f"{row['peak_host_bytes'] / 2**30:>8.2f}"
-        )
+HEAD = ("where", "rank", "node", "calls", "img/s", "mean ms", "p90 ms", "peak GiB")
+
+
+def table(record: Record, width: int | None = None) -> list[str]:
+    """A line a rank, and which was the slowest. width: of a line."""
+    rows = [
+        [
+            row["place"]["name"],
+            str(row["rank"]),
+            str(row["node"]),
+            str(row["calls"]),
+            f"{row['throughput']:.4g}",
+            f"{row['latency_mean_ms']:.2f}",
+            f"{row['latency_p90_ms']:.2f}",
+            f"{row['peak_host_bytes'] / 2**30:.2f}",
+        ]
+        for row in record.ranks
+    ]
     together = record.pool or {}
-    lines.append(
+    slowest = (
         f"slowest: rank {together['slowest_rank']}, which took {together['slowest_behind']:.1%} longer than the fastest; "
         f"all ranks were at work for {together['all_at_work']:.1%} of the window of {together['window_s']:.4g} s"
     )
-    return lines
+    return [*columns.table(HEAD, rows, width), slowest]
 
 
 def _must_agree(parts: Sequence[Part]) -> None:

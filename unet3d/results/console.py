@@ -1,30 +1,37 @@
-"""What a run prints: the banner, the PERF_STATUS lines, warnings; and its copy in output_raw.log."""
+"""What a run prints: what runs, how far it is, warnings; and its copy in output_raw.log."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from unet3d import streams
+from unet3d import columns, progress, streams
 from unet3d.config import kinds
 from unet3d.config.settings import SETTINGS
 from unet3d.config.values import Settings
 from unet3d.errors import UserError, shown
+from unet3d.progress import Display
 from unet3d.results.facts import Dice, RunWarning
 from unet3d.results.record import Record
 from unet3d.results.timing import Statistics
 from unet3d.workload import REGIONS
 
 
-class Console:
-    """Prints to standard output and, once a log is open, to the log; rank and size stand in every INFO line."""
+class Console(Display):
+    """Prints to standard output and, once a log is open, to the log; rank and size stand in every INFO line.
+
+    Where somebody watches, short forms are printed; in pipes and in the log each line has the form that scripts parse.
+    """
 
     def __init__(self, rank: int = 0, size: int = 1, stream: TextIO | None = None, only_status: bool = False):
-        """only_status: of INFO lines print those with PERF_STATUS, for ranks that would repeat what rank 0 says."""
+        """only_status: of INFO lines print those with PERF_STATUS, for ranks that would repeat what rank 0 says. On a
+        terminal these go to the log alone: rank 0 draws there."""
+        super().__init__(stream or sys.stdout, muted=only_status)
         self.rank, self.size, self._only_status = rank, size, only_status
-        self._stream: TextIO | None = stream or sys.stdout
+        self._gone = False  # the console, which the log outlives
         self._log: TextIO | None = None
 
     def open_log(self, path: Path, append: bool = False) -> None:
@@ -54,33 +61,29 @@ class Console:
             with contextlib.suppress(OSError):
                 log.close()
 
-    def line(self, text: str = "") -> None:
-        """Print one line (or several, split by newlines).
+    def put(self, text: str) -> None:
+        """Print above a live line, while there is a console.
 
         Raises:
             BrokenPipeError: when who read the output has closed it.
         """
-        # The log first: it has the line also where the console has gone.
-        self._to_log(text)
-        self._to_console(text)
-
-    def _to_console(self, text: str) -> None:
-        if self._stream is None:
+        if self._gone:
             return
         try:
-            print(text, file=self._stream, flush=True)
+            super().put(text)
         except BrokenPipeError:
-            self._stream = None  # what is told while the run ends is in the log
+            self._gone = True  # what is told while the run ends is in the log
             raise
         except OSError as error:
             # The results are worth more than what is printed of them.
-            if self._stream is sys.stdout:
+            if self.stream is sys.stdout:
                 streams.drop_output()
-            self._stream = None
+            self._gone = True
             where = f"; what follows is in {self._log.name}" if self._log else ""
             print(f"WARNING[console]: standard output cannot be written ({error.strerror}){where}", file=sys.stderr)
 
-    def _to_log(self, text: str) -> None:
+    def log(self, text: str) -> None:
+        """Write to the log alone."""
         if self._log is None:
             return
         try:
@@ -92,16 +95,90 @@ class Console:
                 log.close()
             print(f"WARNING[log]: {log.name} ends here ({error.strerror}); free some space", file=sys.stderr)
 
+    def line(self, text: str = "") -> None:
+        """Print one line (or several, split by newlines)."""
+        self.put(text)
+        self.log(text)
+
     def info(self, text: str) -> None:
         """Print an INFO line."""
-        if self._only_status and "PERF_STATUS" not in text:
-            return
-        self.line(f"INFO[{self.rank + 1}/{self.size}]: {text}")
+        if not self._only_status:
+            self.line(self._named(text))
+        elif "PERF_STATUS" in text:
+            (self.log if self.on_terminal else self.line)(self._named(text))
+
+    def say(self, text: str, drawn: bool = False) -> None:
+        """Tell of a phase; see `Display.say`. The log has all of it."""
+        (self.log if drawn and self.live else self.line)(self._named(text))
+
+    def _named(self, text: str) -> str:
+        return f"INFO[{self.rank + 1}/{self.size}]: {text}"
 
     def warning(self, warning: RunWarning) -> None:
         """Print a warning with its name and remedy."""
         remedy = f" {warning.remedy}" if warning.remedy else ""
         self.line(f"WARNING[{warning.name}]: {warning.message}{remedy}")
+
+    def fitted(self, lines: Callable[[int | None], Sequence[str]]) -> None:
+        """Print the lines that are given for a width, such as a table's; the log has them whole, those of None."""
+        self.put("\n".join(lines(self.width)))
+        self.log("\n".join(lines(None)))
+
+    @property
+    def width(self) -> int:
+        """Characters in a line."""
+        return progress.columns(self.stream)
+
+    def introduce(self, settings: Settings) -> None:
+        """Say in a line what runs, and in another what was set to something else than the default.
+
+        The whole table of settings is in the log, and with VERBOSE=yes on the console too.
+        """
+        for line in (headline(settings), chosen(settings)):
+            if line:
+                self.put("\n".join(columns.paragraph(line, self.width if self.on_terminal else None)))
+                self.log(line)
+        (self.line if settings.verbose else self.log)(banner(settings))
+
+    def status(self, done: int, planned: int, stats: Statistics, accuracy: Dice | None) -> None:
+        """Say how far the timed calls are: short on a terminal, otherwise as a PERF_STATUS line."""
+        full = status(done, planned, stats, accuracy)
+        if not self.on_terminal:
+            self.info(full)
+            return
+        self.log(self._named(full))
+        if not self._only_status:
+            self.put(short_status(done, planned, stats, accuracy))
+
+
+def headline(settings: Settings) -> str:
+    """What runs, on what, how often, in one line."""
+    several = settings.devices if settings.platform != "CPU" else settings.instances
+    count = settings.num_iterations
+    parts = [
+        f"{settings.engine} {settings.precision} on {settings.platform}",
+        "" if settings.jit == "none" else f"JIT {settings.jit}",
+        "" if settings.network == "fast" else f"{settings.network} network",
+        f"batch {settings.batch_size}",
+        f"{settings.streams} streams" if settings.streams > 1 else "",
+        f"{several} processes" if several > 1 else "",
+        f"{settings.nnodes} machines" if settings.nnodes > 1 else "",
+        f"volume {'x'.join(map(str, settings.volume_shape))}",
+        f"{count} call{'s' if count > 1 else ''}" if settings.scenario == "Default" else f"LoadGen {settings.scenario}",
+        "random volumes" if settings.dummy else f"data {settings.dataset_dir}",
+        f"weights {settings.weights}",
+    ]
+    return "Running " + ", ".join(part for part in parts if part)
+
+
+def chosen(settings: Settings) -> str:
+    """What the user has set to something else than the default, as variables; empty where nothing is."""
+    given = [
+        f"{setting.variable}={kinds.show(settings.value(setting.name))}"
+        for setting in SETTINGS
+        if settings.sources[setting.name] != "default" and settings.value(setting.name) != setting.default
+    ]
+    return f"Set: {' '.join(given)}" if given else ""
 
 
 def banner(settings: Settings) -> str:
@@ -130,6 +207,18 @@ def status(done: int, planned: int, stats: Statistics, accuracy: Dice | None) ->
         f"Throughput /w Overhead={stats.throughput_with_overhead:.2f} img/s | "
         f"Latency /w Overhead={stats.latency_with_overhead:.2f} ms"
     )
+
+
+def short_status(done: int, planned: int, stats: Statistics, accuracy: Dice | None) -> str:
+    """The same for whoever watches, at most 80 characters."""
+    latency = f"{stats.mean:.0f}" if stats.mean >= 1000 else f"{stats.mean:.4g}"
+    parts = [
+        f"{done:>{len(str(planned))}}/{planned} {stats.throughput:.4g} volumes/s, {latency} ms",
+        f"with overhead {stats.throughput_with_overhead:.4g}/s",
+    ]
+    if accuracy:
+        parts.append(f"Dice {fraction(accuracy.total)}")
+    return "; ".join(parts)
 
 
 def summary(record: Record, stats: Statistics) -> list[str]:

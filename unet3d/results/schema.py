@@ -125,6 +125,7 @@ class Requested(TypedDict, total=False):
     output_dir: str
     save_segmentations: bool
     status_prints: AtLeastOne
+    verbose: bool
 
 
 class Settings(TypedDict):

@@ -38,6 +38,15 @@ def ratios(base: Side, other: Side) -> dict[str, Ratio]:
 Figures = dict[str, np.ndarray]  # by metric, one for each draw [DRAWS]
 
 
+def spread(side: Side, metric: str) -> Ratio:
+    """A figure of METRICS with its interval; without one where there are too few calls."""
+    value = side.value(metric)
+    if not side.enough:
+        return Ratio(value, None, None)
+    draws, independent = _side(side, np.random.default_rng(SEED))
+    return bootstrap.ratio_of_sides(value, np.ones_like(draws[metric]), draws[metric], independent[metric])
+
+
 def _side(side: Side, rng: np.random.Generator) -> tuple[Figures, dict[str, float]]:
     """Figures for each draw, and the number of independent samples: of runs where there are several, else of blocks."""
     runs = [_run(doc, rng) for doc in side.docs]

@@ -20,7 +20,7 @@ from unet3d.results.schema import Results, Value
 METRICS = ("throughput", "throughput_with_overhead", "mean", "p50", "p90")
 SAMPLES = ("latency_ms", "start_s", "stage_ms", "post_ms", "rank", "stream", "volumes")
 # Settings that say where files are or how much is printed.
-UNIMPORTANT = ("output_dir", "status_prints")
+UNIMPORTANT = ("output_dir", "status_prints", "verbose")
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ TFLOP/s, agreement with fp32, Dice with DUMMY=no. Ends with the commands of the 
       Run everything again. Otherwise a configuration is not run if it is there complete, of the same settings, weights,
       code, software and machine.
   --list
-      Show what would run and what is left out, with the reason, and run nothing.
+      Show what would run, how long that takes, and what is left out, with the reason; run nothing.
   --time-limit MINUTES
       Stop a configuration that takes longer; it counts as failed.
   --prefix COMMAND
@@ -88,8 +88,9 @@ def main(argv: Sequence[str]) -> int:
         raise UserErrors(problems)
     planned, left_out = _plan(options, words, given)
     if options.list_only:
-        for ready in planned:
-            print(f"{ready.name}: {ready.command}")
+        from unet3d.commands.sweep import estimate
+
+        print("\n".join(estimate.lines(cast(Path, given["output_dir"].value) / "sweep", planned)))
         for reason, names in tables.by_reason(left_out).items():
             print(f"left out: {names}: {reason}")
         return 0

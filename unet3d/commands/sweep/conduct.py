@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from unet3d import places
+from unet3d import places, progress
 from unet3d.commands.sweep import process, resume, tables
 from unet3d.commands.sweep.grid import Configuration
 from unet3d.config.values import Settings
 from unet3d.devices import host
 from unet3d.errors import Stopped
 from unet3d.files import move_all_aside, write_atomically
+from unet3d.progress import Display, duration
 from unet3d.results.document import plain
 from unet3d.results.schema import Results
 from unet3d.version import __version__
@@ -85,7 +86,6 @@ class Sweep:
         except Stopped as stop:
             done = sum(row["status"] == "measured" for row in self.rows.values())
             self._write()
-            _clear_line()
             print(
                 f"\nStopped: {done} of {len(self.planned)} configurations are in {self.folder / 'sweep.md'}. To go on: "
                 f"{self.again}",
@@ -94,7 +94,7 @@ class Sweep:
             return stop.exit_code
         document = self._write()
         print()
-        print("\n".join(tables.console(document)))
+        print("\n".join(tables.console(document, progress.columns(sys.stdout))))
         print(f"Results: {self.folder / 'sweep.md'}, sweep.csv, sweep.json")
         return 0 if document["winners"] else 1
 
@@ -110,21 +110,20 @@ class Sweep:
     def _run_one(self, planned: Planned, now: resume.Fingerprint, label: str, ahead: Sequence[Planned]) -> None:
         remaining = self._remaining(ahead)
         print(f"{label}: running{remaining and f', about {remaining} remain'}", flush=True)
-        outcome = process.run(
-            [*self.words, *planned.configuration.flags],
-            self.folder / planned.name,
-            prefix=self.prefix,
-            time_limit=self.time_limit,
-            tick=lambda seconds: _show(f"{label}: {_time(seconds)}"),
-        )
-        _clear_line()
+        with Display(sys.stdout).phase(label, told=False):
+            outcome = process.run(
+                [*self.words, *planned.configuration.flags, *_store(planned.settings)],
+                self.folder / planned.name,
+                prefix=self.prefix,
+                time_limit=self.time_limit,
+            )
         self.seconds[planned.name] = outcome.seconds
         resume.write_state(self.folder / planned.name, now, outcome.seconds)
         if outcome.document is not None:
             row = self._measured(planned, outcome.document)
             print(
                 f"{label}: {row['throughput_img_per_s']:.4g} img/s, median latency "
-                f"{tables.milliseconds(row['latency_p50_ms'])} ms ({_time(outcome.seconds)})",
+                f"{tables.milliseconds(row['latency_p50_ms'])} ms ({duration(outcome.seconds)})",
                 flush=True,
             )
         else:
@@ -135,7 +134,7 @@ class Sweep:
                 "settings": dict(planned.configuration.settings),
                 "command": planned.command,
             }
-            print(f"{label}: failed: {outcome.reason} ({_time(outcome.seconds)})", flush=True)
+            print(f"{label}: failed: {outcome.reason} ({duration(outcome.seconds)})", flush=True)
         self._write()
 
     def _measured(self, planned: Planned, document: Results) -> tables.Row:
@@ -158,7 +157,7 @@ class Sweep:
         if not known:
             return ""
         mean = sum(known) / len(known)
-        return _time(sum(seconds or mean for seconds in earlier))
+        return duration(sum(seconds or mean for seconds in earlier))
 
     def _write(self) -> dict[str, Any]:
         """sweep.json, sweep.md and sweep.csv of what there is."""
@@ -203,6 +202,12 @@ class Sweep:
         return document
 
 
+def _store(settings: Settings) -> list[str]:
+    """Flags that keep the runs, each with an OUTPUT_DIR of its own, from preprocessing the same cases again."""
+    chosen = "preprocessed_dir" in settings.reasons
+    return ["--preprocessed-dir", str(settings.preprocessed_dir)] if chosen else []
+
+
 def machine(hardware: dict[str, Any], versions: dict[str, str]) -> str:
     """The machine and the software in one line."""
     best = [name for name in ("amx_bf16", "avx512_bf16", "avx512_vnni", "avx2") if name in hardware["instructions"]]
@@ -228,22 +233,3 @@ def _workload(settings: Sequence[Settings]) -> str:
         f"{mode} of {shapes} voxels{' (not this benchmark’s)' if other else ''}, batch {every('batch_size')}, "
         f"{every('num_iterations')} timed calls a configuration, weights: {every('weights')}"
     )
-
-
-def _time(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def _show(text: str) -> None:
-    """A line that the next one replaces, where somebody watches."""
-    if sys.stdout.isatty():
-        print(f"\r\x1b[K{text}", end="", flush=True)
-
-
-def _clear_line() -> None:
-    if sys.stdout.isatty():
-        print("\r\x1b[K", end="", flush=True)

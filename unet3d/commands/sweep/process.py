@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -40,13 +40,11 @@ def run(
     prefix: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
     time_limit: float | None = None,
-    tick: Callable[[float], None] = lambda seconds: None,
 ) -> Outcome:
     """Run predict.py with these flags in a fresh process; its console goes to `folder`/console.log.
 
-    `prefix` are words put before the interpreter, `time_limit` is in seconds, `tick` is called about once a second
-    with the seconds so far. When the caller is interrupted the process is asked to stop, so that it leaves valid
-    results, and the interruption goes on.
+    `prefix` are words put before the interpreter, `time_limit` is in seconds. When the caller is interrupted the process
+    is asked to stop, so that it leaves valid results, and the interruption goes on.
 
     Raises:
         UserError: when the folder cannot be written to.
@@ -64,7 +62,7 @@ def run(
         except OSError as error:
             return Outcome(0.0, None, None, f"{command[0]} cannot be started ({error.strerror})")
         try:
-            late = _wait(process, started, time_limit, tick)
+            late = _wait(process, started, time_limit)
         except BaseException:
             _stop(process)
             raise
@@ -86,16 +84,14 @@ def complete_results(folder: Path) -> Results | None:
     return document if document["complete"] else None
 
 
-def _wait(process: subprocess.Popen, started: float, time_limit: float | None, tick: Callable[[float], None]) -> bool:
+def _wait(process: subprocess.Popen, started: float, time_limit: float | None) -> bool:
     """Wait for the end; True when the process had to be stopped because its time was up."""
     while True:
         try:
             process.wait(timeout=1)
             return False
         except subprocess.TimeoutExpired:
-            elapsed = monotonic() - started
-            tick(elapsed)
-            if time_limit is not None and elapsed > time_limit:
+            if time_limit is not None and monotonic() - started > time_limit:
                 _stop(process)
                 return True
 

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+from unet3d import columns
 from unet3d.commands.compare import escape
 from unet3d.errors import shown
 from unet3d.results.schema import Results, Statistics
@@ -108,19 +109,13 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return ["", "configuration", *(heading for _, heading, _ in shown)], body
 
 
-def console(document: Mapping[str, Any]) -> list[str]:
-    """Lines for a terminal."""
+def console(document: Mapping[str, Any], width: int | None = None) -> list[str]:
+    """Lines for a terminal, those of the table at most `width` characters long."""
     head, body = cells(document["rows"])
-    lines: list[str] = []
-    if body:
-        widths = [max(len(row[column]) for row in [head, *body]) for column in range(len(head))]
-        for row in [head, *body]:
-            texts = [
-                text.ljust(width) if column == 1 else text.rjust(width)
-                for column, (text, width) in enumerate(zip(row, widths, strict=True))
-            ]
-            lines.append("  ".join(texts).rstrip())
-    return lines + [""] + notes(document)
+    # The rank stands before the name, which `columns` puts on the left.
+    rows = [[f"{rank}  {name}", *figures_] for rank, name, *figures_ in body]
+    table = columns.table([head[1], *head[2:]], rows, width) if body else []
+    return table + [""] + notes(document)
 
 
 def notes(document: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unet3d import progress
 from unet3d.engines import export_cache
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def export(reference: torch.nn.Module, cache_dir: Path) -> tuple[Path, bool]:
 
         axes = {0: "batch", 2: "depth", 3: "height", 4: "width"}
         example = torch.zeros(1, generic_unet(reference).conv_blocks_context[0].input_channels, 64, 64, 64)
-        with torch.inference_mode(), warnings.catch_warnings():
+        with progress.phase("exporting the network to ONNX"), torch.inference_mode(), warnings.catch_warnings():
             # The exporter by tracing is deprecated; the newer one needs one more package for the same graph.
             warnings.simplefilter("ignore")
             torch.onnx.export(

@@ -7,6 +7,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from unet3d import progress
 from unet3d.engines import export_cache
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def exported(reference: torch.nn.Module, network: str, cache_dir: Path) -> tuple
     start = perf_counter()
 
     def make(folder: Path) -> None:
-        openvino.save_model(make_model(reference, network), folder / "model.xml", compress_to_fp16=False)
+        with progress.phase("exporting the network to OpenVINO"):
+            openvino.save_model(make_model(reference, network), folder / "model.xml", compress_to_fp16=False)
 
     folder, was_there = export_cache.get_or_make(cache_dir / "openvino", ingredients(reference, network), make)
     return folder / "model.xml", {"read export" if was_there else "export": perf_counter() - start}

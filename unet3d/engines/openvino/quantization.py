@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unet3d import progress
 from unet3d.devices import host
 from unet3d.engines import export_cache
 from unet3d.engines.openvino import ir
@@ -54,7 +55,8 @@ def quantised(reference: torch.nn.Module, request: Request) -> tuple[Path, dict[
 
     start = perf_counter()
     assert request.calibration is not None  # refused otherwise
-    volumes = list(request.calibration())
+    with progress.phase("reading volumes to calibrate with"):
+        volumes = list(request.calibration())
     merge = not request.device.is_host or "avx512bw" in host.cpu_flags()
     seconds = {"calibration volumes": perf_counter() - start}
     ingredients = [
@@ -69,10 +71,12 @@ def quantised(reference: torch.nn.Module, request: Request) -> tuple[Path, dict[
         import openvino
 
         begin = perf_counter()
-        model = ir.make_model(reference, request.network, merge)
+        with progress.phase("exporting the network to OpenVINO"):
+            model = ir.make_model(reference, request.network, merge)
         seconds["export"] = perf_counter() - begin
         begin = perf_counter()
-        model = _quantise(model, volumes)
+        with progress.phase("quantising to int8"):
+            model = _quantise(model, volumes)
         if request.network == "fast":
             place_quantisers(model)
         openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from unet3d import progress
 from unet3d.engines import export_cache
 from unet3d.engines.base import Request
 from unet3d.files import write_atomically
@@ -32,7 +33,8 @@ def ranges(reference: nn.Module, request: Request) -> tuple[dict[str, Ranges], d
 
     assert request.calibration is not None, "refused otherwise"
     start = perf_counter()
-    volumes = list(request.calibration())
+    with progress.phase("reading volumes to calibrate with"):
+        volumes = list(request.calibration())
     seconds = {"calibration volumes": perf_counter() - start}
     ingredients = [
         "int8 ranges",
@@ -46,7 +48,8 @@ def ranges(reference: nn.Module, request: Request) -> tuple[dict[str, Ranges], d
     def make(folder: Path) -> None:
         begin = perf_counter()
         network = InferenceUNet.from_reference(reference)
-        ranges_by_name = quantization.calibrate(network, (torch.from_numpy(volume) for volume in volumes))
+        with progress.phase("finding int8's ranges"):
+            ranges_by_name = quantization.calibrate(network, (torch.from_numpy(volume) for volume in volumes))
         text = json.dumps({name: dataclasses.asdict(item) for name, item in ranges_by_name.items()}, indent=1)
         write_atomically(folder / FILE, text + "\n")
         seconds["calibrate"] = perf_counter() - begin

@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from unet3d import caches, files
+from unet3d import caches, files, progress
 
 FOLDER = Path(__file__).parent
 SOURCES, HEADERS = (tuple(sorted(path.name for path in FOLDER.glob(pattern))) for pattern in ("*.cpp", "*.h"))
@@ -133,15 +133,16 @@ def build(folder: Path) -> Path:
     files.remove_leftovers(folder)
     # What a killed build has left has a name by which it is removed later.
     with tempfile.TemporaryDirectory(dir=folder, prefix=files.PARTIAL) as scratch:
-        built = cpp_extension.load(
-            NAME,
-            [str(FOLDER / name) for name in SOURCES],
-            build_directory=scratch,
-            extra_cflags=[*FLAGS, f"-march={architecture()}"],
-            is_python_module=False,
-            is_standalone=False,
-            verbose=False,
-        )
+        with progress.phase("compiling the C++ operators for this CPU, once"):
+            built = cpp_extension.load(
+                NAME,
+                [str(FOLDER / name) for name in SOURCES],
+                build_directory=scratch,
+                extra_cflags=[*FLAGS, f"-march={architecture()}"],
+                is_python_module=False,
+                is_standalone=False,
+                verbose=False,
+            )
         compiled = Path(built or Path(scratch) / f"{NAME}.so")
         library = named(folder, compiled)
         files.move_into_place(compiled, library)

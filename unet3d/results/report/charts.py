@@ -3,36 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from unet3d.errors import shown
-from unet3d.results.report.theme import ACCENT, INK, MUTED, PANEL, REGION_COLOURS, SECOND, SOFT, canvas, number
+from unet3d.results.report.theme import ACCENT, INK, MUTED, PANEL, REGION_COLOURS, SECOND, SMALL, SOFT, canvas, number
 from unet3d.results.schema import Accuracy, Layer, Samples, Statistics, dice_of
 from unet3d.workload import REGIONS
 
 if TYPE_CHECKING:
+    from matplotlib.axis import Axis
     from matplotlib.ticker import MaxNLocator
 
 LAYERS_SHOWN = 15
+NAME_ROOM = 56  # characters of a layer's name and shape
+LEAST_FOR_BARS = 20  # calls
+STEADY = 0.02  # on both sides of the mean, of the axis of a run that does not drift
 NAMES = {"WT": "Whole tumour", "TC": "Tumour core", "ET": "Enhancing tumour"}
 
 
 def latency_distribution(latency_ms: Sequence[float], stats: Statistics) -> str:
-    """Histogram of the timed calls' latencies with every sample below it, mean and percentiles."""
+    """The timed calls' latencies, mean and percentiles: a histogram with every call below it, of few calls dots alone."""
     values = np.asarray(latency_ms)
-    with canvas("distribution", f"Histogram of {len(values)} latencies, mean {number(stats['mean'])} ms", 2.8) as drawn:
+    bars = len(values) >= LEAST_FOR_BARS
+    label = f"{'Histogram of ' if bars else ''}{len(values)} latencies, mean {number(stats['mean'])} ms"
+    with canvas("distribution", label, 2.7 if bars else 2.0) as drawn:
         axes = drawn.axes
-        bins = min(40, max(5, 2 * int(np.ceil(len(values) ** 0.5))))
-        # Bins of latencies that are all but the same would be narrower than a number can tell.
-        span = max(float(np.ptp(values)), 1e-6 * float(values.max()))
-        middle = (float(values.min()) + float(values.max())) / 2
-        ends = (middle - span / 2, middle + span / 2)
-        counts, _, _ = axes.hist(values, bins=bins, range=ends, color=SOFT, edgecolor=PANEL, linewidth=1)
-        top = max(1.0, float(np.max(counts)))
-        jitter = np.random.default_rng(0).uniform(-0.05, 0.05, len(values))
-        axes.plot(values, top * (-0.14 + jitter), "o", color=ACCENT, markersize=4.5, alpha=0.75, markeredgewidth=0)
+        jitter = np.random.default_rng(0).uniform(-1, 1, len(values))
+        dots: dict[str, Any] = {"color": ACCENT, "markersize": 4.5 if bars else 6, "alpha": 0.75, "markeredgewidth": 0}
+        if bars:
+            bins = min(40, max(5, 2 * int(np.ceil(len(values) ** 0.5))))
+            # Bins of latencies that are all but the same would be narrower than a number can tell.
+            span = max(float(np.ptp(values)), 1e-6 * float(values.max()))
+            middle = (float(values.min()) + float(values.max())) / 2
+            ends = (middle - span / 2, middle + span / 2)
+            counts, _, _ = axes.hist(values, bins=bins, range=ends, color=SOFT, edgecolor=PANEL, linewidth=1)
+            top = max(1.0, float(np.max(counts)))
+            axes.plot(values, top * (-0.14 + 0.05 * jitter), "o", **dots)
+            axes.set(ylabel="calls", ylim=(-0.26 * top, 1.08 * top))
+            axes.set_yticks([tick for tick in axes.get_yticks() if tick >= 0 and tick == round(tick) and tick <= 1.08 * top])
+        else:
+            axes.plot(values, 0.3 * jitter, "o", **dots)
+            axes.set(yticks=[], ylim=(-1, 1))
+            axes.spines["left"].set_visible(False)
         for value, style, name in (
             (stats["mean"], "-", "mean"),
             (stats["p50"], "--", "p50"),
@@ -40,52 +54,75 @@ def latency_distribution(latency_ms: Sequence[float], stats: Statistics) -> str:
             (stats["p99"], ":", "p99"),
         ):
             axes.axvline(value, color=INK, linestyle=style, linewidth=1.2, label=f"{name} {number(value)}")
-        axes.set(xlabel="latency, ms", ylabel="calls", ylim=(-0.26 * top, 1.08 * top))
-        axes.set_yticks([tick for tick in axes.get_yticks() if tick >= 0 and tick == round(tick) and tick <= 1.08 * top])
+        axes.set(xlabel="latency, ms")
         axes.grid(visible=False, axis="x")
-        drawn.figure.legend(loc="outside upper center", ncols=4, handlelength=1.6, columnspacing=1.2)
+        few_ticks(axes.xaxis)
+        drawn.figure.legend(loc="outside upper center", ncols=2, handlelength=1.8, columnspacing=1.5)
     return drawn.svg
 
 
 def latency_series(samples: Samples, warm: Sequence[float], stats: Statistics) -> str:
-    """Latency of each call in the order of their starts, the untimed warm-up calls (`warm`, in ms) before them."""
+    """Latency of each call in the order of their starts, the untimed warm-up calls (`warm`, in ms) before them.
+
+    The axis is that of the timed calls, and so narrow that a drift of one percent is seen. Warm-up calls beyond it stand
+    at its edge, as arrows.
+    """
     values = samples["latency_ms"]
     ranks = sorted(set(samples["rank"]))
     label = f"Latency of {len(values)} calls in their order, from {number(stats['min'])} to {number(stats['max'])} ms"
-    with canvas("series", label, 2.8) as drawn:
+    low, high = drift_limits(stats)
+    with canvas("series", label, 2.7) as drawn:
         axes = drawn.axes
         calls = np.arange(1, len(values) + 1)
         if warm:
-            axes.plot(
-                np.arange(1 - len(warm), 1),
-                warm,
-                "o-",
-                color=MUTED,
-                markerfacecolor="none",
-                markersize=4,
-                linewidth=0.8,
-                label="warm-up, not counted",
-            )
+            numbers, seen = np.arange(1 - len(warm), 1), np.clip(warm, low, high)
+            axes.plot(numbers, seen, color=MUTED, linewidth=0.8)
+            for marker, inside in (("o", seen == warm), ("^", np.array(warm) > high), ("v", np.array(warm) < low)):
+                axes.plot(
+                    numbers[inside],
+                    seen[inside],
+                    marker,
+                    color=MUTED,
+                    markerfacecolor="none" if marker == "o" else MUTED,
+                    markersize=5,
+                    clip_on=False,
+                )
+            axes.plot([], [], "o", color=MUTED, markerfacecolor="none", markersize=4, label="warm-up, not counted")
         size = 3.5 if len(values) > 60 else 4.5
-        if len(ranks) == 1 and max(samples["stream"], default=0) == 0:
-            axes.plot(calls, values, "o-", color=ACCENT, label="timed", markersize=size, linewidth=1)
-        else:  # calls that overlap are no sequence
-            axes.plot(
-                calls,
-                values,
-                "o",
-                color=ACCENT,
-                label=f"timed, {len(ranks)} ranks" if len(ranks) > 1 else "timed",
-                alpha=0.7,
-                markersize=size,
-                linewidth=1,
-            )
+        in_order = len(ranks) == 1 and max(samples["stream"], default=0) == 0  # calls that overlap are no sequence
+        axes.plot(
+            calls,
+            values,
+            "o-" if in_order else "o",
+            color=ACCENT,
+            label=f"timed, {len(ranks)} ranks" if len(ranks) > 1 else "timed",
+            alpha=1 if in_order else 0.7,
+            markersize=size,
+            linewidth=1,
+        )
         axes.axhline(stats["mean"], color=INK, linewidth=1, linestyle="--", label="mean")
-        highest = max([*values, *warm])
-        axes.set(xlabel="call" + (" (0 and below: warm-up)" if warm else ""), ylabel="latency, ms", ylim=(0, 1.08 * highest))
+        axes.set(xlabel="call" + (" (0 and below: warm-up)" if warm else ""), ylabel="latency, ms", ylim=(low, high))
         cast("MaxNLocator", axes.xaxis.get_major_locator()).set_params(integer=True)
-        drawn.figure.legend(loc="outside upper center", ncols=3)
+        mean = stats["mean"]
+        relative: Any = (lambda ms: 100 * (ms / mean - 1), lambda percent: mean * (1 + percent / 100))
+        share = axes.secondary_yaxis("right", functions=relative)
+        share.set_ylabel("from the mean, %")
+        share.spines["right"].set_visible(False)
+        drawn.figure.legend(loc="outside upper center", ncols=3, handlelength=1.5, columnspacing=1)
     return drawn.svg
+
+
+def drift_limits(stats: Statistics) -> tuple[float, float]:
+    """Lowest and highest latency, in ms, of an axis that holds every timed call and on which 1% is a quarter at least of
+    what is shown of a steady run."""
+    mean = stats["mean"]
+    room = 0.12 * (stats["max"] - stats["min"])
+    return min(stats["min"] - room, mean * (1 - STEADY)), max(stats["max"] + room, mean * (1 + STEADY))
+
+
+def few_ticks(axis: Axis, count: int = 5) -> None:
+    """No more ticks than have room on a phone."""
+    cast("MaxNLocator", axis.get_major_locator()).set_params(nbins=count)
 
 
 def call_parts(samples: Samples) -> str:
@@ -110,6 +147,7 @@ def call_parts(samples: Samples) -> str:
             )
             left += value
         axes.set(xlabel="ms", yticks=[], xlim=(0, whole))
+        few_ticks(axes.xaxis)
         axes.spines["left"].set_visible(False)
         drawn.figure.legend(loc="outside upper left", handlelength=1)
     return drawn.svg
@@ -123,7 +161,7 @@ def telemetry(series: Mapping[str, Sequence[float | None]], metrics: Sequence[tu
         for axes, (key, text) in zip(drawn.stacked, metrics, strict=True):
             values = np.array([np.nan if value is None else value for value in series[key]], float)
             axes.plot(seconds, values, color=ACCENT, linewidth=1.2)
-            axes.set_title(text, loc="left", fontsize=8.5, color=MUTED)
+            axes.set_title(text, loc="left", fontsize=SMALL, color=MUTED)
             axes.set_ylim(0, max(1e-9, 1.15 * float(np.nanmax(values))))
             cast("MaxNLocator", axes.yaxis.get_major_locator()).set_params(nbins=3)
         drawn.stacked[-1].set_xlabel("s")
@@ -138,32 +176,26 @@ def layers(rows: Sequence[Layer]) -> str:
     rest = ordered[LAYERS_SHOWN:]
     if rest:
         bars.append((f"{len(rest)} others", sum(row["ms"] for row in rest), ""))
-    with canvas("layers", f"Share of the time of {len(ordered)} layers", 0.7 + 0.24 * len(bars)) as drawn:
+    with canvas("layers", f"Share of the time of {len(ordered)} layers", 0.6 + 0.42 * len(bars)) as drawn:
         axes = drawn.axes
         shares = [100 * ms / whole for _, ms, _ in bars]
-        axes.barh(range(len(bars)), shares, color=[ACCENT] * (len(bars) - bool(rest)) + [MUTED] * bool(rest), height=0.68)
-        for row, (share, (_, ms, reached)) in enumerate(zip(shares, bars, strict=True)):
-            axes.annotate(
-                f"{share:.1f}%, {number(ms)} ms{reached}",
-                (share, row),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-                color=MUTED,
-            )
-        axes.set_yticks(range(len(bars)), [name for name, _, _ in bars])
-        axes.set(xlabel="share of the time, %", xlim=(0, 1.9 * max(shares)))
-        axes.invert_yaxis()
-        axes.grid(visible=False, axis="y")
+        axes.barh(range(len(bars)), shares, color=[ACCENT] * (len(bars) - bool(rest)) + [MUTED] * bool(rest), height=0.32)
+        for row, (share, (name, ms, reached)) in enumerate(zip(shares, bars, strict=True)):
+            # Above its bar a name has the figure's whole width.
+            drawn.note(name, (0, row - 0.2), INK, va="bottom")
+            drawn.note(f"{share:.1f}%, {number(ms)} ms{reached}", (share, row), MUTED, xytext=(4, 0), va="center")
+        axes.set(xlabel="share of the time, %", yticks=[], ylim=(len(bars) - 0.6, -0.95), xlim=(0, 2.4 * max(shares)))
+        axes.spines["left"].set_visible(False)
+        few_ticks(axes.xaxis)
     return drawn.svg
 
 
-def _layer_name(row: Layer, most: int = 34) -> str:
-    """The operator without its library's name, with its first input's shape."""
+def _layer_name(row: Layer) -> str:
+    """The operator without its library's name, with its first input's shape; as long as there is room beside figures."""
     shape = next((shape for shape in row.get("shapes") or [] if len(shape) == 5), [])
-    name = " ".join([row["name"].rpartition("::")[2], "×".join(map(str, shape[1:]))]).strip()
-    return shown(name, most)
+    extents = "×".join(map(str, shape[1:]))
+    name = shown(row["name"].rpartition("::")[2], max(8, NAME_ROOM - len(extents)))
+    return f"{name} {extents}".strip()
 
 
 def _reached(row: Layer) -> str:
@@ -200,7 +232,7 @@ def dice(accuracy: Accuracy) -> str:
             if region in mean_of:
                 axes.plot([mean_of[region]] * 2, [row - 0.36, row + 0.36], color=INK, linewidth=2)
                 axes.annotate(
-                    f"mean {mean_of[region]:.4f}", (mean_of[region], row - 0.38), ha="center", va="bottom", fontsize=8.5
+                    f"mean {mean_of[region]:.4f}", (mean_of[region], row - 0.38), ha="center", va="bottom", fontsize=SMALL
                 )
         lowest = min((value for scores in cases.values() for value in scores.values() if value is not None), default=0)
         axes.set_yticks(range(len(REGIONS)), [NAMES[region] for region in REGIONS])

@@ -57,9 +57,13 @@ class Context(TypedDict):
     tiles: list[Row3]
     what: str
     settings: list[Row3]
+    changed: int
     machine: Rows
     software: Rows
     ran: Rows
+    loadgen: Rows
+    ranks: tuple[list[str], list[list[str]]]
+    together: str
     figures: dict[str, str]
     latency: Rows
     outlines: dict[str, str]
@@ -77,10 +81,14 @@ def context(doc: Results, folder: Path) -> Context:
         "title": _title(doc),
         "tiles": _tiles(doc),
         "what": _what(doc),
-        "settings": tables.settings(doc),
+        "settings": (settings := tables.settings(doc)),
+        "changed": sum(bool(why) for _, _, why in settings),
         "machine": tables.machine(doc),
         "software": tables.software(doc),
         "ran": tables.ran(doc),
+        "loadgen": tables.loadgen(doc),
+        "ranks": tables.ranks(doc),
+        "together": tables.together(doc),
         "figures": _figures(doc),
         "latency": tables.latency(stats) if stats else [],
         "outlines": OUTLINES,
@@ -190,11 +198,13 @@ def _cases(accuracy: Accuracy) -> list[tuple[str, list[str]]]:
 
 def _slices(accuracy: Accuracy, folder: Path) -> list[ShownCase]:
     shown: list[ShownCase] = []
-    for case in slices.load(folder, accuracy["cases"]):
+    cases = slices.load(folder, accuracy["cases"])
+    box = slices.common_box(cases) if cases else ((0, 0), (0, 0))
+    for case in cases:
         scores = accuracy["cases"][case.name]
         pictures: list[Picture] = []
         for modality, outlined in OUTLINED.items():
-            data = slices.picture(case, modality, {region: REGIONS[region] for region in outlined}, OUTLINES)
+            data = slices.picture(case, modality, {region: REGIONS[region] for region in outlined}, OUTLINES, box)
             pictures.append(
                 {
                     "caption": MODALITY_NAMES[modality],

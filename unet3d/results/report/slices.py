@@ -11,7 +11,7 @@ import io
 import math
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,8 @@ BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
 )
+# First and last row, first and last column, the last ones not counted; they may lie outside of an image.
+Box = tuple[tuple[int, int], tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,14 @@ class Labels:
 
 @dataclass(frozen=True)
 class Slice:
-    """What the report draws of a case. `images`: uint8 [y, x] of each modality in SHOWN."""
+    """What the report draws of a case. `images`: uint8 [y, x] of each modality in SHOWN. `sides`: which of the patient's
+    sides is on the left of the image and which on the right, RL or LR; empty where that is unknown."""
 
     place: str
     name: str
     labels: Labels
     images: Mapping[str, np.ndarray]
+    sides: str = ""
 
 
 def of_most_tumour(predicted: np.ndarray, truth: np.ndarray) -> Labels:
@@ -118,12 +122,24 @@ def save(
         }
         for modality in SHOWN:
             path = cases[name].images[MODALITIES.index(modality)]
-            _, voxels = nifti.read(modality, path)
+            grid, voxels = nifti.read(modality, path)
             if labels.z >= len(voxels) or voxels[labels.z].shape != labels.truth.shape:
                 raise UserError(f"{modality} of {shown(name)} has changed since it was predicted")
             arrays[f"{place}_{modality}"] = _grey(voxels[labels.z])
+            arrays[f"{place}_sides"] = np.array(_sides(grid.direction))
     with files.whole_file(folder / FILE) as partial:
         np.savez_compressed(partial, **arrays)
+
+
+def _sides(direction: Sequence[float]) -> str:
+    """RL where columns of an axial slice run to the patient's left, as in SimpleITK's own axes; LR where to the right.
+
+    direction: the image's matrix of direction cosines, 3 x 3, row by row.
+    """
+    towards_left = direction[0]
+    if abs(towards_left) < 0.7:  # the columns run along another axis
+        return ""
+    return "RL" if towards_left > 0 else "LR"
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
@@ -135,7 +151,7 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 def load(folder: Path, scores: Mapping[str, Any]) -> list[Slice]:
     """The slices in `folder` that belong to these scores; none where the file is absent, damaged or of another run."""
-    shown = []
+    shown_cases: list[Slice] = []
     with contextlib.suppress(UserError, *BROKEN):
         content = _arrays(files.read_regular(folder / FILE, LARGEST_FILE, "pictures of cases"))
         for place in PLACES:
@@ -147,8 +163,10 @@ def load(folder: Path, scores: Mapping[str, Any]) -> list[Slice]:
             if len({picture.shape for picture in pictures}) > 1:
                 raise ValueError("pictures of several sizes")
             labels = Labels(int(content[f"{place}_z"]), pictures[0], pictures[1])
-            shown.append(Slice(place, str(content[f"{place}_name"]), labels, dict(zip(SHOWN, pictures[2:], strict=True))))
-    return shown if all(case.name in scores for case in shown) else []
+            images = dict(zip(SHOWN, pictures[2:], strict=True))
+            sides = str(content[f"{place}_sides"]) if f"{place}_sides" in content else ""
+            shown_cases.append(Slice(place, str(content[f"{place}_name"]), labels, images, sides))
+    return shown_cases if all(case.name in scores for case in shown_cases) else []
 
 
 def _arrays(content: bytes) -> dict[str, np.ndarray]:
@@ -173,34 +191,61 @@ def _arrays(content: bytes) -> dict[str, np.ndarray]:
     return arrays
 
 
-def picture(case: Slice, modality: str, regions: Mapping[str, tuple[int, ...]], colours: Mapping[str, str]) -> bytes:
-    """A WebP of the image, cropped to the head, with regions outlined: the prediction coloured, the truth white, dashed."""
+def picture(case: Slice, modality: str, regions: Mapping[str, tuple[int, ...]], colours: Mapping[str, str], box: Box) -> bytes:
+    """A WebP of the image inside `box` (see `common_box`) with regions outlined and the patient's sides marked.
+
+    The prediction is coloured. The truth is a thin line on it of white dashes on black, which shows on dark and on bright
+    tissue and leaves a line below it visible.
+    """
     from matplotlib import patheffects
     from matplotlib.figure import Figure
 
-    rows, columns = _head(next(iter(case.images.values())))
-    image = case.images[modality][rows, columns]
+    image = _inside(case.images[modality], box)
     figure = Figure(figsize=(3.2, 3.2 * image.shape[0] / image.shape[1]), dpi=130, facecolor="black")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="bilinear")
     for region, labels in regions.items():
-        for map_, colour, style, width in (
-            (case.labels.predicted, colours[region], "solid", 1.8),
-            (case.labels.truth, "white", "dashed", 1.0),
+        predicted, truth = (np.isin(_inside(map_, box), labels) for map_ in (case.labels.predicted, case.labels.truth))
+        for mask, colour, style, width in (
+            (predicted, "black", "solid", 4.0),
+            (predicted, colours[region], "solid", 2.8),
+            (truth, "black", "solid", 1.4),
+            (truth, "white", "dashed", 1.4),
         ):
-            mask = np.isin(map_[rows, columns], labels)
             if mask.any() and not mask.all():
-                lines = axes.contour(mask, levels=[0.5], colors=[colour], linewidths=width, linestyles=[style])
-                lines.set_path_effects([patheffects.withStroke(linewidth=width + 1.2, foreground="black", alpha=0.6)])
+                axes.contour(mask, levels=[0.5], colors=[colour], linewidths=width, linestyles=[style])
+    for letter, place, side in zip(case.sides, (0.02, 0.98), ("left", "right"), strict=False):
+        mark = axes.text(
+            place, 0.98, letter, transform=axes.transAxes, ha=side, va="top", color="white", fontsize=15, weight="bold"
+        )
+        mark.set_path_effects([patheffects.withStroke(linewidth=3, foreground="black")])
     axes.set_axis_off()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="webp", facecolor="black", pil_kwargs={"quality": 86})
     return buffer.getvalue()
 
 
-def _head(image: np.ndarray, margin: int = 6) -> tuple[slice, slice]:
-    filled = np.argwhere(image > 0)
-    if not len(filled):
-        return slice(None), slice(None)
-    low, high = np.maximum(filled.min(axis=0) - margin, 0), filled.max(axis=0) + margin + 1
-    return slice(low[0], high[0]), slice(low[1], high[1])
+def common_box(cases: Sequence[Slice], margin: int = 6) -> Box:
+    """Rows and columns that hold the heads of all cases, so that pictures of one size show them at one scale."""
+    corners = [
+        (filled.min(axis=0), filled.max(axis=0))
+        for case in cases
+        for image in case.images.values()
+        if len(filled := np.argwhere(image > 0))
+    ]
+    if not corners:
+        height, width = next(iter(cases[0].images.values())).shape
+        return (0, height), (0, width)
+    low = np.min([corner for corner, _ in corners], axis=0) - margin
+    high = np.max([corner for _, corner in corners], axis=0) + margin + 1
+    return (int(low[0]), int(high[0])), (int(low[1]), int(high[1]))
+
+
+def _inside(image: np.ndarray, box: Box) -> np.ndarray:
+    """The part of an image that a box shows; zeros where the box reaches beyond it."""
+    (top, bottom), (left, right) = box
+    part = image[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+    before = (max(-top, 0), max(-left, 0))
+    padded = np.zeros((bottom - top, right - left), image.dtype)
+    padded[before[0] : before[0] + part.shape[0], before[1] : before[1] + part.shape[1]] = part
+    return padded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 from unet3d.config import kinds
 from unet3d.config.settings import BY_NAME
@@ -11,6 +11,7 @@ from unet3d.results.report.theme import number
 from unet3d.results.schema import Results, Statistics, Value
 
 Rows = list[tuple[str, str]]
+RANK_FIGURES = ("throughput", "latency_mean_ms", "latency_p90_ms")
 Row3 = tuple[str, str, str]
 
 
@@ -100,17 +101,68 @@ def ran(doc: Results) -> Rows:
         rows.append(("before timing", ", ".join(f"{name} {seconds:.3g} s" for name, seconds in doc["load_seconds"].items())))
     if doc["warm_up"].get("rule"):
         rows.append(("warm-up", doc["warm_up"]["rule"]))
-    return rows + [
-        (
-            f"rank {rank.get('rank')}",
-            ", ".join(
-                f"{name.replace('_', ' ')} {_shown(name, value)}"
-                for name, value in rank.items()
-                if name != "rank" and isinstance(value, (int, float, str))
-            ),
-        )
-        for rank in doc["ranks"]
+    return rows
+
+
+def ranks(doc: Results) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the ranks; both empty where one process measured."""
+    if not doc["ranks"]:
+        return [], []
+    heads = ["rank", "where", "host", "device", "calls", "volumes/s", "mean ms", "p90 ms", "peak GiB"]
+    return heads, [_rank(cast(Mapping[str, Any], rank)) for rank in doc["ranks"]]
+
+
+def _rank(rank: Mapping[str, Any]) -> list[str]:
+    place = rank.get("place") or {}
+    peak = rank.get("peak_host_bytes")
+    return [
+        str(rank.get("rank", "")),
+        str(place.get("name", "")),
+        f"{rank.get('host', '')}" + (f", node {rank['node']}" if rank.get("node") else ""),
+        str(rank.get("device", "")),
+        str(rank.get("calls", "")),
+        *(number(value) if (value := rank.get(key)) is not None else "" for key in RANK_FIGURES),
+        "" if peak is None else number(peak / 2**30),
     ]
+
+
+def together(doc: Results) -> str:
+    """What the ranks did together; empty where one process measured."""
+    pool = doc.get("pool")
+    if not pool:
+        return ""
+    return (
+        f"Rank {pool['slowest_rank']} was the slowest: it took {pool['slowest_behind']:.1%} longer than the fastest. All ranks "
+        f"were at work for {pool['all_at_work']:.1%} of the window of {number(pool['window_s'])} s."
+    )
+
+
+def loadgen(doc: Results) -> Rows:
+    """LoadGen's own figures and verdict beside our clock's; empty where it did not run."""
+    told: Mapping[str, Any] = cast(Mapping[str, Any], doc.get("loadgen") or {})
+    if not told:
+        return []
+    figures: Mapping[str, Any] = told.get("performance") or {}
+    rows = [
+        ("LoadGen's verdict", figures.get("verdict")),
+        (
+            "valid for submission",
+            "yes" if told.get("valid_for_submission") else "no: " + "; ".join(told.get("why_not") or ["unknown"]),
+        ),
+        ("scenario", figures.get("scenario")),
+        ("rules, version", f"{told.get('rules', '')}, LoadGen {told.get('version', '')}"),
+        ("queries", figures.get("queries")),
+    ]
+    own, differs = figures.get("own_latency_ms") or {}, figures.get("difference") or {}
+    for name, value in (figures.get("latency_ms") or {}).items():
+        beside = f" (our clock {number(own[name])} ms, {differs[name]:+.2%})" if name in own and name in differs else ""
+        rows.append((f"latency, {name}", f"{number(value)} ms{beside}"))
+    if (rate := figures.get("samples_per_second")) is not None:
+        rows.append(("samples per second", number(rate)))
+    rows.append(("early stopping", figures.get("early_stopping")))
+    rows += [("settings", ", ".join(f"{name} {value}" for name, value in (told.get("settings") or {}).items()))]
+    rows += [("LoadGen says", problem) for problem in figures.get("problems") or []]
+    return [(name, str(value)) for name, value in rows if value not in (None, "")]
 
 
 def _shown(name: str, value: Value) -> str:

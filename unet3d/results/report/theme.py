@@ -24,7 +24,7 @@ STYLE = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9,
+    "font.size": 9.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": GRID,
@@ -43,12 +43,13 @@ STYLE = {
     "savefig.facecolor": "none",
     "legend.frameon": False,
     "legend.labelcolor": MUTED,
-    "legend.fontsize": 8.5,
+    "legend.fontsize": 9,
     "axes.formatter.useoffset": False,
     # Names of layers and libraries are text, also where they hold a dollar sign.
     "text.parse_math": False,
 }
-WIDTH = 5.2  # inches: text stays readable where the figure fills a phone's width
+WIDTH = 4.2  # inches: where the figure fills a phone's width, 360 pixels, its text is 11 pixels high
+SMALL = 9  # points, of notes inside a figure
 
 
 @contextmanager
@@ -81,6 +82,10 @@ class Canvas:
 
     def __init__(self, figure: Figure, stacked: list[Axes]):
         self.figure, self.stacked, self.axes, self.svg = figure, stacked, stacked[0], ""
+
+    def note(self, text: str, at: tuple[float, float], colour: str, va: str, xytext: tuple[float, float] = (0, 0)) -> None:
+        """Small text at a point of the first axes, moved by `xytext` points."""
+        self.axes.annotate(text, at, xytext=xytext, textcoords="offset points", va=va, fontsize=SMALL, color=colour)
 
 
 def _for_page(svg: str, name: str, label: str) -> str:

@@ -1,0 +1,107 @@
+"""The closing sentence of a run."""
+
+import json
+
+import numpy as np
+import pytest
+from making import record_of, settings_of
+
+from unet3d.commands import verdict
+from unet3d.devices.ceilings import Ceilings
+from unet3d.results import document
+from unet3d.results.bootstrap import Ratio
+from unet3d.results.timing import Sample
+
+
+def doc_of(latencies, settings=None, complete=True, **changes):
+    record = record_of(settings or settings_of(), **changes)
+    starts = np.cumsum([0.0, *latencies[:-1]])
+    record.samples = [Sample(start, latency) for start, latency in zip(starts, latencies, strict=True)]
+    record.finish(None if complete else "stopped by SIGINT")
+    return json.loads(json.dumps(document.document(record)))
+
+
+def last_in(folder, doc):
+    (folder / "results.json").write_text(json.dumps(doc))
+    return verdict.last_run(folder)
+
+
+def latencies(scale=1.0, calls=20):
+    return list(scale * (1 + 0.01 * np.random.default_rng(0).standard_normal(calls)))
+
+
+def test_interval_holds_the_true_rate_and_shrinks_with_calls():
+    for calls in (10, 1000):
+        text = verdict.verdict(doc_of(latencies(calls=calls)), None)
+        value, _, half = text.removesuffix(" volumes/s").split()
+        assert abs(float(value) - 1) < 3 * float(half)
+        assert float(half) == pytest.approx(3 * 0.01 / np.sqrt(calls), rel=0.9)
+
+
+def test_ceiling_and_last_run_are_named_where_they_are_known(tmp_path):
+    last = last_in(tmp_path, doc_of(latencies(1.5)))
+    ceiling = Ceilings("cpu", "fp32", 1, 2.0, 10.0, "matrix product")
+    text = verdict.verdict(doc_of(latencies(), ceilings=ceiling), last)
+    assert text.endswith(" volumes/s, 50% of this machine's ceiling, 1.50 times the last run here")
+
+
+def test_more_than_the_ceiling_is_explained():
+    text = verdict.verdict(doc_of(latencies(), ceilings=Ceilings("cpu", "fp32", 1, 0.8, 10.0, "matrix product")), None)
+    assert text.endswith("1.25 times this machine's ceiling for direct convolutions, whose FLOP are counted")
+
+
+def test_a_difference_within_noise_is_called_so(tmp_path):
+    text = verdict.verdict(doc_of(latencies()), last_in(tmp_path, doc_of(latencies()[::-1])))
+    assert text.endswith("1.00 times the last run here (within noise)")
+
+
+def test_few_calls_have_no_interval(tmp_path):
+    text = verdict.verdict(doc_of([1.0, 1.0]), last_in(tmp_path, doc_of([1.0, 1.0])))
+    assert text == "1 volumes/s, 1.00 times the last run here (fewer calls than tell noise)"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"settings": {"batch_size": 2}},
+        {"settings": {"streams": 2, "threads": 2}},
+        {"settings": {"volume_shape": "64,64,64"}},
+        {"complete": False},
+        {"environment": {"hardware": {"cpu": "another"}}},
+    ],
+)
+def test_a_last_run_of_something_else_is_not_compared(tmp_path, other):
+    settings = settings_of(**other.pop("settings", {}))
+    last = last_in(tmp_path, doc_of(latencies(), settings, **other))
+    assert last is not None
+    assert "last run" not in verdict.verdict(doc_of(latencies()), last)
+
+
+def test_where_results_are_printed_does_not_matter(tmp_path):
+    last = last_in(tmp_path, doc_of(latencies(), settings_of(output_dir=tmp_path, status_prints=3, verbose="yes")))
+    assert "last run" in verdict.verdict(doc_of(latencies()), last)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"schema_version": 0}'])
+def test_earlier_results_that_cannot_be_read_are_no_obstacle(tmp_path, content):
+    (tmp_path / "results.json").write_text(content)
+    assert verdict.last_run(tmp_path) is None
+
+
+def test_nothing_measured_is_no_verdict():
+    record = record_of(settings_of())
+    assert verdict.verdict(json.loads(json.dumps(document.document(record))), None) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "text"),
+    [
+        (0.11432, 0.00123, "0.114 ± 0.001"),
+        (71.832, 0.94, "71.8 ± 0.9"),
+        (1234.5, 30.0, "1234 ± 30"),
+        (2.0, 0.0, "2"),
+        (0.02381, 0.02, "0.0238 (0.0038 to 0.044)"),
+    ],
+)
+def test_value_and_interval_have_the_same_digits(value, half, text):
+    assert verdict.with_interval(Ratio(value, value - half, value + half)) == text

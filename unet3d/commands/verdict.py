@@ -1,0 +1,72 @@
+"""The closing sentence of a run: how fast and how sure, beside the machine's ceiling and the last run in its folder."""
+
+from __future__ import annotations
+
+from math import floor, log10
+from pathlib import Path
+
+from unet3d.commands.compare import measure, runs
+from unet3d.commands.compare.runs import Side
+from unet3d.errors import UserError
+from unet3d.results.bootstrap import Ratio
+from unet3d.results.schema import Results
+
+# An interval's draws hold every call some thousand times.
+MOST_CALLS = 5000
+WIDE = 0.2  # half an interval over its figure
+# What has to be the same for two runs to be of one thing on one machine.
+SAME = ("settings.", "machine.")
+
+
+def last_run(folder: Path) -> Side | None:
+    """The results that are in a run's folder before it begins; None where none can be read."""
+    file = folder / "results.json"
+    try:
+        return runs.read(str(file)) if file.is_file() else None
+    except UserError:
+        return None  # they are moved aside as they are
+
+
+def verdict(doc: Results, last: Side | None) -> str | None:
+    """The sentence, each part only where it is known; None where nothing was measured."""
+    stats = doc["statistics"]
+    if not stats:
+        return None
+    now = Side("this run", [doc])
+    countable = now.calls <= MOST_CALLS
+    parts = [
+        f"{with_interval(measure.spread(now, 'throughput') if countable else Ratio(stats['throughput'], None, None))} volumes/s"
+    ]
+    ceilings = doc.get("ceilings")
+    if ceilings and ceilings["matmul_tflops"]:
+        parts.append(_of_ceiling(stats["tflops"] / ceilings["matmul_tflops"]))
+    if last is not None and last.calls <= MOST_CALLS and countable and _same(last, now):
+        ratio = measure.ratios(last, now)["throughput"]
+        noise = " (fewer calls than tell noise)" if ratio.low is None else "" if ratio.beyond_noise else " (within noise)"
+        parts.append(f"{ratio.value:.2f} times the last run here{noise}")
+    return ", ".join(parts)
+
+
+def _of_ceiling(share: float) -> str:
+    if share <= 1:
+        return f"{share:.0%} of this machine's ceiling"
+    return f"{share:.2f} times this machine's ceiling for direct convolutions, whose FLOP are counted"
+
+
+def _same(last: Side, now: Side) -> bool:
+    """Whether both are complete, of one workload, with the same settings on the same machine."""
+    changed = (name for name, _ in runs.differing([last, now]) if name.startswith(SAME))
+    return not runs.not_comparable(last, now) and next(changed, None) is None
+
+
+def with_interval(figure: Ratio) -> str:
+    """Value ± half of its interval, both to the interval's first digit: 0.114 ± 0.001. A wide interval is told by its ends,
+    which then lie at different distances."""
+    low, high = figure.low, figure.high
+    if low is None or high is None or not high > low:
+        return f"{figure.value:.4g}"
+    half = (high - low) / 2
+    if half > WIDE * figure.value:
+        return f"{figure.value:.3g} ({low:.2g} to {high:.2g})"
+    digits = max(0, -floor(log10(half)))
+    return f"{figure.value:.{digits}f} ± {half:.{digits}f}"
