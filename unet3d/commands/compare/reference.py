@@ -40,7 +40,9 @@ def name_of(doc: Results) -> str:
     words = [str(doc["started"])[:10], machine.label, str(doc["effective"].get("engine")).partition(" ")[0]]
     words.append(str(doc["effective"].get("precision") or requested["precision"]))
     words += [
-        f"{name}-{requested[key]}" for key, name in (("streams", "streams"), ("batch_size", "batch")) if requested[key] != "1"
+        f"{name}-{requested[key]}"
+        for key, name in (("streams", "streams"), ("batch_size", "batch"))
+        if str(requested[key]) != "1"
     ]
     words += [doc["mode"]] * (doc["mode"] != "performance") + [doc["scenario"]] * (doc["scenario"] != "loop")
     return "-".join(filter(None, (re.sub(r"[^a-z0-9]+", "-", word.casefold()).strip("-") for word in words))) + ".json"
@@ -53,7 +55,7 @@ def published(doc: Mapping[str, Any]) -> dict[str, Any]:
     kept["load_seconds"] = doc.get("load_seconds", {})
     kept["benchmark"] = {**doc["benchmark"], "command": []}
     if "telemetry" in doc:
-        kept["telemetry"] = {**doc["telemetry"], "series": {}}
+        kept["telemetry"] = {**doc["telemetry"], "series": {"time_s": []}}
     kept["environment"] = {**doc["environment"], "hardware": {**doc["environment"]["hardware"]}}
     kept["environment"]["hardware"].pop("host", None)
     return dict(_without_paths(kept))

@@ -17,6 +17,7 @@ from unet3d.results.schema import Results, Value
 
 METRICS = ("throughput", "throughput_with_overhead", "mean", "p50", "p90")
 SAMPLES = ("latency_ms", "start_s", "stage_ms", "post_ms", "rank", "stream", "volumes")
+SECTIONS = ("settings", "effective", "volume", "weights", "data", "memory", "environment", "benchmark")
 # Settings that say where files are or how much is printed.
 UNIMPORTANT = ("output_dir", "status_prints")
 
@@ -71,8 +72,11 @@ def load(path: Path) -> Results:
         doc = samples.compact(doc, SAMPLES)
         arrays = samples.arrays(doc)
         identity(doc), facts(doc), samples.streams(doc)
-        parts = (doc["warnings"], doc["complete"], doc["started"], doc["memory"].get("peak_host_bytes"))
-        whole = bool(parts) and all(warning["name"] for warning in doc["warnings"])
+        whole = {"complete", "started"} <= set(doc) and all("name" in warning for warning in doc["warnings"])
+        sections: list[object] = [cast(Mapping[str, Value], doc)[name] for name in SECTIONS]
+        sections += [doc["environment"].get(name, {}) for name in ("hardware", "versions")]
+        sections += [] if doc["accuracy"] is None else [*doc["accuracy"]["cases"].values()]
+        whole = whole and all(isinstance(section, Mapping) for section in sections)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         whole = False
     if not whole:
@@ -153,8 +157,11 @@ def collect(argument: str) -> tuple[list[Side], list[str]]:
 
 def _claims_to_be_results(path: Path) -> bool:
     """Whether a file of any name begins as a results.json does."""
-    with path.open("rb") as file:
-        return b'"schema_version"' in file.read(400)
+    try:
+        with path.open("rb") as file:
+            return b'"schema_version"' in file.read(400)
+    except OSError:
+        return True  # reading it whole says what is wrong
 
 
 def identity(doc: Results) -> dict[str, Value]:
