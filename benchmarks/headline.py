@@ -43,8 +43,8 @@ def headline(sides: Sequence[Side] | None = None) -> str:
 
 def _cells(row: Row) -> tuple[str, ...]:
     values = row.values
-    extra = "".join(f", {values[key]} {name}" for key, name in (("streams", "streams"),) if values[key] != "1")
-    extra += f", batch {values['batch_size']}" if values["batch_size"] != "1" else ""
+    extra = "".join(f", {values[key]} {name}" for key, name in (("streams", "streams"),) if str(values[key]) != "1")
+    extra += f", batch {values['batch_size']}" if str(values["batch_size"]) != "1" else ""
     joules = values["joules_per_volume"]
     dice = rows.dice(row.doc) if _real(row) else None
     return (

@@ -72,6 +72,21 @@ def test_damaged_samples_are_one_line(three, latency, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("odd", [None, "x", []])
+@pytest.mark.parametrize(
+    "keys", ["effective", "memory", "benchmark", "environment", "environment.hardware", "environment.versions"]
+)
+def test_sections_of_another_type_are_one_line(three, keys, odd, capsys):
+    path = three / "slow" / "results.json"
+    damaged = json.loads(path.read_text())
+    *outer, last = keys.split(".")
+    place = damaged[outer[0]] if outer else damaged
+    place[last] = odd
+    path.write_text(json.dumps(damaged))
+    assert cli.main(["compare", str(three / "slow"), str(three / "fast")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_other_workloads_and_incomplete_runs_have_no_place(three, save, capsys):
     save("runs/small", doc(3, 10, volume={"shape": [4, 64, 64, 64]}))
     save("runs/stopped", doc(4, 20, complete=False, incomplete_reason="stopped by SIGTERM"))

@@ -45,8 +45,9 @@ def of(doc: Results) -> Machine:
     """The machine that a result is of."""
     hardware = cast(Mapping[str, Value], doc["environment"].get("hardware") or {})
     platform = str(doc["settings"]["requested"].get("platform", "CPU"))
-    device = doc["effective"].get("device")
-    cpu = platform == "CPU" or str(device).casefold() == "cpu"
+    ran = doc["effective"].get("device")
+    cpu = platform == "CPU" or str(ran).casefold() == "cpu"
+    device = hardware.get("device") or ran  # what ran may be named as PyTorch does, such as cuda:0
     flags = hardware.get("instructions")
     known = [str(flag) for flag in flags] if isinstance(flags, list) else []
     memory = number(hardware.get("memory_bytes"))

@@ -53,7 +53,7 @@ def published(doc: Mapping[str, Any]) -> dict[str, Any]:
     kept["load_seconds"] = doc.get("load_seconds", {})
     kept["benchmark"] = {**doc["benchmark"], "command": []}
     if "telemetry" in doc:
-        kept["telemetry"] = {**doc["telemetry"], "series": {}}
+        kept["telemetry"] = {**doc["telemetry"], "series": {"time_s": []}}
     kept["environment"] = {**doc["environment"], "hardware": {**doc["environment"]["hardware"]}}
     kept["environment"]["hardware"].pop("host", None)
     return dict(_without_paths(kept))
