@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from comparing import document
+from made_results import full
 
 from unet3d import cli
 
@@ -27,6 +28,10 @@ def doc(seed, mean, **changes):
     return document(noisy(seed, mean), **changes)
 
 
+def benchmark_at(commit):
+    return {**doc(0, 100)["benchmark"], "git_commit": commit}
+
+
 def printed(capsys, *words, code=0):
     assert cli.main(["compare", *map(str, words)]) == code
     return capsys.readouterr().out
@@ -39,9 +44,7 @@ def rows_of(capsys, *words, code=0):
 @pytest.fixture
 def three(save, tmp_path):
     for name, seed, mean in (("slow", 0, 200), ("fast", 1, 100), ("middle", 2, 150)):
-        save(
-            f"runs/{name}", doc(seed, mean, benchmark={"version": "1.0.0", "git_commit": f"commit {name}", "git_dirty": False})
-        )
+        save(f"runs/{name}", doc(seed, mean, benchmark=benchmark_at(f"commit {name}")))
     return tmp_path / "runs"
 
 
@@ -88,7 +91,7 @@ def test_sections_of_another_type_are_one_line(three, keys, odd, capsys):
 
 
 def test_other_workloads_and_incomplete_runs_have_no_place(three, save, capsys):
-    save("runs/small", doc(3, 10, volume={"shape": [4, 64, 64, 64]}))
+    save("runs/small", doc(3, 10, volume={"shape": [4, 64, 64, 64], "standard": False, "tflop": 3.7}))
     save("runs/stopped", doc(4, 20, complete=False, incomplete_reason="stopped by SIGTERM"))
     rows = rows_of(capsys, three)
     assert [rows[name]["place"] for name in ("fast", "middle", "slow", "small", "stopped")] == [1, 2, 3, None, None]
@@ -141,14 +144,15 @@ def test_text_fits_80_columns(three, save, capsys):
 
 def hostile(save):
     bad = doc(5, 120, incomplete_reason=HOSTILE, complete=False)
-    bad["effective"] |= {"engine": HOSTILE, "precision": HOSTILE, "jit": HOSTILE, "device": HOSTILE}
+    bad["effective"] |= {"engine": HOSTILE, "precision": HOSTILE, "jit": HOSTILE}
     bad["settings"]["requested"] |= {"platform": HOSTILE, "precision": HOSTILE}
-    bad["environment"] = {"hardware": {"cpu": HOSTILE, HOSTILE: HOSTILE}, "versions": {"torch": HOSTILE}, "variables": {}}
-    bad["benchmark"] = {"git_commit": HOSTILE, "version": HOSTILE, "git_dirty": False}
-    bad["warnings"] = [{"name": HOSTILE}]
+    bad["environment"] |= {"hardware": {"cpu": HOSTILE, HOSTILE: HOSTILE}, "versions": {"torch": HOSTILE}}
+    bad["benchmark"] |= {"git_commit": HOSTILE, "version": HOSTILE, "git_dirty": False}
+    bad["warnings"] = [{"name": HOSTILE, "message": HOSTILE, "remedy": HOSTILE}]
     bad["started"] = HOSTILE
-    bad["weights"] = {"kind": HOSTILE, "base_features": 32}
-    bad["telemetry"] = {"energy": {"joules_per_volume": {HOSTILE: 3.0}}}
+    bad["weights"] |= {"kind": HOSTILE}
+    telemetry = full()["telemetry"]
+    bad["telemetry"] = {**telemetry, "energy": {**telemetry["energy"], "joules_per_volume": {HOSTILE: 3.0}}}
     save("runs/<img src=x>", bad)
 
 
@@ -238,7 +242,9 @@ def test_bad_options_are_one_line(three, words, capsys):
 
 
 def test_page_draws_each_row_with_energy_and_memory(three, save, capsys):
-    save("runs/measured", doc(6, 80, telemetry={"energy": {"joules_per_volume": {"RAPL": 210.5}}}))
+    telemetry = full()["telemetry"]
+    energy = {**telemetry["energy"], "joules_per_volume": {"RAPL": 210.5}}
+    save("runs/measured", doc(6, 80, telemetry={**telemetry, "energy": energy}))
     page = printed(capsys, three, "--format", "html")
     assert len(re.findall(r'id="memory-point-\d+"', page)) == 4
     assert re.findall(r'id="energy-point-(\d+)"', page) == ["0"]
@@ -289,7 +295,7 @@ def test_a_real_run_is_listed_by_its_samples(three, capsys):
     rows = rows_of(capsys, SMALL, three / "fast", three / "slow")
     [small] = [row for name, row in rows.items() if name.endswith("small_run.json")]
     assert small["place"] is None
-    assert small["streams"] == "2"
+    assert small["streams"] == 2
     written = json.loads(SMALL.read_text())["samples"]
     parts = zip(*(written[name] for name in ("start_s", "stage_ms", "latency_ms", "post_ms")), strict=True)
     busy = [(start - stage / 1e3, start + (latency + post) / 1e3) for start, stage, latency, post in parts]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from comparing import document
+from made_results import full
 
 from unet3d import cli, places
 from unet3d.commands.compare import machines, reference, runs
@@ -31,14 +32,10 @@ def measured(cpu="EPYC 9", cores=2, milliseconds=3500, precision="bf16", instruc
     doc["environment"]["hardware"] |= {"cpu": cpu, "usable_cores": cores, "instructions": list(instructions), "host": "anna"}
     doc["effective"] |= {"precision": precision, "details": {"library": "/home/anna/.cache/unet3d/ops-1234.so", "threads": 2}}
     doc["settings"]["requested"] |= {"precision": precision, "output_dir": "/home/anna/output"}
-    doc["benchmark"] = {
-        "version": "1.0.0",
-        "git_commit": "0123456789abcdef",
-        "git_dirty": False,
-        "command": ["/home/anna/predict.py"],
-    }
+    doc["benchmark"] |= {"git_commit": "0123456789abcdef", "git_dirty": False, "command": ["/home/anna/predict.py"]}
     doc["weights"]["path"] = "/home/anna/weights/fold_1.zip"
-    doc["telemetry"] = {"series": {"time_s": [1.0]}, "summary": {}, "energy": {"joules_per_volume": {"RAPL": 210.0}}}
+    telemetry = full()["telemetry"]
+    doc["telemetry"] = {**telemetry, "energy": {**telemetry["energy"], "joules_per_volume": {"RAPL": 210.0}}}
     return doc
 
 
@@ -76,8 +73,8 @@ def test_an_added_result_tells_nothing_of_people_and_reads_the_same(committed):
     [
         ({"complete": False, "incomplete_reason": "stopped"}, "incomplete"),
         ({"volume": {"shape": [4, 64, 64, 64], "standard": False}}, "volume"),
-        ({"benchmark": {"git_commit": None, "git_dirty": None}}, "commit"),
-        ({"benchmark": {"git_commit": "abc", "git_dirty": True}}, "commit"),
+        ({"benchmark": {**document([1])["benchmark"], "git_commit": None, "git_dirty": None}}, "commit"),
+        ({"benchmark": {**document([1])["benchmark"], "git_commit": "abc", "git_dirty": True}}, "commit"),
     ],
 )
 def test_what_is_no_reference_is_refused(committed, save, change, reason):

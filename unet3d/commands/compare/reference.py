@@ -16,6 +16,7 @@ from unet3d.commands.compare import machines, runs
 from unet3d.commands.compare.runs import Side
 from unet3d.errors import UserError, shown
 from unet3d.files import write_atomically
+from unet3d.results import reader
 from unet3d.results.schema import Results, Value
 
 WORD = "reference"
@@ -85,6 +86,6 @@ def add(run: Path, folder: Path | None = None) -> Path:
     target = (folder or places.REFERENCE_RESULTS) / name_of(checked)
     if target.exists():
         raise UserError(f"{shown(target)}: is there already; remove it first if this run shall replace it")
-    document = published(json.loads(file.read_text(encoding="utf-8")))
+    document = published(reader.read(file))
     write_atomically(target, json.dumps(document, indent=1, allow_nan=False) + "\n")
     return target
