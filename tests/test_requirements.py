@@ -88,7 +88,8 @@ def test_packages_that_a_run_does_without_are_pinned_ones():
 def imported(folder):
     """Top-level name to one place of each library that is imported in a folder, also inside functions."""
     places = {}
-    own = {"unet3d", "benchmarks", "tests", *(path.stem for name in ("tests", "benchmarks") for path in (ROOT / name).rglob("*"))}
+    ours = [path.stem for name in ("tests", "benchmarks") for path in (ROOT / name).rglob("*")]
+    own = {"unet3d", "benchmarks", "tests", *ours}
     for path in sorted((ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = []

@@ -142,6 +142,16 @@ def test_a_record_proves_nothing(tmp_path, monkeypatch):
     assert weights.load(path).kind == "mlperf"
 
 
+def test_what_was_fetched_is_unverified_while_no_sum_is_known(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "MLPERF_SHA256", None)
+    claimed = hostile.claimed_folder(tmp_path)
+    assert weights.load(claimed).kind == "custom"  # of another architecture
+    monkeypatch.setattr(weights, "random_plans", lambda: hostile.made().plans)
+    assert weights.load(claimed).kind == "mlperf-unverified"
+    (claimed / "origin.json").unlink()
+    assert weights.load(claimed).kind == "custom"
+
+
 def test_the_sample_is_known_by_its_sum():
     loaded = weights.load("sample")
     assert loaded.kind == "sample" and loaded.sha256 == weights.SAMPLE_SHA256

@@ -146,7 +146,7 @@ def _accuracy(record: Record) -> Document | None:
         told["fp32"] = {**dice.fp32.means, "total": dice.fp32.total, "cases": dice.fp32.cases}
         told["relative_loss_from_fp32"] = dice.fp32.relative_loss
     told["weights"] = kind
-    if kind == "mlperf" and record.data and record.data.fold == 1 and record.data.standard_names:
+    if kind in ("mlperf", "mlperf-unverified") and record.data and record.data.fold == 1 and record.data.standard_names:
         told["mlperf_reference"] = MLPERF_FOLD1
         told["difference_from_mlperf"] = {
             region: None if (ours := dice.of(region)) is None else ours - reference

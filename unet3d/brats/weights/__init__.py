@@ -17,8 +17,8 @@ __all__ = ["OFFICIAL_URL", "Weights", "load", "random_plans", "random_weights"]
 
 OFFICIAL_URL = "https://zenodo.org/record/3904106/files/fold_1.zip"
 RANDOM_SEED = 3904106
-# SHA-256 of the checkpoint in MLPerf's archive, fold_1 of Zenodo record 3904106. None: it is not known, and no weights
-# are called MLPerf's; `python -m unet3d.brats.weights` prints that of what it has fetched.
+# SHA-256 of the checkpoint in MLPerf's archive, fold_1 of Zenodo record 3904106. None: nobody who could reach Zenodo has
+# written it down yet (results.json has it as weights.sha256), and what was fetched from there is called unverified.
 MLPERF_SHA256: str | None = None
 # The same of the sample in this repository.
 SAMPLE_SHA256 = "45b2d69a275b99cc82b35da4f416244dd66f4744b02ca251d44bfb76de0328c5"
@@ -28,7 +28,8 @@ SAMPLE_SHA256 = "45b2d69a275b99cc82b35da4f416244dd66f4744b02ca251d44bfb76de0328c
 class Weights:
     """Weights and what is known of them.
 
-    kind: 'mlperf' (the checkpoint of Zenodo record 3904106), 'sample' (the narrow network of this repository), 'random' or
+    kind: 'mlperf' (the checkpoint of Zenodo record 3904106), 'sample' (the narrow network of this repository), 'random',
+    'mlperf-unverified' (of MLPerf's architecture, and fetched from that Zenodo record as the file beside them says) or
     'custom' (anything else). The first two are known by their SHA-256. path: where they were read, None if random.
     sha256: of the checkpoint file, None if random. plans: nnU-Net's. state_dict: fp32 tensors on the CPU.
     """
@@ -75,9 +76,9 @@ def load(source: str | Path, fold: int = 1) -> Weights:
     # Before a tensor is made: the network says how large it may be.
     reference.check(reference.build(plans, device="meta"), parameters, shown(where))
     state_dict = checkpoint.tensors(parameters, where)
-    _check_record(path, root, names, files)
+    record = _check_record(path, root, names, files)
     digest = sha256(files["checkpoint"]).hexdigest()
-    return Weights(_kind(digest, plans), path, digest, plans, state_dict)
+    return Weights(_kind(digest, plans, record), path, digest, plans, state_dict)
 
 
 def _path(name: str) -> Path:
@@ -114,22 +115,29 @@ def _plans(files: dict[str, bytes], path: Path, names: dict[str, str]) -> dict:
     return next(iter(by_file.values()))
 
 
-def _kind(digest: str, plans: dict) -> str:
-    """Whose weights they are. A record beside them proves nothing: anybody can write one."""
-    if digest == MLPERF_SHA256 and architecture(plans) == architecture(random_plans()):
-        return "mlperf"
-    return "sample" if digest == SAMPLE_SHA256 else "custom"
+def _kind(digest: str, plans: dict, record: dict) -> str:
+    """Whose weights they are. A record beside them proves nothing, as anybody can write one, and its name says so."""
+    if digest == SAMPLE_SHA256:
+        return "sample"
+    if architecture(plans) != architecture(random_plans()):
+        return "custom"
+    if MLPERF_SHA256 is not None:
+        return "mlperf" if digest == MLPERF_SHA256 else "custom"
+    return "mlperf-unverified" if record.get("url") == OFFICIAL_URL else "custom"
 
 
-def _check_record(path: Path, root: Path, names: dict[str, str], files: dict[str, bytes]) -> None:
-    """Raises UserError for files that have changed since they were fetched or unpacked, where there is a record of that."""
+def _check_record(path: Path, root: Path, names: dict[str, str], files: dict[str, bytes]) -> dict:
+    """What was recorded when the files were fetched or unpacked; empty where nothing was.
+
+    Raises UserError for files that have changed since.
+    """
     if path.is_dir():
         record, base = None, root.resolve()
         for folder in (base, *base.parents[:6]):
             if record := unpack.read_json(folder / unpack.ORIGIN):
                 break
         if not record or not isinstance(record.get("files"), dict):
-            return
+            return {}
         for key, name in names.items():
             relative = (base / name).relative_to(folder).as_posix()
             if record["files"].get(relative) != sha256(files[key]).hexdigest():
@@ -137,10 +145,13 @@ def _check_record(path: Path, root: Path, names: dict[str, str], files: dict[str
                     f"{shown(base / name)}: changed since it was unpacked; unpack the archive again, or delete "
                     f"{shown(folder / unpack.ORIGIN)} to use these files as custom weights."
                 )
-        return
-    record = unpack.read_json(unpack.record_path(path))
-    if record and "sha256" in record and record["sha256"] != unpack.file_sha256(path):
+        return record
+    record = unpack.read_json(unpack.record_path(path)) or {}
+    if "sha256" not in record:
+        return {}
+    if record["sha256"] != unpack.file_sha256(path):
         raise UserError(
             f"{shown(path)}: differs from the checksum recorded when it was fetched; delete it and "
             f"{shown(unpack.record_path(path).name)} and fetch it again."
         )
+    return record
