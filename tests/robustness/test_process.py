@@ -8,7 +8,7 @@ from tests.robustness.faults import FIXED, RANDOM, Place
 from tests.robustness.harness import narrow_weights
 
 # A start without PyTorch takes a fifth of a second, with it some seconds, a run a little more.
-SOME = {"messages": 10, "surroundings": 8, "encodings": 4, "cache": 1, "folders": 2, "streams": 30}
+SOME = {"messages": 10, "surroundings": 5, "encodings": 4, "streams": 20}
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def some(whole):
     chosen = []
     for group in dict.fromkeys(fault.group for fault in FIXED):
         faults = [fault for fault in FIXED if fault.group == group and fault.whole is whole]
-        limit = SOME.get(group, 4) if not whole else min(SOME.get(group, 2), 2)
+        limit = 1 if whole else SOME.get(group, 4)
         chosen += random.Random(0).sample(faults, min(limit, len(faults)))
     return chosen
 
@@ -31,7 +31,6 @@ def test_a_fixed_fault(fault, tmp_path, weights):
     assert fault.tried(Place(tmp_path, weights)) == []
 
 
-@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("group", RANDOM)
-def test_faults_at_random_moments(group, seed, tmp_path, weights):
-    assert RANDOM[group](Place(tmp_path, weights), random.Random(seed)) == []
+def test_a_fault_at_a_random_moment(group, tmp_path, weights):
+    assert RANDOM[group](Place(tmp_path, weights), random.Random(0)) == []
