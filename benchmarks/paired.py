@@ -99,7 +99,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
             if ended.document is None:
                 print(f"  failed: {ended.reason}", flush=True)
             else:
-                print(f"  {report.mean(ended.document):.3f} s a volume ({ended.seconds:.0f} s in all)", flush=True)
+                print(f"  {report.mean(ended.document):.3f} s per volume ({ended.seconds:.0f} s in all)", flush=True)
             made += 1
             _report(folder, arguments, words, taking_part, absent)
     print(_report(folder, arguments, words, taking_part, absent))

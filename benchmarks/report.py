@@ -21,7 +21,7 @@ Row = dict[str, Any]  # of paired.json
 
 
 def seconds_per_volume(document: Results) -> list[float]:
-    """Each call's seconds a volume; with several calls in flight the one figure of the whole window."""
+    """Each call's seconds per volume; with several calls in flight the one figure of the whole window."""
     statistics, samples = document["statistics"], document["samples"]
     if statistics is not None and document["settings"]["requested"]["streams"] > 1:
         return [1 / statistics["throughput"]]
@@ -29,7 +29,7 @@ def seconds_per_volume(document: Results) -> list[float]:
 
 
 def mean(document: Results) -> float:
-    """Mean seconds a volume of one run."""
+    """Mean seconds per volume of one run."""
     return float(np.mean(seconds_per_volume(document)))
 
 
@@ -133,7 +133,7 @@ def markdown(document: Row) -> str:
         lines += ["Not finished: some runs have not been made yet.", ""]
     lines += several_commits(document["commits"], "ratios")
     lines += [
-        "| Contestant | | s a volume | from–to | TFLOP/s | host GiB | error against fp32 | same labels | CPU taken by others |",
+        "| Contestant | | s per volume | from–to | TFLOP/s | host GiB | error against fp32 | same labels | CPU taken by others |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in document["contestants"]:

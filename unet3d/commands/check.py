@@ -170,7 +170,7 @@ def _print_speed(runnable: Mapping[str, Mapping[str, Sequence[str]]], asked: Ask
     shape = (4, *asked.volume_shape)
     tflop = flops.flops(plans, shape) / 1e12
     on_threads = f" on {threads} threads" if "CPU" in runnable else ""
-    print(f"\nHow fast it should be: {tflop:.3g} TFLOP a volume of {list(shape)}, rates measured now{on_threads}")
+    print(f"\nHow fast it should be: {tflop:.3g} TFLOP per volume of {list(shape)}, rates measured now{on_threads}")
     load = os.getloadavg()[0]
     if load > max(0.5, 0.25 * host.usable_cores()):
         print(f"  The machine is busy (load average {load:.1f}): the rates are too low, stop other work and check again.")

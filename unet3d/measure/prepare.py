@@ -89,7 +89,7 @@ def load_network(plan: Plan, out: Console) -> Network:
         parameters=sum(parameter.numel() for parameter in network.parameters()),
     )
     tflop = flops.flops(network, (len(MODALITIES), *settings.volume_shape)) / 1e12
-    out.info(f"weights: {facts.kind}, {facts.parameters:,} parameters, {tflop:.3g} TFLOP a volume")
+    out.info(f"weights: {facts.kind}, {facts.parameters:,} parameters, {tflop:.3g} TFLOP per volume")
     warnings: tuple[RunWarning, ...] = ()
     if facts.kind == "random" and not settings.dummy:
         warnings = (

@@ -329,7 +329,7 @@ class Spread(TypedDict):
 
 
 class Energy(TypedDict):
-    """Joules by counter ("NVML", "RAPL"), in all and a volume."""
+    """Joules by counter ("NVML", "RAPL"), in all and per volume."""
 
     joules: dict[str, float]
     volumes: Count

@@ -79,7 +79,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         needs = f"a CPU with {onednn.HALF_NEEDS[request.precision]}"
         other = "bf16" if request.precision == "fp16" and onednn.computes("bf16") else "fp32"
         return [
-            f"PRECISION={request.precision} with ENGINE=torch needs {needs}, without it PyTorch takes hours a volume; "
+            f"PRECISION={request.precision} with ENGINE=torch needs {needs}, without it PyTorch takes hours per volume; "
             f"use PRECISION={other}"
         ]
 
