@@ -91,7 +91,7 @@ def test_nothing_observed_is_an_error_not_a_guess(narrow_reference):
 @pytest.mark.parametrize(
     "has, precision, part",
     [
-        ({"bf16"}, "fp16", "needs a CPU with AVX512-FP16, without it PyTorch takes hours a volume; use PRECISION=bf16"),
+        ({"bf16"}, "fp16", "needs a CPU with AVX512-FP16, without it PyTorch takes hours per volume; use PRECISION=bf16"),
         (set(), "fp16", "use PRECISION=fp32"),
     ],
 )
@@ -107,7 +107,7 @@ def test_bf16_without_avx512_is_refused_only_where_ours_does_not_run(monkeypatch
     monkeypatch.setattr(onednn, "computes", lambda name: False)
     monkeypatch.setattr(build, "status", lambda: ("native" if native else "fallback", "here"))
     [reason] = TorchEngine.refuse(Request(engine="torch", device=CpuDevice(), precision="bf16", network=network))
-    assert "needs a CPU with AVX-512, without it PyTorch takes hours a volume; use PRECISION=fp32" in reason
+    assert "needs a CPU with AVX-512, without it PyTorch takes hours per volume; use PRECISION=fp32" in reason
     monkeypatch.setattr(build, "status", lambda: ("native", "here"))
     assert not TorchEngine.refuse(Request(engine="torch", device=CpuDevice(), precision="bf16"))
 
