@@ -8,11 +8,12 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch._inductor.config
 from marks import HAS_BF16
 
 from unet3d.devices.cpu import CpuDevice
 from unet3d.engines.base import Request
-from unet3d.engines.pytorch import form
+from unet3d.engines.pytorch import form, operators
 from unet3d.engines.pytorch.engine import TorchEngine
 
 NAME = "intel_extension_for_pytorch"
@@ -45,7 +46,8 @@ def stand_in(monkeypatch):
     if hasattr(registry, "_BACKENDS"):
         monkeypatch.setitem(registry._BACKENDS, "ipex", None)
     torch._dynamo.reset()
-    return graphs
+    with torch._inductor.config.patch(freezing=False):
+        yield graphs
 
 
 def engine_for(reference, **changes):
@@ -91,3 +93,15 @@ def test_ipex_itself_agrees_and_is_named_so(narrow_reference, jit):
     agrees(engine, narrow_reference, limit)
     ran = engine.effective()
     assert (ran.precision, ran.jit, ran.ipex) == (precision, jit, True)
+
+
+def test_work_of_inductors_packed_convolutions_is_that_of_pytorchs():
+    """Their arguments stand in another order: padding before stride."""
+    ones, halved, none = [1, 1, 1], [2, 2, 2], [0, 0, 0]
+    shapes = [[1, 32, 16, 16, 16], [64, 32, 3, 3, 3], [64]]
+    theirs = operators.work("mkldnn::_convolution_pointwise", shapes, [ones, halved, ones, 1, "none"], 4)
+    assert theirs == operators.work("aten::convolution", shapes, [halved, ones, ones, False, none, 1], 4)
+    assert theirs[0] == 2 * 27 * 32 * 64 * 8**3
+    shapes = [[1, 64, 8, 8, 8], [64, 32, 2, 2, 2], []]
+    theirs = operators.work("mkldnn::_convolution_transpose_pointwise", shapes, [none, none, halved, ones, 1, "none"], 4)
+    assert theirs == operators.work("aten::convolution", shapes, [halved, none, ones, True, none, 1], 4)

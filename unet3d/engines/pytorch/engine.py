@@ -141,6 +141,12 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
             # Its backend of torch.compile packs weights itself; layers packed before break the graph at each of them.
             compiled = self.request.jit == "compile" and self._form.compile_backend == form.IPEX_ON_CPU
             network = ipex.optimize(network, dtype=self._dtype, inplace=True, weights_prepack=not compiled)
+            if compiled:
+                import torch._inductor.config
+
+                # Weights are constants then, which the backend packs. Without it torch 2.8, the last one that IPEX has,
+                # writes over its heap in fp32: "free(): invalid next size".
+                torch._inductor.config.freezing = True
         self._module = network
         self._run: Runnable | None = None
         self._no_graph = self._why_no_graph()

@@ -29,6 +29,9 @@ PASSES = {
     "aten::batch_norm": 3,
     "aten::var_mean": 1,
 }
+# Their places among a convolution's arguments that have three values, where Inductor's own operators differ from PyTorch's:
+# (x, weight, bias, padding, stride, …) and (x, weight, bias, padding, output_padding, stride, …).
+STRIDE_AND_PADDING = {"mkldnn::_convolution_pointwise": (1, 0), "mkldnn::_convolution_transpose_pointwise": (2, 0)}
 
 
 def work(name: str, shapes: list[list[int]], arguments: Sequence[object], size: int) -> tuple[int, int]:
@@ -46,7 +49,8 @@ def work(name: str, shapes: list[list[int]], arguments: Sequence[object], size: 
     x, weight = tensors[:2]
     # Under a trace both kinds are aten::_convolution, whose first truth value says which.
     transposed = "transpose" in name or next((value for value in arguments if isinstance(value, bool)), False)
-    stride, padding = ([value for value in arguments if isinstance(value, list) and len(value) == 3] + [[1] * 3, [0] * 3])[:2]
+    lists = [value for value in arguments if isinstance(value, list) and len(value) == 3] or [[1] * 3, [0] * 3]
+    stride, padding = (lists[place] for place in STRIDE_AND_PADDING.get(name, (0, 1)))
     extent = convolution_extent(x[2:], weight[2:], stride, padding, transposed)
     output = [x[0], weight[1 if transposed else 0], *extent]
     return convolution_flop(weight, x, output, transposed), size * (prod(x) + prod(weight) + prod(output))
