@@ -11,9 +11,12 @@ import documents
 import pytest
 import yaml
 from documents import OUTPUT, ROOT, RUN, Block
+from made_results import results
 
 from unet3d import files
-from unet3d.commands.sweep import grid
+from unet3d.commands import verdict
+from unet3d.commands.compare.runs import Side
+from unet3d.commands.sweep import grid_file
 from unet3d.config import parse
 
 SHELL = documents.every("bash", "console")
@@ -82,7 +85,7 @@ def test_the_grid_of_the_documents_can_be_read(tmp_path):
     [block] = [block for block in documents.every("yaml") if "engine:" in block.text]
     path = tmp_path / "grid.yaml"
     path.write_text(block.text)
-    assert len(grid.read(path, parse.parse([], {})[0])) == sum(
+    assert len(grid_file.read(path, parse.parse([], {})[0])) == sum(
         max((len(value) for value in row.values() if isinstance(value, list)), default=1)
         * (2 if isinstance(row.get("precision"), list) else 1)
         for row in yaml.safe_load(block.text)
@@ -102,10 +105,31 @@ def test_commands_that_are_marked_run(block, place):
 
 
 def masked(line):
-    """A line with one word for every number, and for what a machine decides."""
-    line = re.sub(r"(?<![\w-])(fp32|bf16|fp16|random|sample|mlperf)\b", "W", line)
-    line = re.sub(r"torch [\w.+]+", "torch V", line)
+    """A line with one word for every number, and for what a machine decides; of a verdict what every run can say."""
+    line = re.sub(r"(?<![\w-])(fp32|bf16|fp16|random|sample|mlperf-unverified|mlperf)\b", "W", line)
+    line = re.sub(r"torch [\d.]+[\w.+]*", "torch V", line)
+    line = numbers_masked(line).replace("N calls", "N call")
+    return re.sub(r"( N)(?: ± N| \(N to N\))?( volumes/s).*", r"\1\2", line)
+
+
+def numbers_masked(line):
     return re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "N", line)
+
+
+def test_the_readme_shows_a_verdict_as_runs_end_with():
+    """Its interval, the machine's ceiling and the last run are beyond the one call of a small volume that is run here."""
+    ceilings = {"device": "cpu", "precision": "bf16", "threads": 4, "copy_gbs": 40.0, "matmul_how": "matrix product"}
+    known = set()
+    for latencies in ([100.0], [100.0 + 2 * (call % 3) for call in range(12)], [100.0, 400.0] * 6):
+        for rate in (None, 1.0, 1e4):
+            doc = results(latencies, ceilings={**ceilings, "matmul_tflops": rate})
+            for scale in (1, 3):
+                last = Side("last", [results([scale * latency for latency in latencies])])
+                known |= {numbers_masked(part) for part in verdict.verdict(doc, last).split(", ")}
+    [output] = [block for block in documents.every("text") if block.path == ROOT / "README.md" and block.mark == OUTPUT]
+    [shown] = [line for line in output.text.splitlines() if "volumes/s" in line]
+    parts = numbers_masked(shown.removeprefix("INFO[1/1]: ")).split(", ")
+    assert set(parts) <= known, f"{parts} are not all among {known}"
 
 
 @pytest.mark.parametrize("block", [block for block in SHELL if block.kind == "console"], ids=str)
