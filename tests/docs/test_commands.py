@@ -13,7 +13,7 @@ import yaml
 from documents import OUTPUT, ROOT, RUN, Block
 
 from unet3d import files
-from unet3d.commands.sweep import grid
+from unet3d.commands.sweep import grid_file
 from unet3d.config import parse
 
 SHELL = documents.every("bash", "console")
@@ -82,7 +82,7 @@ def test_the_grid_of_the_documents_can_be_read(tmp_path):
     [block] = [block for block in documents.every("yaml") if "engine:" in block.text]
     path = tmp_path / "grid.yaml"
     path.write_text(block.text)
-    assert len(grid.read(path, parse.parse([], {})[0])) == sum(
+    assert len(grid_file.read(path, parse.parse([], {})[0])) == sum(
         max((len(value) for value in row.values() if isinstance(value, list)), default=1)
         * (2 if isinstance(row.get("precision"), list) else 1)
         for row in yaml.safe_load(block.text)
