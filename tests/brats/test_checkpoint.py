@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from robustness.hostile import weights as hostile
 
+from tests.robustness.hostile import weights as hostile
 from unet3d.brats import weights
 from unet3d.brats.weights import checkpoint
 from unet3d.errors import UserError

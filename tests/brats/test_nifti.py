@@ -10,8 +10,8 @@ import pytest
 import SimpleITK
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from robustness.hostile import cases
 
+from tests.robustness.hostile import cases
 from unet3d.brats import nifti, segmentations
 from unet3d.errors import UserError
 

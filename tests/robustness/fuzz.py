@@ -19,20 +19,24 @@ import traceback
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
+from tests.robustness.harness import narrow_weights
+from tests.robustness.hostile import cases
 from unet3d import streams
 from unet3d.errors import MESSAGE_LIMIT, UserError, messages_of, shown
 
 
 @dataclass
 class Reader:
-    """A reader, and the bytes that it is given: `read(folder, content)`."""
+    """A reader, `read(folder, content)`, the bytes that it is given, and what they are made from, which it has to take."""
 
+    whole: Callable[[Path], bytes]
     content: Callable[[Path], st.SearchStrategy[bytes]]
     read: Callable[[Path, bytes], object]
 
@@ -101,34 +105,24 @@ def changed_json(draw: st.DrawFn, document: dict) -> bytes:
     return json.dumps(copy).encode("utf-8", "surrogatepass")
 
 
-def small_case(folder: Path) -> Path:
-    """A case of noise of 14 x 15 x 16 voxels; returns the folder HGG."""
-    import nibabel
-    import numpy as np
-
-    from unet3d.brats.dataset import MODALITIES
-
+def of_case(kind: str, folder: Path) -> bytes:
+    """A file of a small case, which is made where it is not there."""
     case = folder / "HGG" / "A"
-    case.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(0).integers(1, 1000, (14, 15, 16)).astype(np.int16)
-    for kind in (*MODALITIES, "seg"):
-        array = (noise % 2).astype(np.uint8) if kind == "seg" else noise
-        nibabel.save(nibabel.Nifti1Image(array, np.diag([-1.0, -1, 1, 1])), case / f"A_{kind}.nii.gz")
-    return case
+    if not case.is_dir():
+        cases.make_case(folder)
+    return cases.file_of(case, kind).read_bytes()
 
 
-def nifti(folder: Path) -> st.SearchStrategy[bytes]:
-    return damaged(gzip.decompress((small_case(folder) / "A_t1.nii.gz").read_bytes()), head=352).map(
-        lambda content: gzip.compress(content, 1)
-    )
+def nifti(kind: str, folder: Path) -> st.SearchStrategy[bytes]:
+    return damaged(gzip.decompress(of_case(kind, folder)), head=352).map(lambda content: gzip.compress(content, 1))
 
 
 def read_nifti(folder: Path, content: bytes) -> None:
     from unet3d.brats.dataset import find_cases
     from unet3d.brats.preprocessing.case import prepare
 
-    (folder / "HGG" / "A" / "A_t1.nii.gz").write_bytes(content)
-    prepare(find_cases(folder)[0], (32, 32, 32))
+    cases.file_of(folder / "HGG" / "A", "t1").write_bytes(content)
+    prepare(find_cases(folder)[0], cases.SHAPE)
 
 
 def read_segmentation(folder: Path, content: bytes) -> None:
@@ -140,11 +134,7 @@ def read_segmentation(folder: Path, content: bytes) -> None:
 
 
 def archive(folder: Path) -> bytes:
-    from unet3d.brats import training, weights
-
-    narrow = weights.random_weights(base_features=4, max_features=8)
-    training.pack(folder / "narrow.zip", narrow.plans, narrow.state_dict, [1.0])
-    return (folder / "narrow.zip").read_bytes()
+    return narrow_weights(folder, 4, 8).read_bytes()
 
 
 def zips(folder: Path) -> st.SearchStrategy[bytes]:
@@ -182,17 +172,11 @@ def read_pickle(folder: Path, content: bytes) -> None:
 
 
 def finished_run() -> dict:
-    """The document of a made-up run that is complete."""
-    from unet3d.planning.plan import plan
-    from unet3d.results import document
-    from unet3d.results.record import Record
-    from unet3d.results.timing import Sample
+    """The document of a made-up run that is complete, with every section."""
+    sys.path.append(str(Path(__file__).parents[1]))
+    import made_results
 
-    small = {"WEIGHTS": "random", "PLATFORM": "CPU", "PRECISION": "fp32", "NUM_ITERATIONS": "4"}
-    record = Record(plan([], small).settings, tflop_per_volume=1.0, planned_calls=4)
-    record.samples += [Sample(float(number), 0.5, stage=0.1, post=0.1) for number in range(4)]
-    record.finish()
-    return document.document(record)
+    return made_results.full()
 
 
 def results(folder: Path) -> st.SearchStrategy[bytes]:
@@ -222,33 +206,38 @@ def read_compared(folder: Path, content: bytes) -> None:
         compare.main([str(good), str(folder / "results.json"), "--anyway"])
 
 
+GRID = b"- {engine: torch, jit: [trace, compile]}\n- {precision: fp32, streams: [1, 2], name: a}\n"
+TABLE = b"engine,jit,name\ntorch,trace,a\ntorch,,\n"
+
+
 def grids(folder: Path) -> st.SearchStrategy[bytes]:
     import yaml
 
-    whole = b"- {engine: torch, jit: [trace, compile], name: a}\n- {precision: fp32, streams: [1, 2]}\n"
     rows = st.lists(
         st.dictionaries(st.sampled_from(["engine", "jit", "streams", "name", "precision", "x"]), NESTED, max_size=3)
     )
-    return st.one_of(damaged(whole), rows.map(lambda value: yaml.safe_dump(value).encode()), st.binary(max_size=60))
+    return st.one_of(damaged(GRID), rows.map(lambda value: yaml.safe_dump(value).encode()), st.binary(max_size=60))
 
 
-def read_grid(folder: Path, content: bytes) -> None:
-    from unet3d.commands.sweep import grid
+def read_grid(ending: str, folder: Path, content: bytes) -> None:
+    from unet3d.commands.sweep import grid_file
     from unet3d.config import parse
 
-    for name in ("grid.yaml", "grid.csv"):
-        (folder / name).write_bytes(content)
-        grid.read(folder / name, parse.parse([], {})[0])
+    path = folder / f"grid.{ending}"
+    path.write_bytes(content)
+    grid_file.read(path, parse.parse([], {})[0])
 
 
+PICKLE = pickle.dumps({"plans": [1, 2.0, "a"], 3: None})
 READERS = {
-    "nifti": Reader(nifti, read_nifti),
-    "segmentation": Reader(nifti, read_segmentation),
-    "weights": Reader(zips, read_weights),
-    "pickle": Reader(lambda folder: damaged(pickle.dumps({"plans": [1, 2.0, "a"], 3: None})), read_pickle),
-    "results": Reader(results, read_results),
-    "compare": Reader(results, read_compared),
-    "grid": Reader(grids, read_grid),
+    "nifti": Reader(partial(of_case, "t1"), partial(nifti, "t1"), read_nifti),
+    "segmentation": Reader(partial(of_case, "seg"), partial(nifti, "seg"), read_segmentation),
+    "weights": Reader(archive, zips, read_weights),
+    "pickle": Reader(lambda folder: PICKLE, lambda folder: damaged(PICKLE), read_pickle),
+    "results": Reader(lambda folder: json.dumps(finished_run()).encode(), results, read_results),
+    "compare": Reader(lambda folder: json.dumps(finished_run()).encode(), results, read_compared),
+    "grid": Reader(lambda folder: GRID, grids, partial(read_grid, "yaml")),
+    "table": Reader(lambda folder: TABLE, lambda folder: st.one_of(damaged(TABLE), grids(folder)), partial(read_grid, "csv")),
 }
 
 

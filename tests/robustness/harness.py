@@ -18,11 +18,11 @@ from pathlib import Path
 from tests.robustness.faults import FIXED, RANDOM, Place
 
 
-def narrow_weights(folder: Path) -> Path:
+def narrow_weights(folder: Path, base_features: int = 8, max_features: int = 32) -> Path:
     """Random weights of a narrow network, with which a run takes a second."""
     from unet3d.brats import training, weights
 
-    narrow = weights.random_weights(base_features=8, max_features=32)
+    narrow = weights.random_weights(base_features=base_features, max_features=max_features)
     path = folder / "narrow.zip"
     training.pack(path, narrow.plans, narrow.state_dict, [1.0])
     return path

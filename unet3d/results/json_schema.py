@@ -23,6 +23,7 @@ from typing import (
     is_typeddict,
 )
 
+from unet3d.files import write_atomically
 from unet3d.results import schema
 from unet3d.results.schema import EmptyUntilKnown, Keys, Length, Limits, Pattern, Results, Together
 
@@ -144,4 +145,4 @@ def _constrained(node: Node, marks: Sequence[object]) -> Node:
 
 
 if __name__ == "__main__":
-    FILE.write_text(text(), encoding="utf-8")
+    write_atomically(FILE, text())

@@ -1,1 +1,4 @@
-"""Bad input of every kind that a data set, preprocessed volumes or weights may bring; `python -m robustness.hostile` counts."""
+"""Bad input of every kind that a data set, preprocessed volumes or weights may bring.
+
+`python -m tests.robustness.hostile` counts what held.
+"""

@@ -1,4 +1,4 @@
-"""`PYTHONPATH=.:tests python -m robustness.hostile [WORD]`: tries each input in a process of its own, counts those that held.
+"""`python -m tests.robustness.hostile [WORD]`: tries each input in a process of its own, counts those that held.
 
 Held means: refused in one printable line, or read as finite numbers under the right name; no crash, no hang, no noise,
 no error of another kind. WORD: only inputs with it in their name.
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from robustness.hostile import cases, stores, weights
 
+from tests.robustness.hostile import cases, stores, weights
 from unet3d.brats import preprocessing, segmentations
 from unet3d.brats import weights as reader
 from unet3d.brats.dataset import find_cases

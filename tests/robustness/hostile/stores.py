@@ -7,7 +7,8 @@ import struct
 import zipfile
 
 import numpy as np
-from robustness.hostile.cases import INF, NAN, PLACES, SHAPE
+
+from tests.robustness.hostile.cases import INF, NAN, PLACES, SHAPE
 
 
 def properties(**changes):

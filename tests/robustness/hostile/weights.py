@@ -12,9 +12,9 @@ from hashlib import sha256
 
 import numpy as np
 import torch
-from robustness.hostile.cases import INF, NAN, PLACES
-from robustness.hostile.stores import Call, doubled
 
+from tests.robustness.hostile.cases import INF, NAN, PLACES
+from tests.robustness.hostile.stores import Call, doubled
 from unet3d.brats import weights
 from unet3d.brats.weights import OFFICIAL_URL
 
