@@ -133,7 +133,7 @@ def markdown(document: Row) -> str:
         lines += ["Not finished: some runs have not been made yet.", ""]
     lines += several_commits(document["commits"], "ratios")
     lines += [
-        "| Contestant | | s per volume | from–to | TFLOP/s | host GiB | error against fp32 | same labels | CPU taken by others |",
+        "| Contestant | | s per volume | from–to | TFLOP/s | host GiB | error against fp32 | same labels | CPU of others |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in document["contestants"]:
