@@ -18,7 +18,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Generic, TypeVar, cast
 
-from unet3d import progress
+from unet3d import progress, signals
 from unet3d.errors import OutOfMemory, shown
 
 Item = TypeVar("Item")
@@ -155,7 +155,7 @@ class _Pool(Generic[Item, Made]):
         process = self._processes.pop(pipe)
         process.join()
         code = process.exitcode or 0
-        return signal.Signals(-code).name if -code in set(signal.Signals) else f"exit code {code}"
+        return signals.name_of(-code) if code < 0 else f"exit code {code}"
 
 
 def _work(pipe: Connection, function: Callable[[Item], Made], log: Path | None) -> None:
