@@ -91,6 +91,7 @@ while [ $# -gt 0 ]; do
     --sample-data)
         sample_data="$here/sample_data"
         if [ $# -gt 1 ] && [ "${2#--}" = "$2" ]; then
+            [ -n "$2" ] || fail "--sample-data: the folder's name is empty; name one, or leave it out for sample_data"
             sample_data=$2
             shift
         fi
@@ -101,7 +102,7 @@ while [ $# -gt 0 ]; do
         sed -n '2,6s/^# *//p' "$0"
         exit 0
         ;;
-    *) fail "$1: unknown; use --sample-data [DIR], --tests, --python or nothing" ;;
+    *) fail "$(printf '%.200q' "$1"): unknown; use --sample-data [DIR], --tests, --python or nothing" ;;
     esac
     shift
 done
