@@ -144,7 +144,12 @@ class _Pool(Generic[Item, Made]):
     def _start(self) -> Connection:
         pipe, other = self._context.Pipe()
         process = self._context.Process(target=_work, args=(other, self._function, self._log), daemon=True)
-        process.start()
+        # It ignores Ctrl-C, but not before its imports are done: until then it is held back.
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
         other.close()  # held by the worker alone, so that its end is the pipe's
         self._processes[pipe] = process
         return pipe

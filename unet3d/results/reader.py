@@ -211,11 +211,13 @@ def _not_of_readings(telemetry: Telemetry) -> str | None:
         ):
             told = f"{spread['min']:g} to {spread['max']:g}"
             return f"telemetry.summary.{shown(name, 60)} is {told}, its readings are {least:g} to {most:g}"
-    for name, joules in energy["joules"].items() if energy and energy["volumes"] else ():
-        told, value = energy["joules_per_volume"].get(name), joules / energy["volumes"]
-        if told is None or joules < 0 or abs(told - value) > AGREEMENT * value:
+    if energy is None or not energy["volumes"]:
+        return None
+    for name, joules in energy["joules"].items():
+        per_volume, value = energy["joules_per_volume"].get(name), joules / energy["volumes"]
+        if per_volume is None or joules < 0 or abs(per_volume - value) > AGREEMENT * value:
             of = f"{joules:g} J of {energy['volumes']} volumes"
-            return f"telemetry.energy.joules_per_volume.{shown(name, 60)} is {told}, {of} give {value:g}"
+            return f"telemetry.energy.joules_per_volume.{shown(name, 60)} is {per_volume}, {of} give {value:g}"
     return None
 
 
