@@ -6,6 +6,9 @@
 #   ./setup.sh --tests             install what the tests need as well
 set -euo pipefail
 
+# A program that answers a signal by an exit code of its own does not end the script.
+trap 'exit 130' INT
+trap 'exit 143' TERM
 here=$(cd -P -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" >/dev/null && pwd -P)
 venv="$here/.venv"
 log="$here/setup.log"
@@ -32,6 +35,13 @@ runs() {
     # Whoever has activated an environment expects it to be used.
     [ -z "${VIRTUAL_ENV:-}" ] || say "$1 is active, but cannot be used: ${lacks//$'\n'/, }"
     return 1
+}
+
+# Signals are held back until the module can answer them: Python's own start would show a traceback.
+module() {
+    local held=(env --block-signal=INT --block-signal=TERM)
+    "${held[@]}" true 2>/dev/null || held=()
+    PYTHONPATH="$here" ${held[@]+"${held[@]}"} "$python" -m "$@" >&2
 }
 
 system_python() {
@@ -91,6 +101,7 @@ while [ $# -gt 0 ]; do
     --sample-data)
         sample_data="$here/sample_data"
         if [ $# -gt 1 ] && [ "${2#--}" = "$2" ]; then
+            [ -n "$2" ] || fail "--sample-data: the folder's name is empty; name one, or leave it out for sample_data"
             sample_data=$2
             shift
         fi
@@ -101,7 +112,7 @@ while [ $# -gt 0 ]; do
         sed -n '2,6s/^# *//p' "$0"
         exit 0
         ;;
-    *) fail "$1: unknown; use --sample-data [DIR], --tests, --python or nothing" ;;
+    *) fail "$(printf '%.200q' "$1"): unknown; use --sample-data [DIR], --tests, --python or nothing" ;;
     esac
     shift
 done
@@ -116,9 +127,9 @@ fi
 # Whoever only asks for the interpreter has weights already, or ran without; the network is not tried at every run.
 if [ "$print" = no ] || [ -e "$fresh" ]; then
     rm -f "$fresh"
-    PYTHONPATH="$here" "$python" -m unet3d.brats.weights "$here/weights" >&2 || true
+    module unet3d.brats.weights "$here/weights" || true
 fi
-[ -z "$sample_data" ] || PYTHONPATH="$here" "$python" -m unet3d.brats.sample_data "$sample_data" >&2
+[ -z "$sample_data" ] || module unet3d.brats.sample_data "$sample_data"
 if [ "$print" = yes ]; then
     echo "$python"
 else

@@ -100,6 +100,8 @@ def test_an_absent_cache_is_empty(cache, capsys):
         (["clear", "opeartors"], "did you mean operators?"),
         (["clear", "everything-else"], "use operators, openvino"),
         (["--all"], "'--all' is unknown"),
+        (["x" * 10_000], "xx…' is unknown; use nothing to show what is kept"),
+        (["clear", "\x1b[31m" * 10_000], "…' is no kind; use operators"),
     ],
 )
 def test_wrong_words_are_one_line_and_remove_nothing(cache, capsys, words, part):
@@ -171,6 +173,18 @@ def test_a_run_has_torch_compile_write_to_the_cache_and_keeps_it_from_being_clea
     )
     assert (ended.returncode, ended.stdout.split()) == (2, [str(cache / "inductor")]), ended.stderr
     assert "a run under way uses inductor" in ended.stderr
+
+
+@pytest.mark.parametrize("named", ["file", "file/below"])
+def test_a_place_that_is_a_file_is_not_used(named, monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / named))
+    monkeypatch.setattr(files, "_temporary", [])
+    files._temporary_cache.cache_clear()
+    assert tmp_path not in files.cache_folder().parents
+    assert "cannot be written to" in capsys.readouterr().err
+    files.remove_temporary()
+    files._temporary_cache.cache_clear()
 
 
 def test_a_relative_place_counts_as_none(monkeypatch, tmp_path):

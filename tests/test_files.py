@@ -138,6 +138,16 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path, there):
     assert os.listdir(target.parent) == ["file"]
 
 
+@pytest.mark.parametrize("link", [True, False])
+def test_pipes_and_devices_are_not_replaced(tmp_path, link):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "link").symlink_to(pipe)
+    with pytest.raises(UserError, match=r"cannot be written \(it is a named pipe\)"):
+        files.write_atomically(tmp_path / "link" if link else pipe, "new")
+    assert pipe.is_fifo() and sorted(os.listdir(tmp_path)) == ["link", "pipe"]
+
+
 def test_a_link_to_nowhere_is_one_line(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "absent" / "file")
     with pytest.raises(UserError, match="link: cannot be written"):
@@ -181,8 +191,8 @@ def test_leftovers_are_removed_once_they_are_old(tmp_path):
 
 
 # Files that nobody reads while they are written, or that are no results: the ranks' private scratch files, the table in the
-# README, a switch of the kernel.
-OTHER_WRITERS = {"ranks/launch.py", "ranks/rank.py", "config/table.py", "devices/host.py"}
+# README, the schema that comes with the package, a switch of the kernel.
+OTHER_WRITERS = {"ranks/launch.py", "ranks/rank.py", "config/table.py", "devices/host.py", "results/json_schema.py"}
 WRITERS = {"mkstemp", "NamedTemporaryFile", "chmod", "fchmod", "write_text", "write_bytes"}
 
 

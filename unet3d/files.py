@@ -9,6 +9,7 @@ others, such as the user that a container runs as.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import os
@@ -136,9 +137,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     try:
         with whole_file(path) as partial:
             partial.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name with NUL
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"{shown(path)}: cannot be written ({error.strerror}); free some space or name another folder with OUTPUT_DIR"
+            f"{shown(path)}: cannot be written ({reason}); free some space or name another folder with OUTPUT_DIR"
         ) from None
 
 
@@ -146,11 +148,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """An empty file to fill, with the same ending as `path`, which it replaces when the block ends without an error.
 
-    A link stays a link: the file that it points to is replaced.
+    A link stays a link: the file that it points to is replaced. A pipe or a device is not: it would be gone for everybody.
 
     Raises:
         OSError: when it cannot be written; whatever the block raises. `path` is then as it was.
     """
+    _must_be_replaceable(path)
     partial = _partial(_target(path))
     # The kernel takes the umask off; reading it would set it for a moment, for all threads.
     os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
@@ -160,6 +163,20 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def _must_be_replaceable(path: Path) -> None:
+    """See that nothing but a regular file would be replaced; links are followed.
+
+    Raises:
+        OSError: for everything else that is there.
+    """
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)  # noqa: PTH116 - of links of /proc the file system knows no path
+    except FileNotFoundError:
+        return
+    if kind != stat.S_IFREG:
+        raise OSError(errno.EEXIST, f"it is {_KINDS.get(kind, 'no file')}", str(path))
 
 
 def move_into_place(written: Path, path: Path) -> None:
@@ -240,9 +257,10 @@ def cache_folder() -> Path:
     named = os.environ.get("XDG_CACHE_HOME", "")
     try:
         parent = Path(named) if Path(named).is_absolute() else Path.home() / ".cache"
-        there = next(place for place in (parent / "unet3d", *parent.absolute().parents) if place.exists())
+        folder = parent / "unet3d"
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
         if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
-            return parent / "unet3d"
+            return folder
         reason = f"{shown(parent)} cannot be written to"
     except RuntimeError:
         reason = "this user has no home"

@@ -30,6 +30,11 @@ def not_at_all() -> None:
     _answer(signal.SIG_IGN)
 
 
+def name_of(number: int) -> str:
+    """A signal's name, such as SIGKILL; those that have none by their number."""
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+
+
 def end_children() -> None:
     """Kill every process that this one has started, and theirs."""
     import psutil

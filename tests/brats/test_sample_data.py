@@ -124,6 +124,10 @@ def test_refusals(folder, tmp_path):
         sample_data.make(tmp_path, size=TINY)
     with pytest.raises(UserError, match="cases is 0"):
         sample_data.make(tmp_path / "new", cases=0)
+    with pytest.raises(UserError, match="seed of sample cases is -1"):
+        sample_data.make(tmp_path / "new", cases=1, seed=-1)
+    with pytest.raises(UserError, match="allowed is a path of printable characters"):
+        sample_data.make(tmp_path / "\x1b", cases=1)
     with pytest.raises(UserError, match="at least 24"):
         sample_data.make(tmp_path / "new", size=(8, 48, 48))
     (tmp_path / "file").touch()

@@ -227,7 +227,19 @@ def test_host_that_stays_silent_is_given_up(tmp_path, monkeypatch):
     assert len(lines) == 1 and "timed out" in lines[0]
 
 
-@pytest.mark.parametrize("url", ["ftp://host/fold_1.zip", "file:///etc/passwd", "fold_1.zip", "https://"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://host/fold_1.zip",
+        "file:///etc/passwd",
+        "fold_1.zip",
+        "https://",
+        "http://[",
+        "http://é/",
+        "http://a:x/",
+        "http://a:0/",
+    ],
+)
 def test_addresses_that_are_none(tmp_path, monkeypatch, url):
     monkeypatch.setenv("WEIGHTS_URL", url)
     with pytest.raises(UserError, match="WEIGHTS_URL is"):

@@ -111,7 +111,7 @@ def test_gate_needs_samples(save):
     [
         {"complete": False, "incomplete_reason": "stopped by SIGTERM"},
         {"volume": {"shape": [4, 64, 64, 64], "standard": False, "tflop": 3.7}},
-        {"weights": {"kind": "mlperf", "sha256": None, "path": None, "base_features": 32, "parameters": 1}},
+        {"weights": {"kind": "mlperf", "sha256": "0" * 64, "path": None, "base_features": 32, "parameters": 1}},
         {"mode": "accuracy", "accuracy": dice_of_cases({"a": {"WT": 0.9, "TC": 0.8, "ET": 0.7}})},
         {"scenario": "SingleStream"},
         {"data": {"kind": "BraTS 2019"}},

@@ -149,10 +149,10 @@ def hostile(save):
     bad["environment"] |= {"hardware": {"cpu": HOSTILE, HOSTILE: HOSTILE}, "versions": {"torch": HOSTILE}}
     bad["benchmark"] |= {"git_commit": HOSTILE, "version": HOSTILE, "git_dirty": False}
     bad["warnings"] = [{"name": HOSTILE, "message": HOSTILE, "remedy": HOSTILE}]
-    bad["started"] = HOSTILE
-    bad["weights"] |= {"kind": HOSTILE}
+    bad["weights"] |= {"kind": HOSTILE, "sha256": "0" * 64}
     telemetry = full()["telemetry"]
-    bad["telemetry"] = {**telemetry, "energy": {**telemetry["energy"], "joules_per_volume": {HOSTILE: 3.0}}}
+    energy = {"joules": {HOSTILE: 12.0}, "joules_per_volume": {HOSTILE: 3.0}}
+    bad["telemetry"] = {**telemetry, "energy": {**telemetry["energy"], **energy}}
     save("runs/<img src=x>", bad)
 
 
@@ -210,6 +210,17 @@ def test_values_are_escaped_in_every_format(three, save, tmp_path, mode, capsys)
     assert "\x1b" not in two
 
 
+@pytest.mark.parametrize("name", ["slow/results.json", "slow/report.html", "link.json", "../runs/slow/results.json"])
+def test_a_table_does_not_take_the_place_of_a_run(three, name, capsys):
+    (three / "slow" / "report.html").write_text("the run's own")
+    (three / "link.json").symlink_to(three / "slow" / "results.json")
+    before = {path: path.read_bytes() for path in three.glob("slow/*")}
+    assert cli.main(["compare", str(three / "slow"), str(three / "fast"), "--output", str(three / name)]) == 2
+    told = capsys.readouterr().err
+    assert "belongs to a run" in told and len(told.splitlines()) == 1
+    assert before == {path: path.read_bytes() for path in three.glob("slow/*")}
+
+
 def test_the_files_ending_says_the_format(three, tmp_path, capsys):
     for name, begins in (
         ("a.html", "<!DOCTYPE html>"),
@@ -243,7 +254,7 @@ def test_bad_options_are_one_line(three, words, capsys):
 
 def test_page_draws_each_row_with_energy_and_memory(three, save, capsys):
     telemetry = full()["telemetry"]
-    energy = {**telemetry["energy"], "joules_per_volume": {"RAPL": 210.5}}
+    energy = {**telemetry["energy"], "joules": {"RAPL": 842.0}, "joules_per_volume": {"RAPL": 210.5}}
     save("runs/measured", doc(6, 80, telemetry={**telemetry, "energy": energy}))
     page = printed(capsys, three, "--format", "html")
     assert len(re.findall(r'id="memory-point-\d+"', page)) == 4

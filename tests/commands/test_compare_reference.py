@@ -35,7 +35,10 @@ def measured(cpu="EPYC 9", cores=2, milliseconds=3500, precision="bf16", instruc
     doc["benchmark"] |= {"git_commit": "0123456789abcdef", "git_dirty": False, "command": ["/home/anna/predict.py"]}
     doc["weights"]["path"] = "/home/anna/weights/fold_1.zip"
     telemetry = full()["telemetry"]
-    doc["telemetry"] = {**telemetry, "energy": {**telemetry["energy"], "joules_per_volume": {"RAPL": 210.0}}}
+    doc["telemetry"] = {
+        **telemetry,
+        "energy": {**telemetry["energy"], "joules": {"RAPL": 840.0}, "joules_per_volume": {"RAPL": 210.0}},
+    }
     return doc
 
 

@@ -42,6 +42,7 @@ HOSTILE = {
     "cell.csv": ("seed\n" + "x" * 140_000, "not valid CSV"),
     "escape.csv": ("se\x1b[31med|<b>\n1\n", r"'se\x1b[31med|<b>' is not a setting"),
     "name.csv": ("name,jit\nx\x1b[31m,none\n", r"name 'x\x1b[31m' is not allowed"),
+    "table.yaml": ("- {name: sweep.json, jit: none}", "name 'sweep.json' is not allowed"),
     "names.yaml": ("- {name: [a, b], jit: none}", "is not allowed; use letters"),
 }
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from unet3d.commands.sweep import process, resume, tables
+from unet3d.commands.sweep import conduct, process, resume, tables
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"PLATFORM": "CPU", "VOLUME_SHAPE": "64,32,32", "WEIGHTS": "sample", "WARM_UP": "0"}
@@ -161,6 +161,14 @@ def test_a_state_that_is_none_is_no_state(tmp_path, text):
     assert resume.read_state(tmp_path) == {}
 
 
+@pytest.mark.timeout(20)  # a pipe that is waited for never ends
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.write_text("[" * 100_000), lambda path: path.write_text("[]")])
+def test_a_table_that_is_none_is_moved_aside(tmp_path, make):
+    make(tmp_path / "sweep.json")
+    conduct.Sweep(tmp_path, [], [], [], [], None, "again")._keep_other_tables(fresh=False)
+    assert len(list(tmp_path.glob("sweep.*.json"))) == 1
+
+
 def test_ctrl_c_keeps_what_is_there_and_says_how_to_go_on(tmp_path):
     (tmp_path / "grid.yaml").write_text("- {precision: fp32, jit: [none, trace]}\n")
     running = subprocess.Popen(
@@ -203,6 +211,8 @@ def test_a_configuration_over_its_time_is_stopped(tmp_path):
 def test_a_crash_is_told_by_its_signal(tmp_path):
     outcome = process.run([], tmp_path, prefix=[sys.executable, "-c", "import os; os.kill(os.getpid(), 11)"])
     assert outcome.reason.startswith("ended by SIGSEGV")
+    nameless = process.run([], tmp_path, prefix=[sys.executable, "-c", "import os; os.kill(os.getpid(), 40)"])
+    assert nameless.reason.startswith("ended by signal 40")
     missing = process.run([], tmp_path, prefix=["/no/such/program"])
     assert "/no/such/program cannot be started" in missing.reason
 

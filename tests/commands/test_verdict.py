@@ -14,7 +14,7 @@ from unet3d.results.timing import Sample
 
 
 def doc_of(latencies, settings=None, complete=True, **changes):
-    record = record_of(settings or settings_of(), **changes)
+    record = record_of(settings or settings_of(num_iterations=len(latencies)), **changes)
     starts = np.cumsum([0.0, *latencies[:-1]])
     record.samples = [Sample(start, latency) for start, latency in zip(starts, latencies, strict=True)]
     record.finish(None if complete else "stopped by SIGINT")
@@ -56,7 +56,8 @@ def test_a_difference_within_noise_is_called_so(tmp_path):
 
 
 def test_few_calls_have_no_interval(tmp_path):
-    text = verdict.verdict(doc_of([1.0, 1.0]), last_in(tmp_path, doc_of([1.0, 1.0])))
+    few = doc_of([1.0, 1.0], settings_of(num_iterations=2))
+    text = verdict.verdict(few, last_in(tmp_path, few))
     assert text == "1 volumes/s, 1.00 times the last run here (fewer calls than tell noise)"
 
 
@@ -71,14 +72,16 @@ def test_few_calls_have_no_interval(tmp_path):
     ],
 )
 def test_a_last_run_of_something_else_is_not_compared(tmp_path, other):
-    settings = settings_of(**other.pop("settings", {}))
+    settings = settings_of(**{"num_iterations": 20, **other.pop("settings", {})})
     last = last_in(tmp_path, doc_of(latencies(), settings, **other))
     assert last is not None
     assert "last run" not in verdict.verdict(doc_of(latencies()), last)
 
 
 def test_where_results_are_printed_does_not_matter(tmp_path):
-    last = last_in(tmp_path, doc_of(latencies(), settings_of(output_dir=tmp_path, status_prints=3, verbose="yes")))
+    last = last_in(
+        tmp_path, doc_of(latencies(), settings_of(num_iterations=20, output_dir=tmp_path, status_prints=3, verbose="yes"))
+    )
     assert "last run" in verdict.verdict(doc_of(latencies()), last)
 
 

@@ -14,7 +14,7 @@ from unet3d.devices.cpu import CpuDevice
 from unet3d.engines.base import Request
 from unet3d.engines.pytorch import onednn
 from unet3d.engines.pytorch.engine import TorchEngine
-from unet3d.errors import MismatchError
+from unet3d.errors import MismatchError, UserError
 from unet3d.measure import prepare
 from unet3d.network.cpu_ops import build
 
@@ -47,6 +47,12 @@ def test_agrees_with_nnunet_and_says_what_ran(narrow_reference, precision, jit, 
     labels = engine.labels(engine.infer(engine.stage(VOLUME)))
     assert labels.dtype == np.uint8
     assert (labels == logits.argmax(axis=1)).mean() > 0.999
+
+
+def test_a_trace_that_pytorch_is_told_not_to_make_is_refused(narrow_reference, monkeypatch):
+    monkeypatch.setattr(torch.jit._state._enabled, "enabled", False)  # what PYTORCH_JIT=0 does
+    with pytest.raises(UserError, match=r"PYTORCH_JIT=0 does that; unset it"):
+        engine_for(narrow_reference, jit="trace").compare(VOLUME)
 
 
 def test_compiled_network_agrees_and_is_named_so(narrow_reference):

@@ -9,13 +9,14 @@ import fastjsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_results import dice_of_cases, full, places, replaced, results
+from made_results import dice_of_cases, full, places, replaced, results, results_of
 
 from unet3d import cli
 from unet3d.config.settings import SETTINGS
 from unet3d.errors import UserError
 from unet3d.results import json_schema, reader, validation
 from unet3d.results.schema import Requested
+from unet3d.results.timing import Sample
 
 VERSION_1 = Path(__file__).with_name("data") / "version1.json"
 FUZZ = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
@@ -197,6 +198,19 @@ def test_a_figure_that_the_samples_do_not_give_is_refused(file, place):
         (("volume", "standard"), True, "volume.standard is True"),
         (("incomplete_reason",), "stopped", "it is complete and has an incomplete_reason"),
         (("memory",), {}, "it is complete and has no memory"),
+        (("planned_calls",), 10**6, "it is complete with 4 calls of 1000000"),
+        (("settings", "requested", "num_iterations"), 5, "it is complete with 4 calls of 5"),
+        (("finished",), None, "finished None"),
+        (("finished",), "1970-01-01T00:00:00+00:00", "finished 1970"),
+        (("check", "relative_error"), 2.0, "an error of 2, 1 is allowed"),
+        (("check", "finite"), False, "its check against fp32"),
+        (("samples", "stream"), [3] * 4, "samples are of stream 3, there are 1 streams"),
+        (("weights", "kind"), "random", "weights of the kind random have the SHA-256 000"),
+        (("weights", "kind"), "mlperf", "weights.kind is mlperf"),
+        (("weights", "sha256"), None, "weights of the kind sample have the SHA-256 None"),
+        (("ranks",), [{"rank": 0}, {"rank": 0}], "its 2 ranks are not numbered"),
+        (("telemetry", "summary", "cpu_utilisation_percent", "max"), 99.0, "is 50 to 99, its readings are 50 to 50"),
+        (("telemetry", "energy", "joules_per_volume", "RAPL"), 1.0, "10 J of 4 volumes give 2.5"),
     ],
 )
 def test_parts_that_contradict_each_other_are_refused(file, place, value, told):
@@ -216,6 +230,17 @@ def test_samples_are_finite_numbers_that_a_clock_can_give(file, name, value):
     file.write_text(json.dumps(replaced(full(), ("samples", name, 2), value)))
     told = refused(file)
     assert f"samples.{name}[2]" in told or "it holds Infinity" in told
+
+
+def test_calls_of_more_volumes_than_a_batch_are_refused(file):
+    file.write_text(json.dumps(results_of([Sample(0.0, 0.1, volumes=7)])))
+    assert "calls of 7 volumes with batch_size 1" in refused(file)
+
+
+@pytest.mark.parametrize("value", ["yesterday", "99999-01-01T00:00:00+00:00", "2026-03-01", "2026-03-01T10:00:00+00:00<b>"])
+def test_times_are_times(file, value):
+    file.write_text(json.dumps(replaced(full(), ("started",), value)))
+    assert "started: " in refused(file)
 
 
 def test_incomplete_documents_are_read(file):

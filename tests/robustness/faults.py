@@ -157,6 +157,8 @@ for _name, _fault in {
     "no HOME": surrounded(2, said="CUDA", HOME=None),
     "HOME nowhere": surrounded(2, said="CUDA", HOME=NOWHERE),
     "XDG_CACHE_HOME nowhere": surrounded(2, said="CUDA", XDG_CACHE_HOME=NOWHERE),
+    "XDG_CACHE_HOME a file": surrounded(2, said="CUDA", XDG_CACHE_HOME=__file__),
+    "XDG_CACHE_HOME below a file": surrounded(2, said="CUDA", XDG_CACHE_HOME=f"{__file__}/x"),
     "TMPDIR nowhere": surrounded(2, said="CUDA", TMPDIR=NOWHERE),
     "PATH empty": surrounded(2, said="CUDA", before="PATH=;"),
     "no environment but its settings": surrounded(2, said="CUDA", before="unset HOME PATH LANG USER LOGNAME SHELL TERM;"),
@@ -178,6 +180,7 @@ for _name, _more in {
     "no HOME, run": {"HOME": None},
     "HOME and XDG_CACHE_HOME nowhere, run": {"HOME": NOWHERE, "XDG_CACHE_HOME": NOWHERE},
     "TMPDIR nowhere, run": {"TMPDIR": NOWHERE},
+    "XDG_CACHE_HOME a file, run": {"XDG_CACHE_HOME": __file__},
 }.items():
     add("surroundings", _name, lambda place, more=_more: place.run(predict(), **more).expect(0).complete().faults, whole=True)
 
@@ -198,6 +201,12 @@ for _script in ("run_model.sh", "preprocess.sh", "setup.sh"):
             .expect(0, err_lines=0)
             .faults
         ),
+    )
+for _name, _words in {"no name": ("--sample-data", ""), "an escape": ("\x1b[31m" * 1000,)}.items():
+    add(
+        "entries",
+        f"setup.sh with {_name}",
+        lambda place, words=_words: place.run([str(ROOT / "setup.sh"), *words]).expect(2, err_lines=1).faults,
     )
 add("entries", "python -m unet3d", lambda place: place.run([sys.executable, "-m", "unet3d", "--version"]).expect(0).faults)
 

@@ -18,7 +18,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Generic, TypeVar, cast
 
-from unet3d import progress
+from unet3d import progress, signals
 from unet3d.errors import OutOfMemory, shown
 
 Item = TypeVar("Item")
@@ -144,7 +144,12 @@ class _Pool(Generic[Item, Made]):
     def _start(self) -> Connection:
         pipe, other = self._context.Pipe()
         process = self._context.Process(target=_work, args=(other, self._function, self._log), daemon=True)
-        process.start()
+        # It ignores Ctrl-C, but not before its imports are done: until then it is held back.
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
         other.close()  # held by the worker alone, so that its end is the pipe's
         self._processes[pipe] = process
         return pipe
@@ -155,7 +160,7 @@ class _Pool(Generic[Item, Made]):
         process = self._processes.pop(pipe)
         process.join()
         code = process.exitcode or 0
-        return signal.Signals(-code).name if -code in set(signal.Signals) else f"exit code {code}"
+        return signals.name_of(-code) if code < 0 else f"exit code {code}"
 
 
 def _work(pipe: Connection, function: Callable[[Item], Made], log: Path | None) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 
 from unet3d import caches, files
-from unet3d.errors import BenchmarkError, UserErrors, messages_of
+from unet3d.errors import BenchmarkError, UserErrors, messages_of, shown
 
 HELP = """\
 usage: ./run_model.sh cache                    show what is kept between runs: kind, size, age, path
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
         _show()
         return 0
     if words[0] != "clear":
-        raise UserErrors([f"cache: {argv[0]!r} is unknown; use nothing to show what is kept, or clear [KIND ...]"])
+        raise UserErrors([f"cache: '{shown(argv[0])}' is unknown; use nothing to show what is kept, or clear [KIND ...]"])
     _refuse_unknown(words[1:])
     _clear(words[1:])
     return 0
@@ -47,9 +47,9 @@ def _refuse_unknown(kinds: Sequence[str]) -> None:
     problems = []
     for kind in kinds:
         if kind not in caches.KINDS:
-            close = get_close_matches(kind, caches.KINDS, 1)
+            close = get_close_matches(kind[:40], caches.KINDS, 1)
             hint = f"did you mean {close[0]}?" if close else f"use {', '.join(caches.KINDS)}"
-            problems.append(f"cache clear: {kind!r} is no kind; {hint}")
+            problems.append(f"cache clear: '{shown(kind)}' is no kind; {hint}")
     if problems:
         raise UserErrors(problems)
 

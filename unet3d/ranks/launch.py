@@ -16,7 +16,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from unet3d import progress
+from unet3d import progress, signals
 from unet3d.config.values import Settings
 from unet3d.engines import registry
 from unet3d.errors import BenchmarkError, ExitCode, UserError, shown
@@ -268,5 +268,5 @@ def _failure(
             "on this machine, or lower BATCH_SIZE or STREAMS",
             ExitCode.OUT_OF_MEMORY,
         )
-    how = f"killed by {signal.Signals(-code).name}" if code < 0 else "died"
+    how = f"killed by {signals.name_of(-code)}" if code < 0 else "died"
     return RankFailed(f"{name}, {reader.step}: {how} (exit code {code})", ExitCode.RANK_DIED)

@@ -15,9 +15,11 @@ from typing import Any, NoReturn, cast
 
 from unet3d import files
 from unet3d.brats import regions
+from unet3d.brats.weights import MLPERF_SHA256
 from unet3d.errors import UserError, shown
+from unet3d.network.plans import random_plans
 from unet3d.results import json_schema, private, validation, version1
-from unet3d.results.schema import Accuracy, Results, dice_of
+from unet3d.results.schema import Accuracy, Results, Telemetry, Weights, dice_of
 from unet3d.results.timing import Sample, summarise
 from unet3d.workload import MODALITIES, SHAPE
 
@@ -132,17 +134,14 @@ def contradiction(doc: Results) -> str | None:
         return wrong
     if stats is not None and (wrong := _not_of_samples(doc)):
         return wrong
+    if wrong := _not_as_measured(doc):
+        return wrong
     if doc["accuracy"] and (wrong := _not_of_cases(doc["accuracy"])):
         return wrong
     if doc["volume"]["standard"] != (tuple(doc["volume"]["shape"]) == (len(MODALITIES), *SHAPE)):
         return f"volume.standard is {doc['volume']['standard']} of a volume of {doc['volume']['shape']}"
     telemetry = doc.get("telemetry")
-    if telemetry is not None:
-        readings = len(telemetry["series"]["time_s"])
-        for name, values in telemetry["series"].items():
-            if len(values) != readings:
-                return f"telemetry.series has {readings} time_s and {len(values)} {shown(name, 60)}"
-    return None
+    return None if telemetry is None else _not_of_readings(telemetry)
 
 
 def _not_complete(doc: Results) -> str | None:
@@ -154,9 +153,71 @@ def _not_complete(doc: Results) -> str | None:
     lacking = [name for name in sections if not cast(Mapping[str, object], doc)[name]]
     if lacking:
         return f"it is complete and has no {lacking[0]}"
+    calls, asked = len(doc["samples"]["latency_ms"]), doc["settings"]["requested"]["num_iterations"]
+    # LoadGen decides by itself how many calls there are.
+    if doc["planned_calls"] not in (0, calls) or (doc["scenario"] == "loop" and calls < asked):
+        return f"it is complete with {calls} calls of {max(asked, doc['planned_calls'])}"
+    if doc["finished"] is None or doc["finished"] < doc["started"]:
+        return f"it is complete, began {shown(doc['started'], 40)} and finished {shown(doc['finished'], 40)}"
+    check = doc["check"]
+    if check and not (check["finite"] and check["relative_error"] <= check["limit"]):
+        error, limit = check["relative_error"], check["limit"]
+        return f"it is complete, and its check against fp32 has an error of {error:g}, {limit:g} is allowed"
     ranks = max(1, len(doc["ranks"]))
+    if doc["ranks"] and sorted(rank["rank"] for rank in doc["ranks"]) != list(range(ranks)):
+        return f"its {ranks} ranks are not numbered from 0 to {ranks - 1}"
     if max(doc["samples"]["rank"]) >= ranks:
         return f"samples are of rank {max(doc['samples']['rank'])}, ranks has {len(doc['ranks'])}"
+    return None
+
+
+def _not_as_measured(doc: Results) -> str | None:
+    """The first label that its own settings, samples or weights contradict: what a run says it measured with."""
+    asked, samples, weights = doc["settings"]["requested"], doc["samples"], doc["weights"]
+    if (largest := max(samples["volumes"], default=0)) > asked["batch_size"]:
+        return f"there are calls of {largest} volumes with batch_size {asked['batch_size']}"
+    if (stream := max(samples["stream"], default=0)) >= asked["streams"]:
+        return f"samples are of stream {stream}, there are {asked['streams']} streams"
+    if weights and (weights["kind"] == "random") != (weights["sha256"] is None):
+        return f"weights of the kind {shown(weights['kind'], 40)} have the SHA-256 {shown(weights['sha256'], 70)}"
+    if weights and weights["kind"] == "mlperf" and not _may_be_mlperf(weights):
+        return f"weights.kind is mlperf, and they have {weights['base_features']} features and another SHA-256 than MLPerf's"
+    return None
+
+
+def _may_be_mlperf(weights: Weights) -> bool:
+    features = random_plans()["base_num_features"]
+    return weights["base_features"] == features and MLPERF_SHA256 in (None, weights["sha256"])
+
+
+def _not_of_readings(telemetry: Telemetry) -> str | None:
+    """The first figure of the telemetry that its readings cannot give."""
+    series, energy = telemetry["series"], telemetry["energy"]
+    readings = len(series["time_s"])
+    for name, values in series.items():
+        if len(values) != readings:
+            return f"telemetry.series has {readings} time_s and {len(values)} {shown(name, 60)}"
+    for name, spread in telemetry["summary"].items():
+        # The summary is of the readings within the measured window.
+        known = [value for value in series.get(name, ()) if value is not None]
+        least, most = min(known, default=spread["min"]), max(known, default=spread["max"])
+        allowed = AGREEMENT * max(abs(least), abs(most))
+        if (
+            not least - allowed
+            <= spread["min"]
+            <= spread["mean"] + allowed
+            <= spread["max"] + 2 * allowed
+            <= most + 3 * allowed
+        ):
+            told = f"{spread['min']:g} to {spread['max']:g}"
+            return f"telemetry.summary.{shown(name, 60)} is {told}, its readings are {least:g} to {most:g}"
+    if energy is None or not energy["volumes"]:
+        return None
+    for name, joules in energy["joules"].items():
+        per_volume, value = energy["joules_per_volume"].get(name), joules / energy["volumes"]
+        if per_volume is None or joules < 0 or abs(per_volume - value) > AGREEMENT * value:
+            of = f"{joules:g} J of {energy['volumes']} volumes"
+            return f"telemetry.energy.joules_per_volume.{shown(name, 60)} is {per_volume}, {of} give {value:g}"
     return None
 
 

@@ -71,6 +71,7 @@ Start = Annotated[float, Limits(-1e9, 1e9)]  # seconds; several machines' clocks
 Rate = Annotated[float, Limits(1e-15, 1e15)]
 Count = Annotated[int, Limits(0, 2**53)]
 AtLeastOne = Annotated[int, Limits(1, 2**53)]
+Time = Annotated[str, Pattern(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?\+00:00")]  # UTC
 Share = Annotated[float, Limits(0, 1)]
 Scores = Annotated[dict[str, Share | None], Keys(("WT", "TC", "ET"))]  # Dice by region; None where it is undefined
 Means = Annotated[dict[str, Share | None], Keys(("WT", "TC", "ET", "total"))]
@@ -453,8 +454,8 @@ class Results(TypedDict):
     benchmark: Benchmark
     mode: Literal["performance", "accuracy"]
     scenario: Literal["loop", "SingleStream", "Offline"]
-    started: str
-    finished: str | None
+    started: Time
+    finished: Time | None
     settings: Settings
     effective: Annotated[
         Effective,

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,8 @@ def verdict(work, make, quiet=True):
 def main(words):
     word = words[0] if words else ""
     tried, held = 0, 0
+    # PyTorch warns of quantised and nested tensors where an input is made, not where it is read.
+    warnings.filterwarnings("ignore", module="torch|robustness")
     # Neither PyTorch's nor ITK's threads would survive a fork.
     torch.set_num_threads(1)
     weights.made()

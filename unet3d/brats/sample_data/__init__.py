@@ -75,13 +75,17 @@ def make(
 
     size: voxels along x, y, z; a smaller one gives a smaller picture of the same brain (still called 1 mm), for tests.
     Returns the names `<grade>__<case>` of the cases asked for, sorted.
-    Raises UserError for cases < 1, a size below 24 voxels, a folder that holds other data, or one not writable.
+    Raises UserError for cases < 1, a negative seed, a size below 24 voxels, other data there, or no right to write.
     """
     from unet3d.brats import workers
 
     folder = Path(folder)
     if cases < 1 or cases > 999:
         raise UserError(f"number of sample cases is {cases}; allowed is 1 to 999")
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed of sample cases is {shown(seed)}; allowed is 0 to 2^63 - 1")
+    if not str(folder).isprintable():
+        raise UserError(f"folder of sample cases is '{shown(folder)}'; allowed is a path of printable characters")
     if len(size) != 3 or min(size) < 24:
         raise UserError(f"size of sample cases is {size}; allowed are three numbers of at least 24")
     x, y, z = (int(voxels) for voxels in size)

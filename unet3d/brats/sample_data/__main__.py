@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from unet3d import signals
 from unet3d.brats import sample_data
 from unet3d.errors import BenchmarkError, tell
 
@@ -23,4 +24,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signals.at_once()
     sys.exit(main())

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from unet3d import signals
 from unet3d.brats.weights.fetch import fetch_or_explain
 from unet3d.errors import BenchmarkError, tell
 
@@ -21,4 +22,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signals.at_once()
     sys.exit(main())

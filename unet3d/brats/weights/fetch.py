@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from unet3d.brats.weights import OFFICIAL_URL
 from unet3d.brats.weights.unpack import ORIGIN, file_sha256, open_archive, read_json, record_path, unpack, write_json
-from unet3d.errors import UserError
+from unet3d.errors import UserError, shown
 from unet3d.files import move_into_place
 
 ARCHIVE = "fold_1.zip"
@@ -39,8 +39,13 @@ class _Cut(Exception):
 
 def _url() -> str:
     url = os.environ.get("WEIGHTS_URL", "").strip() or OFFICIAL_URL
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-        raise UserError(f"WEIGHTS_URL is {url!r}, allowed is an http:// or https:// address of a fold_1.zip.")
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and url.isascii() and parts.port != 0
+    except ValueError:  # a bracket that is not closed, a port that is no number
+        usable = False
+    if not usable:
+        raise UserError(f"WEIGHTS_URL is '{shown(url)}', allowed is an http:// or https:// address of a fold_1.zip.")
     return url
 
 
@@ -67,7 +72,7 @@ def _open(request: urllib.request.Request, seconds: float) -> http.client.HTTPRe
 
 def _why(error: Exception) -> str:
     reason = getattr(error, "reason", None) or error
-    return " ".join(str(getattr(reason, "strerror", None) or reason).split()) or type(reason).__name__
+    return shown(" ".join(str(getattr(reason, "strerror", None) or reason).split())) or type(reason).__name__
 
 
 def _md5(headers: http.client.HTTPMessage) -> str | None:
@@ -99,8 +104,8 @@ def _transfer(url: str, part: Path, seconds: float, progress: bool) -> str | Non
             raise _Cut("the part kept from before does not fit") from None
         if error.code in _MAY_PASS:
             raise _Cut(f"HTTP {error.code}") from None
-        raise Unreachable(f"HTTP {error.code} {error.reason}") from None
-    except (OSError, http.client.HTTPException) as error:
+        raise Unreachable(f"HTTP {error.code} {shown(error.reason)}") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: names that cannot be looked up
         raise (_Cut if have else Unreachable)(_why(error)) from None
     with response:
         resumed = response.status == 206
@@ -261,7 +266,7 @@ def fetch_or_explain(folder: str | Path, say: Callable[[str], None] = print, **o
         return fetch_and_unpack(folder, **options)
     except Unreachable as error:
         say(
-            f"Weights: {_url()} cannot be reached ({error}); going on with random weights of the same architecture. "
+            f"Weights: {shown(_url())} cannot be reached ({error}); going on with random weights of the same architecture. "
             "Set WEIGHTS_URL to a mirror, or WEIGHTS to a fold_1.zip."
         )
         return None

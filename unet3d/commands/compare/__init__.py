@@ -67,6 +67,8 @@ def main(argv: Sequence[str]) -> int:
     if given.history and (limit is not None or given.against or found.own):
         raise UserError("compare: --history compares each result with the one before it; leave out --against and the rest")
     pair = len(found.sides) == 2 and form in ("text", "markdown") and not (given.history or found.own or found.notes)
+    if given.output:
+        _must_be_no_run(given.output, found.sides)
     base, others = found.split()
     if pair or limit is not None:
         _must_be_comparable(base, others, given.anyway)
@@ -103,6 +105,22 @@ def _format(given: argparse.Namespace) -> str:
     raise UserError(
         f"--output: {shown(given.output)} ends in none of {', '.join(FORMATS.values())}; name such a file, or give --format"
     )
+
+
+def _must_be_no_run(output: Path, sides: Sequence[Side]) -> None:
+    """See that the table takes the place of nothing that a run has written.
+
+    Raises:
+        UserError: for a file that is compared, and for one that is there with the name of a run's own.
+    """
+    from unet3d.results import document
+
+    try:
+        place, there = output.resolve(), output.exists()
+    except (OSError, ValueError, RuntimeError):  # names that no file can have, rings of links: the writer tells
+        return
+    if any(place in side.files for side in sides) or (there and {output.name, place.name} & set(document.FILES)):
+        raise UserError(f"--output: {shown(output)} belongs to a run, whose results would be lost; name another file")
 
 
 def _must_be_comparable(base: Side, others: Sequence[Side], anyway: bool) -> None:

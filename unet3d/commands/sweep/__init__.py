@@ -123,14 +123,34 @@ def _options(argv: Sequence[str]) -> tuple[Options, list[str]]:
             elif flag == "--time-limit":
                 options.time_limit = _minutes(text, problems)
             elif flag == "--prefix":
-                options.prefix = shlex.split(text)
+                options.prefix = _words(text, problems)
             else:
-                options.file = Path(text).expanduser()
+                options.file = _file(flag, text, problems)
         else:
             rest.append(word)
     if problems:
         raise UserErrors(problems)
     return options, rest
+
+
+def _words(text: str, problems: list[str]) -> list[str]:
+    """A command's words, as a shell divides them."""
+    try:
+        words = shlex.split(text)
+        if words and text.isprintable():
+            return words
+    except ValueError:  # a quote that is not closed, a backslash at the end
+        pass
+    problems.append(f"--prefix: '{shown(text)}' is not allowed; use a command whose quotes are closed, such as 'nice -n 5'")
+    return []
+
+
+def _file(flag: str, text: str, problems: list[str]) -> Path | None:
+    try:
+        return kinds.path(text)
+    except ValueError as allowed:
+        problems.append(f"{flag}: '{shown(text)}' is not allowed; use {allowed}")
+        return None
 
 
 def _minutes(text: str, problems: list[str]) -> float | None:

@@ -15,9 +15,10 @@ from unet3d.commands.sweep import process, resume, tables
 from unet3d.commands.sweep.grid import Configuration
 from unet3d.config.values import Settings
 from unet3d.devices import host
-from unet3d.errors import Stopped
+from unet3d.errors import Stopped, UserError
 from unet3d.files import move_all_aside, write_atomically
 from unet3d.progress import Display, duration
+from unet3d.results import reader
 from unet3d.results.document import plain
 from unet3d.results.schema import Results
 from unet3d.version import __version__
@@ -25,6 +26,8 @@ from unet3d.workload import SHAPE
 
 SCHEMA_VERSION = 1
 TABLES = ("sweep.json", "sweep.md", "sweep.csv")
+# Bytes that the table of a sweep may have: each of its rows, of which there are 1000 at most, takes about two thousand.
+LARGEST_TABLE = 2**26
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,9 @@ class Sweep:
     def _keep_other_tables(self, fresh: bool) -> None:
         """Rename the tables of a sweep that this one does not go on with."""
         try:
-            same = json.loads((self.folder / TABLES[0]).read_text(encoding="utf-8"))["again"] == self.again
-        except (OSError, ValueError, KeyError, TypeError):
+            earlier = reader.load_json(self.folder / TABLES[0], LARGEST_TABLE, "table of a sweep")
+            same = isinstance(earlier, dict) and earlier.get("again") == self.again
+        except UserError:
             same = False
         if fresh or not same:
             move_all_aside(self.folder, TABLES)

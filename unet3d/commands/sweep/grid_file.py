@@ -25,7 +25,8 @@ from unet3d.config.settings import BY_NAME
 from unet3d.errors import UserErrors, shown
 
 NOT_IN_ROWS = {"output_dir": "the sweep gives each configuration a folder of its own"}
-FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
+# The tables of a sweep lie beside the folders of its configurations.
+FOLDER_NAME = re.compile(r"(?!(?i:sweep)\.)[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 LARGEST_FILE = 2**18  # bytes
 MOST_ROWS = MOST_CONFIGURATIONS = 1000
 MOST_COLUMNS = len(BY_NAME) + 1
@@ -231,7 +232,9 @@ def _settings(
         if key == "name":
             name = value if isinstance(value, str) and FOLDER_NAME.fullmatch(value) else None
             if name is None:
-                problems.append(f"{where}: name '{shown(value, 60)}' is not allowed; use letters, digits, '.', '_' and '-'")
+                problems.append(
+                    f"{where}: name '{shown(value, 60)}' is not allowed; use letters, digits, '.', '_' and '-', not sweep.*"
+                )
         elif key in NOT_IN_ROWS:
             problems.append(f"{where}: {key} cannot be set in a grid, {NOT_IN_ROWS[key]}; leave the column out")
         elif key not in BY_NAME:

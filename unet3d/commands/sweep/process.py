@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
-from unet3d import places
+from unet3d import places, signals
 from unet3d.errors import UserError
 from unet3d.files import move_all_aside, prepare_folder
 from unet3d.results import reader
@@ -123,7 +123,7 @@ def _reason(exit_code: int, folder: Path) -> str:
     if errors:
         return "; ".join(dict.fromkeys(errors))
     if exit_code < 0:
-        name = signal.Signals(-exit_code).name
+        name = signals.name_of(-exit_code)
         hint = ", perhaps for lack of memory" if name == "SIGKILL" else ""
         return f"ended by {name}{hint}; see {folder / CONSOLE}"
     last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing was printed")

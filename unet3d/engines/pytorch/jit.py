@@ -7,6 +7,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+from unet3d.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -20,6 +22,9 @@ def make_runnable(
     """The network as `jit` has it; a trace serves every shape.
 
     backend: of torch.compile. example: volumes that a trace reads, while `casting` holds.
+
+    Raises:
+        UserError: where PyTorch is told not to trace.
     """
     import torch
 
@@ -34,6 +39,8 @@ def make_runnable(
         # The deprecation of torch.jit is told once in the README, not in every run's output.
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(network, example.to(next(network.parameters()).device), check_trace=False)
+        if not isinstance(traced, torch.jit.ScriptModule):
+            raise UserError("JIT=trace: torch.jit is switched off, PYTORCH_JIT=0 does that; unset it, or use JIT=none")
         frozen: Runnable = torch.jit.freeze(traced.eval())
         return frozen
 
