@@ -17,18 +17,18 @@ from import_floors import FLOORS  # noqa: E402 - found by the path set above
 
 # Floor to what it is, and the step of a run that it carries.
 WORDS = {
-    "cli": ("the command line, and api for Python", "argv → verb → exit code;  unet3d.run(…) → Result"),
-    "commands": ("one file or folder a verb", "run: the steps below, in order"),
-    "measure": ("prepare, time, compare, score", "load_engine → Checked, warm_up → Warm, measure → samples, score → Dice"),
+    "cli": ("start, command line, api for Python", "argv → verb → exit code;  unet3d.run(…) → Result"),
+    "commands": ("one file or folder per verb", "run: lock, log, the steps below, verdict;  compare: results → table"),
+    "measure": ("prepare, time, compare, score", "load_engine → Checked, warm_up → Warm, measure → samples, Dice"),
     "ranks": ("several processes and machines", "launch, spool, pool: only with more than one process"),
-    "planning": ("what runs, where, and what cannot", "plan(argv, environ) → Plan, or all problems at once"),
-    "results": ("record, statistics, console, report", "document(record) → results.yaml, results.json, report.html"),
+    "planning": ("what runs, where, and what cannot", "make(ask(argv, environ)) → Plan, or all problems at once"),
+    "results": ("record, statistics, reader, report", "document(record) → results.yaml, results.json;  read → the same"),
     "engines": ("PyTorch, OpenVINO, ONNX Runtime", "load, stage, compile, infer, labels"),
     "brats": ("data set, volumes, weights, Dice", "files → store → volumes;  labels → Dice"),
     "network": ("3D U-Net in every form, kernels", "logits of a volume"),
     "devices": ("CPU, CUDA, XPU: one protocol", "pin, upload, synchronize; sensors, ceilings"),
     "config": ("settings and precisions: tables", "argv, environ → typed settings"),
-    "ground": ("errors, files, caches, places, workload", "facts that all floors share"),
+    "ground": ("errors, signals, files, locks, progress", "facts and helpers that all floors share"),
 }
 WIDTH, ROW, GAP, TOP, LEFT = 1120, 46, 8, 74, 76
 STEP_AT = 540

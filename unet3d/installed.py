@@ -79,7 +79,7 @@ def why_torch_cannot() -> str | None:
         return None
     return (
         f"{problem}; the benchmark runs with torch {TORCH}: ./setup.sh makes an environment that has it, or "
-        "pip install the torch of your device (README, Bare metal)"
+        "pip install the torch of your device (docs/install.md)"
     )
 
 

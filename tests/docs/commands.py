@@ -71,6 +71,7 @@ def _wrong(words: list[str]) -> list[str]:
 def _wrong_variable(name: str, value: str) -> list[str]:
     if name not in VARIABLES:
         known = {*re.findall(r"`([A-Z]\w*)`", (ROOT / "docs" / "settings.md").read_text(encoding="utf-8"))}
+        known.add("PYTHONPATH")  # Python's own
         # Of docker/compose.yaml.
         known |= set(re.findall(r"\$\{(\w+)", (ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8")))
         return [] if name in known else [f"{name} is no setting, and docs/settings.md does not name it"]

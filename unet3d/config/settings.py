@@ -255,7 +255,7 @@ SETTINGS: tuple[Setting, ...] = (
         kinds.folder,
         "folder",
         "Where preprocessed volumes are kept",
-        default_text="DATASET_DIR/build/preprocessed_data",
+        default_text="DATASET_DIR/build/preprocessed_data; OUTPUT_DIR/preprocessed_data where that cannot be written",
     ),
     Setting("fold", DATA, kinds.whole_number(0, 4), "0-4", "Validation fold whose cases are predicted", default=1),
     Setting("num_images", DATA, kinds.count_or_all, "1, 2, …, all", "Cases of the fold to predict", default="all"),

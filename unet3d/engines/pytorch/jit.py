@@ -36,7 +36,7 @@ def make_runnable(
         compiled: Runnable = torch.compile(network, dynamic=False, backend=backend)
         return compiled
     with torch.inference_mode(), casting, warnings.catch_warnings():
-        # The deprecation of torch.jit is told once in the README, not in every run's output.
+        # The deprecation of torch.jit is told once in docs/settings.md, not in every run's output.
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(network, example.to(next(network.parameters()).device), check_trace=False)
         if not isinstance(traced, torch.jit.ScriptModule):
