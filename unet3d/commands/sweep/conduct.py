@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from unet3d import places, progress
+from unet3d import json_files, places, progress
 from unet3d.commands.sweep import process, resume, tables
 from unet3d.commands.sweep.grid import Configuration
 from unet3d.config.values import Settings
 from unet3d.devices import host
-from unet3d.errors import Stopped
+from unet3d.errors import Stopped, UserError
 from unet3d.files import move_all_aside, write_atomically
 from unet3d.progress import Display, duration
 from unet3d.results.document import plain
@@ -25,6 +24,7 @@ from unet3d.workload import SHAPE
 
 SCHEMA_VERSION = 1
 TABLES = ("sweep.json", "sweep.md", "sweep.csv")
+LARGEST_TABLE = 2**27  # bytes; a thousand configurations take a few MB
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,10 @@ class Sweep:
     def _keep_other_tables(self, fresh: bool) -> None:
         """Rename the tables of a sweep that this one does not go on with."""
         try:
-            same = json.loads((self.folder / TABLES[0]).read_text(encoding="utf-8"))["again"] == self.again
-        except (OSError, ValueError, KeyError, TypeError):
-            same = False
-        if fresh or not same:
+            earlier = json_files.read(self.folder / TABLES[0], LARGEST_TABLE, "sweep")
+        except UserError:
+            earlier = None
+        if fresh or not isinstance(earlier, dict) or earlier.get("again") != self.again:
             move_all_aside(self.folder, TABLES)
 
     def _run_one(self, planned: Planned, now: resume.Fingerprint, label: str, ahead: Sequence[Planned]) -> None:
@@ -196,7 +196,7 @@ class Sweep:
             "winners": {what: {"name": row["name"], "command": row["command"]} for what, row in tables.winners(rows).items()},
         }
         document = plain(document)
-        write_atomically(self.folder / "sweep.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
+        json_files.write(self.folder / "sweep.json", document)
         write_atomically(self.folder / "sweep.md", tables.markdown(document))
         write_atomically(self.folder / "sweep.csv", tables.to_csv(document))
         return document
