@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import contestants, runs  # noqa: E402 - found by the path set above
 from benchmarks.contestants import Contestant  # noqa: E402
+from unet3d import json_files  # noqa: E402
 from unet3d.commands.arguments import OneLineParser  # noqa: E402
 from unet3d.commands.compare import escape  # noqa: E402
 from unet3d.commands.sweep import tables  # noqa: E402
@@ -188,7 +188,7 @@ def _write(folder: Path, device: Device, words: Sequence[str], rows: Sequence[Ro
         "rows": list(rows),
         "left_out": list(absent),
     }
-    write_atomically(folder / "gpu.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
+    json_files.write(folder / "gpu.json", document)
     write_atomically(folder / "gpu.md", markdown(document))
     return document
 

@@ -12,7 +12,6 @@ runs now. Settings that all share come from the environment (VOLUME_SHAPE, WEIGH
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import sys
@@ -24,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import contestants, report, runs  # noqa: E402 - found by the path set above
 from benchmarks.contestants import Contestant  # noqa: E402
+from unet3d import json_files  # noqa: E402
 from unet3d.commands.arguments import OneLineParser  # noqa: E402
 from unet3d.commands.sweep.conduct import machine  # noqa: E402
 from unet3d.config import parse  # noqa: E402
@@ -129,7 +129,7 @@ def _report(
     document["hardware"] = host.hardware()
     document["streams"], document["seed"] = arguments.streams, arguments.seed
     document["shared_settings"] = list(words)
-    write_atomically(folder / "paired.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
+    json_files.write(folder / "paired.json", document)
     text = report.markdown(document)
     write_atomically(folder / "paired.md", text)
     return text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -12,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.contestants import Contestant
+from unet3d import json_files
 from unet3d.commands.sweep import process
 from unet3d.errors import BenchmarkError, UserError, tell
-from unet3d.files import write_atomically
-from unet3d.results import reader
 from unet3d.results.schema import Results
 
 OUTCOME = "outcome.json"
@@ -65,17 +63,14 @@ def make(contestant: Contestant, command: Sequence[str], place: Path, prefix: Se
     """
     environ = {**os.environ, **contestant.environment}
     outcome = process.run(command, place, python=contestant.python, prefix=prefix, environ=environ)
-    write_atomically(
-        place / OUTCOME,
-        json.dumps({"command": list(command), "seconds": outcome.seconds, "reason": outcome.reason}, indent=1) + "\n",
-    )
+    json_files.write(place / OUTCOME, {"command": list(command), "seconds": outcome.seconds, "reason": outcome.reason})
     return Ended(outcome.document, outcome.reason, outcome.seconds)
 
 
 def earlier(place: Path, command: Sequence[str]) -> Ended | None:
     """How an earlier run of the same command ended; None where there was none, or its results are gone."""
     try:
-        outcome = reader.load_json(place / OUTCOME, LARGEST_OUTCOME, "outcome")
+        outcome = json_files.read(place / OUTCOME, LARGEST_OUTCOME, "outcome")
     except UserError:
         return None
     if not isinstance(outcome, dict) or outcome.get("command") != list(command):

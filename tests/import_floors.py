@@ -32,6 +32,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "signals",
         "streams",
         "files",
+        "json_files",
         "locks",
         "caches",
         "places",

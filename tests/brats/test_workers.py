@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from unet3d.brats import workers
+from unet3d.devices import host
 from unet3d.errors import OutOfMemory, UserError
 
 ROOT = Path(__file__).parents[2]
@@ -125,8 +126,11 @@ def test_workers_end_with_a_killed_parent(tmp_path):
     assert gone and not alive
 
 
-def test_default_processes_fit_cores_and_items(monkeypatch):
-    assert workers.default_processes(1) == 1
-    assert workers.default_processes(10**6) <= len(os.sched_getaffinity(0))
-    monkeypatch.setattr(workers, "MEMORY_PER_CASE", 10**18)
-    assert workers.default_processes(8) == 1
+def test_default_processes_fit_the_cpus_and_the_memory_of_a_container(monkeypatch):
+    monkeypatch.setattr(host, "usable_cpus", lambda: 6)
+    monkeypatch.setattr(host, "available_memory", lambda: 4 * workers.MEMORY_PER_CASE + 1)
+    assert [workers.default_processes(items) for items in (1, 3, 100)] == [1, 3, 4]
+    monkeypatch.setattr(host, "usable_cpus", lambda: 2)
+    assert workers.default_processes(100) == 2
+    monkeypatch.setattr(host, "available_memory", lambda: 0)
+    assert workers.default_processes(100) == 1

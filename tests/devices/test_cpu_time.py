@@ -26,7 +26,10 @@ def test_busy_idle_and_stolen_time_of_some_cpus(tmp_path):
     stat(tmp_path, (10, 1, 2, 50, 5, 0.5, 0.5, 3, 4, 0), (100, 0, 0, 7, 0, 0, 0, 0, 0, 0), (1, 0, 0, 9, 0, 0, 0, 0, 0, 0))
     assert cpu_time.cpus({0, 2}, tmp_path) == Cpus(count=2, busy=pytest.approx(18), idle=pytest.approx(64), stolen=3)
     assert cpu_time.cpus(proc=tmp_path).count == 3
-    assert cpu_time.cpus({0}, tmp_path / "none") == Cpus(0, 0, 0, 0)
+    for unknown in (cpu_time.cpus({0}, tmp_path / "none"), cpu_time.cpus({2, 3}, tmp_path)):
+        assert unknown == Cpus(0, 0, 0, 0)
+        # Nobody can tell who has these CPUs: that is not said to be nobody.
+        assert cpu_time.between(Reading(0, unknown, 0, Throttling(0, 0)), reading(1, 1, 1)) is None
 
 
 def test_kernels_with_fewer_columns_have_no_steal(tmp_path):

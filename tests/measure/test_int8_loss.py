@@ -1,5 +1,7 @@
 """What int8 loses is measured against nnU-Net in fp32 on the same cases, once, and warned of."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -53,3 +55,10 @@ def test_a_loss_of_more_than_one_percent_is_a_warning(narrow_reference, cases, t
     assert loss.dice.fp32.relative_loss["ET"] is None
     assert loss.dice.of("TC") == dice.of("TC"), "the run's own Dice stays"
     assert [warning.name for warning in loss.told.warnings] == (["int8-accuracy"] if warned else [])
+
+
+def test_scores_that_were_changed_in_the_cache_are_made_again(narrow_reference, cases, tmp_path):
+    first = int8_loss.fp32_scores(narrow_reference, cases, tmp_path)
+    for file in tmp_path.rglob(int8_loss.FILE):
+        file.write_text(json.dumps({"WT": 1.0, "TC": 1.0, "ET": 1.0}))
+    assert int8_loss.fp32_scores(narrow_reference, cases, tmp_path) == first

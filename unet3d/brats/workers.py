@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Generic, TypeVar, cast
 
 from unet3d import progress, signals
+from unet3d.devices import host
 from unet3d.errors import OutOfMemory, shown
 
 Item = TypeVar("Item")
@@ -38,11 +39,8 @@ class Crash:
 
 
 def default_processes(items: int) -> int:
-    """As many processes as usable cores, free memory and items allow, at least one."""
-    import psutil
-
-    fits_in_memory = psutil.virtual_memory().available // MEMORY_PER_CASE
-    return max(1, min(items, len(os.sched_getaffinity(0)), fits_in_memory))
+    """As many processes as usable CPUs, free memory and items allow, at least one."""
+    return max(1, min(items, host.usable_cpus(), host.available_memory() // MEMORY_PER_CASE))
 
 
 def run(

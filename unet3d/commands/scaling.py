@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,12 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NotRequired, TypedDict, cast
 
-from unet3d import columns, places, progress, signals, streams
+from unet3d import columns, json_files, places, progress, signals, streams
 from unet3d.config.kinds import show
 from unet3d.config.settings import BY_NAME
 from unet3d.config.values import Asked
 from unet3d.errors import Stopped, UserErrors
-from unet3d.files import move_aside, write_atomically
+from unet3d.files import move_aside
 from unet3d.locks import FolderLock
 from unet3d.planning import resolve
 from unet3d.results import reader
@@ -138,16 +137,8 @@ def _carry_out(todo: Sequence[Point], folder: Path, command: list[str], command_
             break
         rows.append(_row(point, reader.read(target / "results.json"), target))
     efficiency(rows)
-    write_atomically(
-        folder / "scaling.json",
-        json.dumps(
-            plain(
-                {"schema_version": 1, "complete": reason is None, "incomplete_reason": reason, "command": command, "rows": rows}
-            ),
-            indent=1,
-        )
-        + "\n",
-    )
+    told = {"schema_version": 1, "complete": reason is None, "incomplete_reason": reason, "command": command, "rows": rows}
+    json_files.write(folder / "scaling.json", plain(told))
     print("\n".join(table(rows, progress.columns(sys.stdout))))
     print(f"{'INCOMPLETE: ' + reason + '; ' if reason else ''}Scaling: {folder / 'scaling.json'}", flush=True)
     return code

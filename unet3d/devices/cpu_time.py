@@ -1,6 +1,6 @@
 """Who has the CPUs: this benchmark, other work, or a hypervisor, by the kernel's own counters.
 
-https://docs.kernel.org/filesystems/proc.html (1.7, 1.8) and https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.stat)
+https://docs.kernel.org/filesystems/proc.html (1.7, 1.8)
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+from unet3d.devices import control_groups
+
+PROC = Path("/proc")
 
 
 @dataclass(frozen=True)
 class Cpus:
-    """Seconds that some CPUs have been busy and idle since the machine was started; stolen ones count as busy."""
+    """Seconds that `count` CPUs have been busy and idle since the machine was started; stolen ones count as busy."""
 
     count: int
     busy: float
@@ -68,8 +70,10 @@ def read(root: int | None = None) -> Reading:
     return Reading(perf_counter(), cpus(os.sched_getaffinity(root)), _own_seconds(root), throttling())
 
 
-def between(first: Reading, last: Reading) -> Disturbance:
-    """What happened between two readings of the same process."""
+def between(first: Reading, last: Reading) -> Disturbance | None:
+    """What happened between two readings of the same process; None where the counters are not of the same CPUs."""
+    if not first.cpus.count or first.cpus.count != last.cpus.count:
+        return None
     window = last.at - first.at
     own, stolen = last.own - first.own, last.cpus.stolen - first.cpus.stolen
     others = max(0.0, last.cpus.busy - first.cpus.busy - own)
@@ -79,15 +83,18 @@ def between(first: Reading, last: Reading) -> Disturbance:
         cpus=last.cpus.count,
         own_cpu_s=own,
         others_cpu_s=others,
-        others_share=others / whole if whole else 0.0,
-        stolen_share=stolen / whole if whole else 0.0,
+        others_share=others / whole,
+        stolen_share=stolen / whole,
         throttled_times=last.throttling.times - first.throttling.times,
         throttled_s=last.throttling.seconds - first.throttling.seconds,
     )
 
 
 def cpus(numbers: Iterable[int] | None = None, proc: Path = PROC) -> Cpus:
-    """The counters of these CPUs, of all by default; nothing where the kernel shows none."""
+    """The counters of these CPUs, of all by default; of none where the kernel does not show every one of them.
+
+    Some containers have a /proc/stat of their own, in which the CPUs that they may use are numbered from 0.
+    """
     wanted = None if numbers is None else {f"cpu{number}" for number in numbers}
     count, busy, idle, stolen = 0, 0.0, 0.0, 0.0
     tick = os.sysconf("SC_CLK_TCK")
@@ -103,30 +110,19 @@ def cpus(numbers: Iterable[int] | None = None, proc: Path = PROC) -> Cpus:
             busy += (user + nice + system + irq + softirq + steal) / tick
             idle += (waiting + for_io) / tick
             stolen += steal / tick
+    if wanted is not None and count < len(wanted):
+        return Cpus(0, 0.0, 0.0, 0.0)
     return Cpus(count, busy, idle, stolen)
 
 
-def throttling(proc: Path = PROC, root: Path = CGROUPS) -> Throttling:
+def throttling(proc: Path = PROC, root: Path = control_groups.ROOT) -> Throttling:
     """By the control group whose limit has stopped this process most, its own or one above; zero where there is none."""
-    worst = Throttling(0, 0.0)
-    for folder in _control_groups(proc, root):
-        with contextlib.suppress(OSError, ValueError):
-            words = dict(line.split() for line in (folder / "cpu.stat").read_text(encoding="ascii").splitlines())
-            seconds = int(words.get("throttled_usec", 0)) / 1e6 + int(words.get("throttled_time", 0)) / 1e9
-            found = Throttling(int(words.get("nr_throttled", 0)), seconds)
-            worst = max(worst, found, key=lambda item: item.times)
-    return worst
-
-
-def _control_groups(proc: Path, root: Path) -> Iterable[Path]:
-    with contextlib.suppress(OSError):
-        for line in (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers and "cpu" not in controllers.split(","):
-                continue
-            base = root / controllers if controllers else root
-            own = base / path.lstrip("/")
-            yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(base))
+    found = [Throttling(0, 0.0)]
+    for folder in control_groups.folders("cpu", proc, root):
+        told = control_groups.entries(folder / "cpu.stat")
+        seconds = told.get("throttled_usec", 0) / 1e6 + told.get("throttled_time", 0) / 1e9
+        found.append(Throttling(told.get("nr_throttled", 0), seconds))
+    return max(found, key=lambda item: item.times)
 
 
 def _own_seconds(root: int) -> float:

@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from unet3d.devices import topology
+from unet3d.devices import control_groups, topology
 from unet3d.places import CHECKOUT
 
 PACKAGES = (
@@ -95,28 +95,25 @@ def logical_cpus() -> int:
 
 def usable_cores() -> int:
     """Physical cores that this process may run on: its affinity and its container's CPU quota, hyper-threads once."""
-    count, quota = len(topology.cores()), _cpu_quota()
-    return max(1, min(count, int(quota)) if quota else count)
+    return _within_quota(len(topology.cores()))
 
 
-def _cpu_quota() -> float | None:
-    with contextlib.suppress(OSError, ValueError):
-        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
-        if limit != "max":
-            return int(limit) / int(period)
-    return None
+def usable_cpus() -> int:
+    """The same with each hyper-thread counted."""
+    return _within_quota(len(os.sched_getaffinity(0)))
+
+
+def _within_quota(count: int) -> int:
+    quota = control_groups.cpu_quota()
+    return count if quota is None else max(1, min(count, int(quota)))
 
 
 def available_memory() -> int:
     """Bytes of memory that can still be taken, within the container's limit."""
     import psutil
 
-    available = psutil.virtual_memory().available
-    with contextlib.suppress(OSError, ValueError):
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8"))
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="utf-8"))
-        available = min(available, limit - used)
-    return available
+    available, left = psutil.virtual_memory().available, control_groups.memory_left()
+    return available if left is None else min(available, left)
 
 
 def peak_memory() -> int:

@@ -5,16 +5,14 @@ The fp32 scores depend on weights, volume and truth alone, so each is kept by th
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unet3d import caches, progress
-from unet3d.brats import regions
+from unet3d import files, json_files, progress
+from unet3d.brats import nifti, regions
 from unet3d.engines import export_cache
-from unet3d.files import write_atomically
 from unet3d.measure.accuracy import Cases, Predictions
 from unet3d.results.console import Console
 from unet3d.results.facts import Dice, Fp32Dice, RunWarning, Scores, Told
@@ -22,6 +20,10 @@ from unet3d.results.facts import Dice, Fp32Dice, RunWarning, Scores, Told
 if TYPE_CHECKING:
     import torch
 
+    from unet3d.brats.dataset import Case
+    from unet3d.brats.preprocessing import Volume
+
+FILE, LARGEST_SCORES = "dice.json", 2**16
 # A relative loss of more than this is warned of.
 NOTABLE = 0.01
 
@@ -72,40 +74,35 @@ def relative_loss(ours: float | None, fp32: float | None) -> float | None:
 
 def fp32_scores(reference: torch.nn.Module, cases: Cases, cache_dir: Path) -> dict[str, Scores]:
     """Each case's Dice by nnU-Net's own module in PyTorch in fp32, whatever the run's engine; known ones are not run again."""
-    import torch
-
     from unet3d.brats.preprocessing.store import VERSION
 
-    identity = "\n".join(
-        [
-            export_cache.parameters_hash(reference),
-            repr(reference),
-            f"preprocessing {VERSION}",
-            *export_cache.versions(("torch",)),
-        ]
-    )
-    folder = Path(cache_dir) / "fp32-dice"
-    caches.hold(folder.parent, folder.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"
-    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    network = [
+        export_cache.parameters_hash(reference),
+        repr(reference),
+        f"preprocessing {VERSION}",
+        *export_cache.versions(("torch",)),
+    ]
     scores: dict[str, Scores] = {}
     with progress.phase("Dice in fp32", len(cases.names), "cases") as phase:
         for name in cases.names:
             volume, case = cases.store.load(name), cases.by_name[name]
-            digest = hashlib.sha256(volume.array.tobytes())
-            digest.update(case.truth.read_bytes())
-            key = digest.hexdigest()
-            if key not in known:
-                with torch.inference_mode():
-                    labels = reference(torch.from_numpy(volume.array[None])).argmax(dim=1)[0].to(torch.uint8).numpy()
-                predictions = Predictions()
-                predictions.add(case, volume.properties, labels, None)
-                known[key] = predictions.scores[name]
-                write_atomically(file, json.dumps(known, indent=1) + "\n")
-            scores[name] = known[key]
+            _, truth = files.sha256_regular(case.truth, nifti.LARGEST_FILE, "seg")
+            of_case = [*network, export_cache.volume_hash(volume.array), truth]
+            folder, _ = export_cache.get_or_make(cache_dir / "fp32-dice", of_case, partial(_score, reference, case, volume))
+            scores[name] = json_files.read(folder / FILE, LARGEST_SCORES, "Dice")
             phase.advance()
     return scores
+
+
+def _score(reference: torch.nn.Module, case: Case, volume: Volume, folder: Path) -> None:
+    """Write the case's Dice into a folder."""
+    import torch
+
+    with torch.inference_mode():
+        labels = reference(torch.from_numpy(volume.array[None])).argmax(dim=1)[0].to(torch.uint8).numpy()
+    predictions = Predictions()
+    predictions.add(case, volume.properties, labels, None)
+    json_files.write(folder / FILE, predictions.scores[case.name])
 
 
 def _percent(share: float | None) -> float | None:

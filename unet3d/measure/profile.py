@@ -6,15 +6,13 @@ outside operators is one row of its own, so that the rows always add up to the w
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from unet3d import columns
+from unet3d import columns, json_files
 from unet3d.devices import ceilings
 from unet3d.engines.base import Engine, Operator
-from unet3d.files import write_atomically
 from unet3d.results.console import Console
 from unet3d.results.record import Section
 
@@ -92,5 +90,5 @@ def report(engine: Engine, staged: Any, folder: Path, out: Console) -> list[Sect
         layers = measure(engine, staged)
     out.fitted(lambda width: table(layers, width))
     rows = [asdict(layer) for layer in layers]
-    write_atomically(folder / "profile.json", json.dumps(rows, indent=1) + "\n")
+    json_files.write(folder / "profile.json", rows)
     return rows

@@ -173,8 +173,8 @@ def _watched(plan: Plan, record: Record, measure: Callable[[], Answer], out: Con
                 return measure()
             finally:
                 if group.local_rank == 0:
-                    record.disturbance = cpu_time.between(before, cpu_time.read(root))
-                    record.warn(*advice.disturbed(record.disturbance, plan.settings))
+                    record.disturbance = seen = cpu_time.between(before, cpu_time.read(root))
+                    record.warn(*(advice.disturbed(seen, plan.settings) if seen else ()))
     finally:
         record.samples.sort(key=lambda sample: sample.start)
         volumes = sum(sample.volumes for sample in record.samples)

@@ -18,6 +18,7 @@ from typing import Any
 
 from unet3d import progress, signals
 from unet3d.config.values import Settings
+from unet3d.devices import control_groups
 from unet3d.engines import registry
 from unet3d.errors import BenchmarkError, ExitCode, UserError, shown
 from unet3d.files import write_atomically
@@ -33,7 +34,6 @@ from unet3d.results.record import Record
 POLL_S = 0.2
 # Importing PyTorch from a slow disk and opening a device take their time, whatever limit an inference is given.
 START_S = 300
-MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
 
 
 class RankFailed(BenchmarkError):
@@ -79,7 +79,7 @@ def run(plan: Plan, record: Record, out: Console, task: str) -> None:
     load = list(record.warnings)
     with progress.shown_on(out):
         registry.engine_class(settings.engine).build(plan.request)
-    kills = _oom_kills()
+    kills = control_groups.oom_kills()
     agent = Agent(settings, len(places), job)
     hung: dict[int, str] = {}
     while agent.alive(POLL_S):
@@ -93,7 +93,7 @@ def run(plan: Plan, record: Record, out: Console, task: str) -> None:
     for reader in readers:
         reader.follow()
     if agent.error is not None:
-        failure = _failure(settings, agent, readers, places, hung, _oom_kills() > kills)
+        failure = _failure(settings, agent, readers, places, hung, control_groups.oom_kills() > kills)
         if trace := getattr(failure, "trace", None):
             write_atomically(settings.output_dir / "traceback.log", trace)
         if failure.exit_code == ExitCode.PIPE_CLOSED:
@@ -209,15 +209,6 @@ def _rendezvous(settings: Settings) -> dict[str, Any]:
 def _kill(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)  # torchrun gives each rank a process group of its own
-
-
-def _oom_kills() -> int:
-    """How often the kernel has killed a process of this container for lack of memory; 0 where that cannot be read."""
-    try:
-        entries = dict(line.split() for line in MEMORY_EVENTS.read_text(encoding="utf-8").splitlines())
-        return int(entries.get("oom_kill", 0))
-    except (OSError, ValueError):
-        return 0
 
 
 def _failure(

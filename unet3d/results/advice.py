@@ -61,7 +61,7 @@ def other_load(settings: Settings) -> Iterator[RunWarning]:
     before = cpu_time.read()
     time.sleep(LOOK_S)
     seen = cpu_time.between(before, cpu_time.read())
-    if _disturbs(seen, settings):
+    if seen and _disturbs(seen, settings):
         yield RunWarning(
             "other-load",
             f"before the run other work had {seen.others_share:.0%} of the {seen.cpus} CPUs.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any, cast
 
 import yaml
 
+from unet3d import json_files
 from unet3d.config.settings import BY_NAME
 from unet3d.config.values import Settings
 from unet3d.files import write_atomically
@@ -225,7 +225,7 @@ def write(record: Record, folder: Path) -> Document:
     # The thread that measures writes what there is so far; it must not put that over what a signal has closed meanwhile.
     with _WRITING:
         doc = document(record)
-        write_atomically(folder / "results.json", json.dumps(doc, indent=1, allow_nan=False) + "\n")
+        json_files.write(folder / "results.json", doc)
         write_atomically(folder / "results.yaml", to_yaml(doc))
     return doc
 

@@ -5,7 +5,6 @@ python -m unet3d.results.json_schema    writes results.schema.json beside this f
 
 from __future__ import annotations
 
-import json
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import (
     is_typeddict,
 )
 
-from unet3d.files import write_atomically
+from unet3d import json_files
 from unet3d.results import schema
 from unet3d.results.schema import EmptyUntilKnown, Keys, Length, Limits, Pattern, Results, Together
 
@@ -74,7 +73,7 @@ def closed(node: Any) -> Any:
 
 def text() -> str:
     """results.schema.json."""
-    return json.dumps(document(), indent=1) + "\n"
+    return json_files.text(document())
 
 
 def _node(kind: Any, definitions: dict[str, Node]) -> Node:
@@ -145,4 +144,4 @@ def _constrained(node: Node, marks: Sequence[object]) -> Node:
 
 
 if __name__ == "__main__":
-    write_atomically(FILE, text())
+    json_files.write(FILE, document())

@@ -11,9 +11,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
-from unet3d import files
+from unet3d import json_files
 from unet3d.brats import regions
 from unet3d.brats.weights import MLPERF_SHA256
 from unet3d.errors import UserError, shown
@@ -40,7 +40,7 @@ def read(path: Path) -> Results:
         UserError: in one line, when it is absent, no regular file, larger than LARGEST_FILE, not JSON, not of this
             benchmark, not as the schema says, or its parts do not belong together.
     """
-    doc = load_json(path, LARGEST_FILE, _WHAT)
+    doc = json_files.read(path, LARGEST_FILE, _WHAT)
     version = doc.get("schema_version") if isinstance(doc, dict) else None
     if not isinstance(doc, dict) or isinstance(version, bool) or version not in (1, SCHEMA_VERSION):
         raise UserError(
@@ -79,40 +79,6 @@ def file_of(named: Path) -> Path:
         return named / FILE if named.is_dir() else named
     except OSError:  # names that no file can have
         return named
-
-
-def load_json(path: Path, limit: int, what: str) -> Any:
-    """What a JSON file holds. limit: most bytes it may have. what: what messages call it.
-
-    Raises:
-        UserError: when it is absent, no regular file, larger, not JSON in UTF-8, holds NaN, infinities or a key twice, or is
-            nested too deep.
-    """
-    content = files.read_regular(path, limit, what)
-    try:
-        return json.loads(content.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_each_key_once)
-    except RecursionError:
-        raise UserError(f"{what} {shown(path)}: its values are nested too deep; name another file") from None
-    except ValueError as error:
-        reason = str(error) if isinstance(error, _NotPlain) else "it is not JSON in UTF-8"
-        raise UserError(f"{what} {shown(path)}: cannot be read, {reason}; name another file") from None
-
-
-class _NotPlain(ValueError):
-    """JSON that Python reads and the standard has not."""
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise _NotPlain(f"it holds {name}, which is not JSON")
-
-
-def _each_key_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    mapping = dict(pairs)
-    if len(mapping) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise _NotPlain(f"the key '{shown(twice, 60)}' is there twice")
-    return mapping
 
 
 @functools.cache

@@ -5,22 +5,20 @@ Tumours, contrasts, bias fields and noise: made up by a seeded generator. Nothin
 Dice measured on it says nothing about BraTS.
 """
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from unet3d import files
+from unet3d import files, json_files
 from unet3d.brats.dataset import GRADES
 from unet3d.errors import BenchmarkError, UserError, shown
 from unet3d.workload import MODALITIES
 
 FULL_SIZE = (240, 240, 155)
 DATASET_FILE = "dataset.json"
-MOST_BYTES = 2**20
+MOST_BYTES, WHAT = 2**20, "dataset file"
 # Raised whenever a change alters the cases that a seed gives.
 VERSION = 1
 DEFAULT_CASES = 10
@@ -103,18 +101,10 @@ def make(
 def is_sample(folder: str | Path) -> bool:
     """Whether a data set was made by `make`, as its dataset file says."""
     try:
-        return _read(Path(folder) / DATASET_FILE).get("synthetic") is True
-    except (UserError, AttributeError):
+        told = json_files.read(Path(folder) / DATASET_FILE, MOST_BYTES, WHAT)
+    except UserError:
         return False
-
-
-def _read(file: Path) -> Any:
-    """What a dataset file holds. Raises UserError where that is no JSON."""
-    content = files.read_regular(file, MOST_BYTES, "dataset file")
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{shown(file)} is no JSON ({shown(error)}); remove the folder or name another one") from None
+    return isinstance(told, dict) and told.get("synthetic") is True
 
 
 def _claim(folder: Path, seed: int, size: tuple[int, int, int]) -> None:
@@ -123,7 +113,7 @@ def _claim(folder: Path, seed: int, size: tuple[int, int, int]) -> None:
                 "size": list(size)}  # fmt: skip
     file = folder / DATASET_FILE
     if os.path.lexists(file):
-        present = _read(file)
+        present = json_files.read(file, MOST_BYTES, WHAT)
         if present != identity:
             keys = ("generator_version", "seed", "size")
             there = {key: present.get(key) for key in keys} if isinstance(present, dict) else present
@@ -135,7 +125,7 @@ def _claim(folder: Path, seed: int, size: tuple[int, int, int]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         files.remove_leftovers(folder)
         with files.whole_file(file) as partial:
-            partial.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+            partial.write_text(json_files.text(identity), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write sample data to {folder}: {error.strerror}; name another folder") from None
 

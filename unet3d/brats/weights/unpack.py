@@ -1,7 +1,6 @@
 """nnU-Net model archives and their unpacked folders: found, checked and unpacked so that no path leaves the folder."""
 
 import contextlib
-import json
 import os
 import shutil
 import stat
@@ -9,7 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from unet3d import files
+from unet3d import files, json_files
 from unet3d.errors import BenchmarkError, UserError, shown
 
 CHECKPOINT = "model_final_checkpoint.model"
@@ -37,14 +36,14 @@ def record_path(archive: Path) -> Path:
 def write_json(path: Path, content: dict) -> None:
     """Write a small record atomically."""
     with files.whole_file(path) as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        partial.write_text(json_files.text(content), encoding="utf-8")
 
 
 def read_json(path: Path) -> dict | None:
     """A record, or None when there is none that can be read."""
     try:
-        content = json.loads(files.read_regular(path, MAX_RECORD_BYTES, "record"))
-    except (UserError, ValueError, RecursionError):
+        content = json_files.read(path, MAX_RECORD_BYTES, "record")
+    except UserError:
         return None
     return content if isinstance(content, dict) else None
 

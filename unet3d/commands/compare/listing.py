@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from unet3d import json_files
 from unet3d.commands.compare import escape, measure, rows
 from unet3d.commands.compare.rows import Row
 from unet3d.results.bootstrap import CONFIDENCE, Ratio
@@ -200,4 +200,4 @@ def as_json(listing: Listing) -> str:
         "rows": [{**_record(row), "ratios": ratios(row), "differs": dict(row.differs)} for row in listing.rows],
         "notes": list(listing.notes),
     }
-    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+    return json_files.text(document)

@@ -5,17 +5,15 @@ A file is a results.json without paths, host name, command and series, named aft
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from unet3d import places
+from unet3d import json_files, places
 from unet3d.commands.compare import machines, runs
 from unet3d.commands.compare.runs import Side
 from unet3d.errors import UserError, shown
-from unet3d.files import write_atomically
 from unet3d.results import reader
 from unet3d.results.schema import Results, Value
 
@@ -87,5 +85,5 @@ def add(run: Path, folder: Path | None = None) -> Path:
     if target.exists():
         raise UserError(f"{shown(target)}: is there already; remove it first if this run shall replace it")
     document = published(reader.read(file))
-    write_atomically(target, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    json_files.write(target, document)
     return target

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from unet3d import places, progress
+from unet3d import json_files, places, progress
 from unet3d.commands.sweep import process, resume, tables
 from unet3d.commands.sweep.grid import Configuration
 from unet3d.config.values import Settings
@@ -18,7 +17,6 @@ from unet3d.devices import host
 from unet3d.errors import Stopped, UserError
 from unet3d.files import move_all_aside, write_atomically
 from unet3d.progress import Display, duration
-from unet3d.results import reader
 from unet3d.results.document import plain
 from unet3d.results.schema import Results
 from unet3d.version import __version__
@@ -26,8 +24,7 @@ from unet3d.workload import SHAPE
 
 SCHEMA_VERSION = 1
 TABLES = ("sweep.json", "sweep.md", "sweep.csv")
-# Bytes that the table of a sweep may have: each of its rows, of which there are 1000 at most, takes about two thousand.
-LARGEST_TABLE = 2**26
+LARGEST_TABLE = 2**27  # bytes; a thousand configurations take a few MB
 
 
 @dataclass(frozen=True)
@@ -104,11 +101,10 @@ class Sweep:
     def _keep_other_tables(self, fresh: bool) -> None:
         """Rename the tables of a sweep that this one does not go on with."""
         try:
-            earlier = reader.load_json(self.folder / TABLES[0], LARGEST_TABLE, "table of a sweep")
-            same = isinstance(earlier, dict) and earlier.get("again") == self.again
+            earlier = json_files.read(self.folder / TABLES[0], LARGEST_TABLE, "sweep")
         except UserError:
-            same = False
-        if fresh or not same:
+            earlier = None
+        if fresh or not isinstance(earlier, dict) or earlier.get("again") != self.again:
             move_all_aside(self.folder, TABLES)
 
     def _run_one(self, planned: Planned, now: resume.Fingerprint, label: str, ahead: Sequence[Planned]) -> None:
@@ -200,7 +196,7 @@ class Sweep:
             "winners": {what: {"name": row["name"], "command": row["command"]} for what, row in tables.winners(rows).items()},
         }
         document = plain(document)
-        write_atomically(self.folder / "sweep.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
+        json_files.write(self.folder / "sweep.json", document)
         write_atomically(self.folder / "sweep.md", tables.markdown(document))
         write_atomically(self.folder / "sweep.csv", tables.to_csv(document))
         return document

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TypedDict, cast
 
-from unet3d import places
+from unet3d import json_files, places
 from unet3d.brats import weights
 from unet3d.commands.sweep.process import complete_results
 from unet3d.config.values import Settings
 from unet3d.devices import host
 from unet3d.errors import UserError
-from unet3d.files import write_atomically
-from unet3d.results import reader
 from unet3d.results.document import requested
 from unet3d.results.schema import Results, Value
 
@@ -86,7 +83,7 @@ def earlier(folder: Path, now: Fingerprint) -> Results | None:
 def read_state(folder: Path) -> State:
     """What an earlier sweep noted about this folder; empty when there is nothing that can be read."""
     try:
-        state = reader.load_json(folder / STATE, LARGEST_STATE, "configuration")
+        state = json_files.read(folder / STATE, LARGEST_STATE, "configuration")
     except UserError:
         return {}
     seconds = state.get("seconds") if isinstance(state, dict) else None
@@ -97,7 +94,7 @@ def read_state(folder: Path) -> State:
 
 def write_state(folder: Path, now: Fingerprint, seconds: float) -> None:
     """Note a run's fingerprint and how long it took, for the next sweep and its estimate of the time."""
-    write_atomically(folder / STATE, json.dumps({"fingerprint": now, "seconds": seconds}, indent=1) + "\n")
+    json_files.write(folder / STATE, {"fingerprint": now, "seconds": seconds})
 
 
 @functools.cache

@@ -8,10 +8,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from unet3d import progress
+from unet3d import json_files, progress
 from unet3d.engines import export_cache
 from unet3d.engines.base import Request
-from unet3d.files import write_atomically
 from unet3d.network import quantization
 from unet3d.network.quantization import Ranges
 
@@ -50,8 +49,7 @@ def ranges(reference: nn.Module, request: Request) -> tuple[dict[str, Ranges], d
         network = InferenceUNet.from_reference(reference)
         with progress.phase("finding int8's ranges"):
             ranges_by_name = quantization.calibrate(network, (torch.from_numpy(volume) for volume in volumes))
-        text = json.dumps({name: dataclasses.asdict(item) for name, item in ranges_by_name.items()}, indent=1)
-        write_atomically(folder / FILE, text + "\n")
+        json_files.write(folder / FILE, {name: dataclasses.asdict(item) for name, item in ranges_by_name.items()})
         seconds["calibrate"] = perf_counter() - begin
 
     folder, _ = export_cache.get_or_make(request.cache_dir / "int8-ranges", ingredients, make)
