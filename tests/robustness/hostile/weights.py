@@ -167,6 +167,32 @@ def rebuilt(function, *arguments):
     return data_pickle(pickle.dumps({"state_dict": {FIRST: Call(function, *arguments)}}, 2))
 
 
+# Pickled, and each holds the one before twice, by way of the memo.
+TUPLES = b"K\x01" + b"".join(b"q%ch%c\x86" % (number, number) for number in range(40))
+LISTS = b"](" * 40 + b"K\x01" + b"".join(b"q%ch%ce" % (number, number) for number in range(40))
+STORAGE = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n%bX\x03\x00\x00\x00cpuM\x60\x03tQ"
+
+
+def compressed(checkpoint):
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(checkpoint)) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    return out.getvalue()
+
+
+def unlisted():
+    """In the format before 1.6, without the list of storages and the numbers."""
+    content = saved(legacy=True)
+    whole = io.BytesIO(content)
+    for _ in range(3):
+        pickle.load(whole)
+    unpickler = pickle.Unpickler(whole)
+    unpickler.persistent_load = lambda pid: torch.storage.TypedStorage(pid[4], dtype=torch.float32)
+    unpickler.load()
+    return content[: whole.tell()] + pickle.dumps([], 2)
+
+
 TYPES = [
     torch.int8,
     torch.uint8,
@@ -284,6 +310,17 @@ WEIGHTS = {
     "doubled keys": data_pickle(b"\x80\x02}" + pickle.dumps(doubled(tuple), 2)[2:-1] + b"K\x01s."),
     "a million tuples": data_pickle(b"\x80\x02}" + b")" + b"\x85" * 10**6 + b"K\x01s."),
     "a million lists": data_pickle(b"\x80\x02" + b"]" * 10**6 + b"a" * (10**6 - 1) + b"."),
+    "doubled key by the memo": data_pickle(b"\x80\x02}" + TUPLES + b"K\x01s."),
+    "call of doubled tuples": data_pickle(b"\x80\x02" + TUPLES + b")R."),
+    "call of doubled lists": data_pickle(b"\x80\x02" + LISTS + b")R."),
+    "tensor of doubled lists": data_pickle(b"\x80\x02ctorch\nTensor\n" + LISTS + b"\x85R."),
+    "attributes of doubled tuples": data_pickle(b"\x80\x02ccollections\nOrderedDict\n)R](" + TUPLES + b"K\x01\x86eb."),
+    "storage of a million tuples": data_pickle(b"\x80\x02" + STORAGE % (b")" + b"\x85" * 10**6) + b"."),
+    "counted zeros": rebuilt(collections.Counter, Call(bytearray, 10**10)),
+    "item of a storage": data_pickle(b"\x80\x02" + STORAGE % b"X\x01\x00\x00\x000" + b"K\x00K\x01s."),
+    "storages empty": storage(lambda p: {n: b"" if "/data/" in n else c for n, c in p.items()}),
+    "storages compressed": lambda folder: write(folder, members(compressed(saved()))),
+    "legacy, a storage unlisted": lambda folder: write(folder, members(unlisted())),
     "sparse without tensors": rebuilt(torch._utils._rebuild_sparse_tensor, torch.strided, ()),
     "empty pickle": data_pickle(b""),
     "rubbish pickle": data_pickle(b"\x80\x02\xff\xff"),

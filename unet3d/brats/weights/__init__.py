@@ -73,7 +73,7 @@ def load(source: str | Path, fold: int = 1) -> Weights:
 
     from unet3d.network import reference
 
-    # Before a tensor is made: the network says how large it may be.
+    # Before a tensor is cast: what is stored as one number may be of any size, and the network says of which.
     reference.check(reference.build(plans, device="meta"), parameters, shown(where))
     state_dict = checkpoint.tensors(parameters, where)
     record = _check_record(path, root, names, files)

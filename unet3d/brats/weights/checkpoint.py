@@ -1,21 +1,23 @@
-"""Checkpoints as nnU-Net 1.7.1 writes them (`*.model`, by torch.save), read without running code from them.
+"""Checkpoints as nnU-Net 1.7.1 writes them (`*.model`, by torch.save), read by torch.load(weights_only=True).
 
-PyTorch's own reader makes whatever tensors a file describes: sparse, quantised, of any size. Here a file is an archive
-of plain pieces: what it says of its tensors is compared with the network before a tensor is made. Both of torch.save's
-formats are read: a zip, and the one before PyTorch 1.6, which is five pickles and then the numbers.
+It runs no code from a file, and yet a file of a megabyte brings it down. A dictionary's key of 10^6 nested tuples
+(`}` `)` `\\x85`... `K\\x01` `s`) ends PyTorch 2.13 by SIGSEGV. Forty tuples, each of which holds the one before twice, keep
+it busy for years. PyTorch 2.6 reads beyond the end of a record that is shorter than the pickle says. So
+`safe_pickle.Unpickler` goes through a checkpoint's pickles first, with a placeholder for each tensor.
+Both of torch.save's formats are read: a zip, and the one before PyTorch 1.6, which is five pickles and then the numbers.
 """
 
 from __future__ import annotations
 
+import enum
 import io
 import pickle
-import struct
 import zipfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
-from math import prod
+from collections import OrderedDict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from unet3d.brats.weights import safe_pickle
 from unet3d.errors import UserError, shown
@@ -23,192 +25,176 @@ from unet3d.errors import UserError, shown
 if TYPE_CHECKING:
     from torch import Tensor
 
-# By PyTorch's name of the storage. nnU-Net writes fp32 only; fp16 turns into fp32 without loss, as in copies made for sharing.
-FLOATS = {"FloatStorage": ("float32", 4), "HalfStorage": ("float16", 2)}
-# Bytes of a number in each kind of storage that torch.save knows by name; others are skipped over with these.
-SIZES = {
-    **{kind: size for kind, (_, size) in FLOATS.items()},
-    **dict.fromkeys(("BoolStorage", "ByteStorage", "CharStorage", "QInt8Storage", "QUInt8Storage"), 1),
-    **dict.fromkeys(("ShortStorage", "BFloat16Storage"), 2),
-    **dict.fromkeys(("IntStorage", "QInt32Storage"), 4),
-    **dict.fromkeys(("LongStorage", "DoubleStorage", "ComplexFloatStorage"), 8),
-    "ComplexDoubleStorage": 16,
-}
+# nnU-Net writes fp32 only; fp16 turns into fp32 without loss, as in copies made for sharing.
+DTYPES = ("float32", "float16")
+# Of all that is no number of a tensor; a thousand epochs of training curves have some 0.2 MB. PyTorch takes up to 10 s
+# for a megabyte.
+MOST_PICKLED_BYTES = 2**22
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
-MOST_AXES = 8
 
 
-class Kind(str):
+class Placeholder(enum.Enum):
+    """What stands for what torch.load will make."""
+
+    STORAGE = enum.auto()
+    TENSOR = enum.auto()
+
+
+class StorageType(str):
     """PyTorch's name of a storage, such as FloatStorage."""
 
+    def itemsize(self) -> int:
+        import torch
 
-@dataclass(frozen=True)
-class Storage:
-    """Numbers in a file, of which tensors are views: how many, and the key that they have there."""
-
-    kind: Kind
-    key: str
-    count: int
+        return getattr(torch, self).dtype.itemsize
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """What a file says of a tensor; `storage` is read from the file by `read`."""
+class _Checker(safe_pickle.Unpickler):
+    """Goes through plain data and dense tensors, and makes no tensor.
 
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    read: Callable[[Storage], bytes] = field(repr=False)
+    sizes: bytes of each storage; where they are not known they are at most `limit`.
+    """
 
-
-class _Unpickler(safe_pickle.Unpickler):
-    """Plain data, and descriptions of tensors in the place of tensors."""
-
-    def __init__(self, file: io.BytesIO, read: Callable[[Storage], bytes]):
+    def __init__(self, file: io.BytesIO, limit: int, sizes: Mapping[str, int] | None = None):
         super().__init__(file)
-        self._read = read
-        self.storages: dict[str, Storage] = {}
-        self.allowed |= {
-            "torch._utils._rebuild_tensor_v2": self._tensor,
-            "torch._utils._rebuild_tensor": self._tensor,
-            "torch._utils._rebuild_parameter": self._parameter,
-        }
+        self._limit, self._sizes = limit, sizes
+        self.keys: set[str] = set()
+        self.allowed |= {"torch._utils._rebuild_tensor_v2": _tensor, "torch._utils._rebuild_parameter": _parameter}
 
     def find_class(self, module: str, name: str) -> object:
-        return Kind(name) if module == "torch" and name.endswith("Storage") else super().find_class(module, name)
+        return StorageType(name) if module == "torch" and name.endswith("Storage") else super().find_class(module, name)
 
-    def persistent_load(self, pid: object) -> Storage:
+    def persistent_load(self, pid: object) -> Placeholder:
         match pid:
-            case ("storage", Kind() as kind, str() as key, str(), int() as count, *rest) if rest in ([], [None]) and count >= 0:
-                return self.storages.setdefault(key, Storage(kind, key, count))
+            case ("storage", StorageType() as kind, str() as key, str(), int() as count, *rest) if rest in ([], [None]):
+                size = count * kind.itemsize()
+                if not 0 <= size <= self._limit or (self._sizes is not None and self._sizes.get(key) != size):
+                    raise pickle.UnpicklingError(f"the numbers of storage {key} are cut off")
+                self.keys.add(key)
+                return Placeholder.STORAGE
         raise pickle.UnpicklingError("what is no storage of numbers is kept as one")
 
-    def call(self, function: Any, arguments: tuple) -> object:
-        return function(*arguments) if function in (self._tensor, self._parameter) else super().call(function, arguments)
-
-    def _tensor(self, storage: object, offset: object, shape: object, stride: object, *_: object) -> Parameter:
-        sizes = (shape, stride)
-        if not isinstance(storage, Storage) or not isinstance(offset, int) or not all(isinstance(s, tuple) for s in sizes):
-            raise pickle.UnpicklingError("a tensor that is none")
-        parameter = Parameter(storage, offset, tuple(shape), tuple(stride), self._read)  # type: ignore[arg-type]
-        if len(parameter.shape) != len(parameter.stride) or len(parameter.shape) > MOST_AXES:
-            raise pickle.UnpicklingError(f"a tensor of {len(parameter.shape)} axes and {len(parameter.stride)} strides")
-        if not all(isinstance(n, int) and n >= 0 for n in (offset, *parameter.shape, *parameter.stride)):
-            raise pickle.UnpicklingError("a tensor of sizes that are no whole numbers")
-        return parameter
-
-    def _parameter(self, data: object, *_: object) -> object:
-        return data
+    def call(self, function: object, arguments: tuple) -> object:
+        if function is _tensor or function is _parameter:
+            return function(*arguments)
+        return super().call(function, arguments)
 
 
-def read(data: bytes, name: str) -> dict[str, Parameter]:
-    """What a checkpoint's bytes say of its parameters; `tensors` makes them.
+def _tensor(*arguments: object) -> Placeholder:
+    match arguments:
+        case (Placeholder.STORAGE, int(), tuple() as shape, tuple() as stride, bool(), OrderedDict() as hooks) if not hooks:
+            if all(isinstance(n, int) for n in (*shape, *stride)):
+                return Placeholder.TENSOR
+    raise pickle.UnpicklingError("a tensor that is none")
+
+
+def _parameter(*arguments: object) -> Placeholder:
+    match arguments:
+        case (Placeholder.TENSOR, bool(), OrderedDict() as hooks) if not hooks:
+            return Placeholder.TENSOR
+    raise pickle.UnpicklingError("a parameter that is none")
+
+
+def read(data: bytes, name: str) -> dict[str, Tensor]:
+    """The parameters in a checkpoint's bytes as they are stored, on the CPU; `tensors` makes fp32 of them.
 
     A `module.` in front of every name, left by nn.DataParallel, is taken off as nnU-Net does.
     Raises UserError when the file asks for a global that is not allowed (the message has its name), is damaged, or holds no
     'state_dict' of dense tensors of fp32 or fp16.
     """
-    content = safe_pickle.read(lambda: (_read_zip if data.startswith(b"PK") else _read_legacy)(data), name)
+    content = safe_pickle.read(lambda: _load(data), name)
     state_dict = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state_dict, dict) or not all(isinstance(value, Parameter) for value in state_dict.values()):
+
+    import torch
+
+    if not isinstance(state_dict, dict) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
         raise UserError(f"{shown(name)}: holds no 'state_dict' of tensors; a checkpoint of nnU-Net's trainer is needed.")
-    parameters: dict[str, Parameter] = {}
+    parameters: dict[str, Tensor] = {}
     for key, value in state_dict.items():
         if not isinstance(key, str) or key.removeprefix("module.") in parameters:
             raise UserError(f"{shown(name)}: {shown(repr(key))} is no name of a parameter, or one that is there twice.")
-        if problem := _problem(value):
-            raise UserError(f"{shown(name)}: {shown(key)} {problem}; get a fresh copy of the checkpoint.")
-        parameters[key.removeprefix("module.")] = value
+        kind = str(value.dtype).removeprefix("torch.")
+        if kind not in DTYPES:
+            raise UserError(f"{shown(name)}: {shown(key)} is {kind}, allowed are {' and '.join(DTYPES)}.")
+        if _overlaps(value):
+            raise UserError(
+                f"{shown(name)}: {shown(key)} shows the same numbers in several places; get a fresh copy of the checkpoint."
+            )
+        parameters[key.removeprefix("module.")] = value.detach()
     return parameters
 
 
-def _problem(parameter: Parameter) -> str | None:
-    """What makes this no dense tensor of floating-point numbers."""
-    if parameter.storage.kind not in FLOATS:
-        allowed = " and ".join(f"{name}s of {kind}" for name, (kind, _) in FLOATS.items())
-        return f"is kept as {shown(parameter.storage.kind)}, allowed are {allowed}"
+def _overlaps(value: Tensor) -> bool:
     least = 1
-    for stride, extent in sorted(zip(parameter.stride, parameter.shape, strict=True)):
+    for stride, extent in sorted(zip(value.stride(), value.shape, strict=True)):
         if extent > 1 and stride < least:
-            return "shows the same numbers in several places"
+            return True
         least = max(least, stride * extent)
-    last = parameter.offset + sum((n - 1) * s for n, s in zip(parameter.shape, parameter.stride, strict=True))
-    if prod(parameter.shape) and last >= parameter.storage.count:
-        return "reaches beyond the numbers in the file"
-    return None
+    return False
 
 
-def tensors(parameters: Mapping[str, Parameter], name: str) -> dict[str, Tensor]:
-    """The parameters themselves, fp32 on the CPU.
-
-    Raises UserError where the file lacks their numbers, and for values that are not finite.
-    """
-    import torch
-
-    made: dict[str, Tensor] = {}
-    for key, parameter in parameters.items():
-        kind, size = FLOATS[parameter.storage.kind]
-        content = safe_pickle.read(partial(parameter.read, parameter.storage), name)
-        if len(content) != parameter.storage.count * size:
-            raise UserError(f"{shown(name)}: {shown(key)} is cut off; get a fresh copy of the checkpoint.")
-        if not content:
-            made[key] = torch.empty(parameter.shape)
-            continue
-        numbers = torch.frombuffer(bytearray(content), dtype=getattr(torch, kind))
-        # Of an axis with one entry the stride means nothing and may be any number.
-        stride = [step if extent > 1 else 1 for step, extent in zip(parameter.stride, parameter.shape, strict=True)]
-        tensor = numbers.as_strided(parameter.shape, stride, parameter.offset).float().contiguous()
-        if not torch.isfinite(tensor).all():
+def tensors(parameters: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The parameters in fp32, contiguous. Raises UserError for values that are not finite."""
+    made = {key: value.float().contiguous() for key, value in parameters.items()}
+    for key, value in made.items():
+        if not value.isfinite().all():
             raise UserError(f"{shown(name)}: {shown(key)} holds NaN or infinite values; get a fresh copy of the checkpoint.")
-        made[key] = tensor
     return made
 
 
-def _read_zip(data: bytes) -> object:
-    archive = zipfile.ZipFile(io.BytesIO(data))
-    # torch.save does not compress: what is announced is what the file has.
-    for member in archive.infolist():
-        if member.compress_type != zipfile.ZIP_STORED or member.file_size > len(data):
+def _load(data: bytes) -> object:
+    import torch
+
+    if data.startswith(b"PK"):
+        data = _checked_zip(data)
+    else:
+        _check_legacy(data)
+    # nnU-Net keeps its training curves as numpy scalars; their dtypes are rebuilt through a class of each dtype.
+    dtypes = {type(np.dtype(kind)) for kind in safe_pickle.NUMBERS}
+    allowed: list[Any] = [(value, name) for name, value in safe_pickle.numpy_globals().items()]
+    with torch.serialization.safe_globals([*allowed, *dtypes]):
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def _checked_zip(data: bytes) -> bytes:
+    """The same archive written anew: PyTorch's reader of zips meets only what was looked at here."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = archive.infolist()
+        # torch.save does not compress: what is announced is what the file has.
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise pickle.UnpicklingError("a compressed piece, which torch.save does not write")
-    roots = [
-        name.removesuffix("/data.pkl") for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")
-    ]
-    if len(roots) != 1:
-        raise pickle.UnpicklingError("no data.pkl as torch.save writes it")
-    (root,) = roots
-    if f"{root}/byteorder" in archive.namelist() and archive.read(f"{root}/byteorder") != b"little":
-        raise pickle.UnpicklingError("written on a machine of another byte order")
+        if sum(member.file_size for member in members) > len(data):
+            raise pickle.UnpicklingError("its pieces are larger than the file")
+        roots = [name.removesuffix("/data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]
+        if len(roots) != 1:
+            raise pickle.UnpicklingError("no data.pkl as torch.save writes it")
+        folder = f"{roots[0]}/"
+        pieces = {m.filename.removeprefix(folder): m for m in members if m.filename.startswith(folder)}
+        if "byteorder" in pieces and archive.read(pieces["byteorder"]) != b"little":
+            raise pickle.UnpicklingError("written on a machine of another byte order")
+        sizes = {name.removeprefix("data/"): m.file_size for name, m in pieces.items() if name.startswith("data/")}
+        pickled = archive.read(pieces["data.pkl"])[:MOST_PICKLED_BYTES]
+        _Checker(io.BytesIO(pickled), len(data), sizes).load()
+        anew = io.BytesIO()
+        with zipfile.ZipFile(anew, "w") as checked:
+            for name, member in pieces.items():
+                checked.writestr(f"archive/{name}", archive.read(member))
+    return anew.getvalue()
 
-    def numbers(storage: Storage) -> bytes:
-        return archive.read(f"{root}/data/{storage.key}")
 
-    return _Unpickler(io.BytesIO(archive.read(f"{root}/data.pkl")), numbers).load()
-
-
-def _read_legacy(data: bytes) -> object:
-    file, places = io.BytesIO(data), dict[str, tuple[int, int]]()
+def _check_legacy(data: bytes) -> None:
+    file = io.BytesIO(data[:MOST_PICKLED_BYTES])
 
     def plain() -> object:
         return safe_pickle.Unpickler(file).load()
 
-    def numbers(storage: Storage) -> bytes:
-        place, count = places[storage.key]
-        return data[place : place + storage.count * FLOATS[storage.kind][1]] if count == storage.count else b""
-
     if plain() != LEGACY_MAGIC or plain() != LEGACY_PROTOCOL:
         raise pickle.UnpicklingError("neither of the formats of torch.save")
     plain()  # byte order and sizes of the machine, which mean nothing since PyTorch 0.4
-    unpickler = _Unpickler(file, numbers)
-    content, keys = unpickler.load(), plain()
-    if not isinstance(keys, list) or not all(isinstance(key, str) and key in unpickler.storages for key in keys):
+    checker = _Checker(file, len(data))
+    checker.load()
+    keys = plain()
+    # PyTorch leaves a storage that is not listed as the memory was.
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != checker.keys:
         raise pickle.UnpicklingError("no list of its storages")
-    for key in keys:
-        (count,) = struct.unpack("<q", file.read(8))
-        places[key] = file.tell(), count
-        size = SIZES.get(unpickler.storages[key].kind)
-        if size is None or not 0 <= count <= len(data):
-            raise pickle.UnpicklingError(f"numbers of an unknown kind, {unpickler.storages[key].kind}, or too many of them")
-        file.seek(count * size, io.SEEK_CUR)
-    return content

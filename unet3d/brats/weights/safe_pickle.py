@@ -171,7 +171,9 @@ class Unpickler(_Interpreter):
                 raise pickle.UnpicklingError(f"an array of {count} values with {len(content)} of them")
             self._spend(len(content))
         elif isinstance(instance, OrderedDict):
-            self.stack.pop()  # PyTorch's note of its modules' versions, an attribute
+            # PyTorch's note of its modules' versions, an attribute.
+            if not isinstance(self.stack.pop(), dict):
+                raise pickle.UnpicklingError("attributes that are no dict")
             return
         elif not isinstance(instance, np.dtype):
             raise pickle.UnpicklingError("an object with a state, where plain data is expected")
