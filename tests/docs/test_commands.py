@@ -12,7 +12,7 @@ import pytest
 import yaml
 from documents import OUTPUT, ROOT, RUN, Block
 
-from unet3d import files
+from unet3d import caches
 from unet3d.commands.sweep import grid_file
 from unet3d.config import parse
 
@@ -29,7 +29,7 @@ def place(tmp_path_factory):
         if not path.name.startswith("output") and path.name not in ("build", "weights", "sample_data"):
             (folder / path.name).symlink_to(path)
     cache.mkdir()
-    for path in files.cache_folder().glob("fused-*"):
+    for path in caches.folder().glob("fused-*"):
         (cache / path.name).symlink_to(path)
     return folder, cache
 
