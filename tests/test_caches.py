@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from unet3d import caches, cli, files
+from unet3d import caches, cli
 from unet3d.engines import export_cache
+from unet3d.engines.base import Request
 
 ROOT = Path(__file__).parents[1]
 # Takes something from the cache, says so, and lives until its input ends.
 HOLDER = """
 import sys
-from unet3d import files
+from unet3d import caches
 from unet3d.engines import export_cache
-folder, _ = export_cache.get_or_make(files.cache_folder() / "onnx", ["a"], lambda folder: (folder / "model").write_text("x"))
+folder, _ = export_cache.get_or_make(caches.folder() / "onnx", ["a"], lambda folder: (folder / "model").write_text("x"))
 print(folder, flush=True)
 sys.stdin.read()
 print((folder / "model").read_text(), flush=True)
@@ -175,19 +176,25 @@ def test_a_run_has_torch_compile_write_to_the_cache_and_keeps_it_from_being_clea
     assert "a run under way uses inductor" in ended.stderr
 
 
-@pytest.mark.parametrize("named", ["file", "file/below"])
-def test_a_place_that_is_a_file_is_not_used(named, monkeypatch, tmp_path, capsys):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / named))
-    monkeypatch.setattr(files, "_temporary", [])
-    files._temporary_cache.cache_clear()
-    assert tmp_path not in files.cache_folder().parents
-    assert "cannot be written to" in capsys.readouterr().err
-    files.remove_temporary()
-    files._temporary_cache.cache_clear()
-
-
-def test_a_relative_place_counts_as_none(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", "here")
+@pytest.mark.parametrize("named", ["", "here"])
+def test_by_default_it_is_in_the_users_home_and_a_relative_place_counts_as_none(monkeypatch, tmp_path, named):
+    monkeypatch.setenv("XDG_CACHE_HOME", named)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert files.cache_folder() == tmp_path / ".cache" / "unet3d"
+    assert caches.folder() == Request("torch", None, "fp32").cache_dir == tmp_path / ".cache" / "unet3d"
+
+
+@pytest.mark.parametrize("named", ["file", "file/below"])
+def test_without_a_place_it_is_kept_as_long_as_the_process(tmp_path, named):
+    (tmp_path / "file").touch()
+    ended = subprocess.run(
+        [sys.executable, "-c", "from unet3d import caches; print(caches.folder()); caches.folder().mkdir()"],
+        cwd=ROOT,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / named)},
+        capture_output=True,
+        text=True,
+    )
+    assert (
+        ended.stderr.startswith(f"WARNING[cache]: {tmp_path / named} cannot be written to: ") and ended.stderr.count("\n") == 1
+    )
+    made = Path(ended.stdout.strip())
+    assert made.name == "unet3d" and not made.parent.exists()

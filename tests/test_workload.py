@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unet3d import files, workload
+from unet3d import workload
 from unet3d.brats import segmentations
 from unet3d.engines.base import Request
 from unet3d.network.plans import architecture, random_plans
@@ -36,11 +36,3 @@ def test_the_network_of_the_plans_is_the_workloads():
 def test_a_fact_stands_in_no_other_module(fact):
     holders = [path for path in PACKAGE.rglob("*.py") if re.search(fact, path.read_text(encoding="utf-8"))]
     assert holders == [PACKAGE / "workload.py"]
-
-
-def test_the_cache_is_where_the_user_says(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert files.cache_folder() == Request("torch", None, "fp32").cache_dir == tmp_path / "unet3d"
-    monkeypatch.setenv("XDG_CACHE_HOME", "")
-    monkeypatch.setenv("HOME", "/home/somebody")
-    assert files.cache_folder() == Path("/home/somebody/.cache/unet3d")

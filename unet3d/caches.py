@@ -1,21 +1,25 @@
 """What is kept between runs because it takes long to make: which kinds there are, where each lies, and who uses it.
 
-Everything is in `files.cache_folder()`. Whoever takes something from it holds its kind until the process ends; clearing
+Everything is in `folder()`. Whoever takes something from it holds its kind until the process ends; clearing
 waits for nobody and is refused while somebody holds.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
+import functools
 import os
 import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from unet3d import files
-from unet3d.errors import UserError
+from unet3d.errors import UserError, shown
 
 OPERATORS, TRITON, INDUCTOR, OTHER = "operators", "triton", "inductor", "other"
 _LOCK = ".in-use-"
@@ -46,6 +50,7 @@ KINDS = {
 }
 # Locks by file: they last as long as the process.
 _held: dict[Path, int] = {}
+_temporary: list[tuple[int, str]] = []  # folders, each with the process that has made it
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,45 @@ class Entry:
     path: Path
     size: int
     changed: float
+
+
+def folder() -> Path:
+    """Where everything is kept that can be made again: exports, quantised networks, built operators. It need not exist.
+
+    `unet3d` in XDG_CACHE_HOME (https://specifications.freedesktop.org/basedir-spec), by default in ~/.cache. Where that
+    cannot be written to, or nobody knows this user's home, a temporary folder of this process and its children.
+    A relative XDG_CACHE_HOME counts as not set, as the specification asks for.
+    """
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        parent = Path(named) if Path(named).is_absolute() else Path.home() / ".cache"
+        if files.can_write(parent / "unet3d"):
+            return parent / "unet3d"
+        reason = f"{shown(parent)} cannot be written to"
+    except RuntimeError:
+        reason = "this user has no home"
+    except OSError as error:
+        reason = f"{shown(named or '~/.cache')}: {error.strerror}"
+    return _temporary_folder(reason)
+
+
+@functools.cache
+def _temporary_folder(reason: str) -> Path:
+    made = tempfile.mkdtemp(prefix="unet3d-cache-")
+    _temporary.append((os.getpid(), made))
+    atexit.register(remove_temporary)
+    # Ranks find there what their parent has built.
+    os.environ["XDG_CACHE_HOME"] = made
+    print(f"WARNING[cache]: {reason}: what is compiled is kept for this run only; set XDG_CACHE_HOME", file=sys.stderr)
+    return Path(made) / "unet3d"
+
+
+def remove_temporary() -> None:
+    """Remove temporary folders of this process: at its end, and before it ends without Python's own."""
+    while _temporary:
+        maker, made = _temporary.pop()
+        if maker == os.getpid():
+            shutil.rmtree(made, ignore_errors=True)
 
 
 def hold(cache: Path, kind: str) -> None:
@@ -79,21 +123,17 @@ def hold(cache: Path, kind: str) -> None:
 def share() -> None:
     """Have Triton and torch.compile keep what they make in this cache, unless the user has named another place."""
     for name, kind in KINDS.items():
-        if kind.variable is None or not ours(name):
-            continue
-        folder = files.cache_folder()
-        if _writable(folder):
-            os.environ[kind.variable] = str(folder / kind.folder)
-            hold(folder, name)
+        if kind.variable is not None and ours(name):
+            os.environ[kind.variable] = str(folder() / kind.folder)
+            hold(folder(), name)
 
 
 def place(kind: str) -> Path:
     """The folder that holds a kind's entries."""
-    told = _told(kind)
+    told, pattern = _told(kind), KINDS[kind].folder
     if told is not None:
         return told
-    folder = files.cache_folder()
-    return folder if "*" in KINDS[kind].folder else folder / KINDS[kind].folder
+    return folder() if "*" in pattern else folder() / pattern
 
 
 def entries(kind: str) -> list[Entry]:
@@ -102,16 +142,16 @@ def entries(kind: str) -> list[Entry]:
     Raises:
         UserError: when it cannot be read.
     """
-    folder, pattern = place(kind), KINDS[kind].folder
+    inside, pattern = place(kind), KINDS[kind].folder
     try:
         if kind == OTHER:
-            known = {path for name in KINDS if name != OTHER for path in folder.glob(KINDS[name].folder)}
-            found = [path for path in folder.glob("*") if path not in known and not path.name.startswith(_LOCK)]
+            known = {path for name in KINDS if name != OTHER for path in inside.glob(KINDS[name].folder)}
+            found = [path for path in inside.glob("*") if path not in known and not path.name.startswith(_LOCK)]
         else:
-            found = list(folder.glob(pattern if "*" in pattern else "*"))
+            found = list(inside.glob(pattern if "*" in pattern else "*"))
         return [_entry(path) for path in sorted(found)]
     except OSError as error:
-        raise UserError(f"cache: {folder} cannot be read ({error.strerror}); change its owner or mode") from None
+        raise UserError(f"cache: {inside} cannot be read ({error.strerror}); change its owner or mode") from None
 
 
 def clear(kind: str) -> list[Entry]:
@@ -159,7 +199,7 @@ def _alone(kind: str) -> Iterator[None]:
     wanted = [name for name in KINDS if kind in (name, OTHER)]
     with contextlib.ExitStack() as stack:
         for name in wanted:
-            path = _lock_file(files.cache_folder(), name)
+            path = _lock_file(folder(), name)
             try:
                 descriptor = os.open(path, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o666)
                 stack.callback(os.close, descriptor)
@@ -177,7 +217,7 @@ def _told(kind: str) -> Path | None:
     """The place that the user has named for a library's own cache; None where it is in our folder."""
     variable = KINDS[kind].variable
     told = os.environ.get(variable, "") if variable else ""
-    inside = files.cache_folder() / KINDS[kind].folder
+    inside = folder() / KINDS[kind].folder
     return Path(told) if told and Path(told) != inside else None
 
 
@@ -185,11 +225,6 @@ def _lock_file(cache: Path, kind: str) -> Path:
     if kind not in KINDS:
         raise KeyError(f"{kind} is not in KINDS")
     return cache / f"{_LOCK}{kind}"
-
-
-def _writable(folder: Path) -> bool:
-    there = next(place for place in (folder, *folder.parents) if place.is_dir())
-    return os.access(there, os.W_OK | os.X_OK)
 
 
 def _entry(path: Path) -> Entry:

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import hashlib
 import os
 import secrets
 import shutil
 import stat
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -245,49 +243,6 @@ def _partial(path: Path) -> Path:
 def _target(path: Path) -> Path:
     """The file that a link points to, else the path itself."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
-
-
-def cache_folder() -> Path:
-    """Where everything is kept that can be made again: exports, quantised networks, built operators. It need not exist.
-
-    `unet3d` in XDG_CACHE_HOME (https://specifications.freedesktop.org/basedir-spec), by default in ~/.cache. Where that
-    cannot be written to, or nobody knows this user's home, a temporary folder of this process and its children.
-    A relative XDG_CACHE_HOME counts as not set, as the specification asks for.
-    """
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    try:
-        parent = Path(named) if Path(named).is_absolute() else Path.home() / ".cache"
-        folder = parent / "unet3d"
-        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-        if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
-            return folder
-        reason = f"{shown(parent)} cannot be written to"
-    except RuntimeError:
-        reason = "this user has no home"
-    except OSError as error:
-        reason = f"{shown(named or '~/.cache')}: {error.strerror}"
-    return _temporary_cache(reason)
-
-
-@functools.cache
-def _temporary_cache(reason: str) -> Path:
-    folder = tempfile.mkdtemp(prefix="unet3d-cache-")
-    _temporary.append((os.getpid(), folder))
-    # Ranks find there what their parent has built.
-    os.environ["XDG_CACHE_HOME"] = folder
-    print(f"WARNING[cache]: {reason}: what is compiled is kept for this run only; set XDG_CACHE_HOME", file=sys.stderr)
-    return Path(folder) / "unet3d"
-
-
-_temporary: list[tuple[int, str]] = []  # each with the process that has made it
-
-
-def remove_temporary() -> None:
-    """Remove temporary folders of this process; called at its end, however that comes about."""
-    while _temporary:
-        maker, folder = _temporary.pop()
-        if maker == os.getpid():
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def can_write(folder: Path) -> bool:

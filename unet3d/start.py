@@ -20,13 +20,12 @@ def start(verb: str = "main") -> int:
             _again_with_docstrings()
         signals.at_once()
         streams.prepare()
-        from unet3d import cli, files
+        from unet3d import cli
 
         code = int(getattr(cli, verb)())
         signals.not_at_all()
     except KeyboardInterrupt:
         return 130
-    files.remove_temporary()
     return streams.finish(code)
 
 

@@ -13,7 +13,7 @@ import yaml
 from documents import OUTPUT, ROOT, RUN, Block
 from made_results import results
 
-from unet3d import files
+from unet3d import caches
 from unet3d.commands import verdict
 from unet3d.commands.compare.runs import Side
 from unet3d.commands.sweep import grid_file
@@ -32,7 +32,7 @@ def place(tmp_path_factory):
         if not path.name.startswith("output") and path.name not in ("build", "weights", "sample_data"):
             (folder / path.name).symlink_to(path)
     cache.mkdir()
-    for path in files.cache_folder().glob("fused-*"):
+    for path in caches.folder().glob("fused-*"):
         (cache / path.name).symlink_to(path)
     return folder, cache
 

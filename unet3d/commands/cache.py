@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-from unet3d import caches, files
+from unet3d import caches
 from unet3d.errors import BenchmarkError, UserErrors, messages_of, shown
 
 HELP = """\
@@ -55,7 +55,7 @@ def _refuse_unknown(kinds: Sequence[str]) -> None:
 
 
 def _show() -> None:
-    print(f"Kept in {files.cache_folder()}")
+    print(f"Kept in {caches.folder()}")
     total = 0
     for name, kind in caches.KINDS.items():
         found = caches.entries(name)
@@ -69,7 +69,7 @@ def _show() -> None:
             print(f"  {caches.place(name)}, named by {kind.variable}; cache clear leaves it alone")
             continue
         for entry in found:
-            print(f"  {_size(entry.size):>9}  {_age(entry.changed):>10}  {entry.path.relative_to(files.cache_folder())}")
+            print(f"  {_size(entry.size):>9}  {_age(entry.changed):>10}  {entry.path.relative_to(caches.folder())}")
     print(f"\n{_size(total)} in all; ./run_model.sh cache clear [KIND ...] removes it" if total else "Nothing is kept")
 
 

@@ -17,7 +17,7 @@ from unet3d.commands.compare.runs import Side
 from unet3d.devices import host, topology
 from unet3d.engines import registry
 from unet3d.errors import BenchmarkError, ExitCode, Stopped, UserError, messages_of, of_the_system, shown, tell
-from unet3d.files import move_all_aside, prepare_folder, remove_temporary, write_atomically
+from unet3d.files import move_all_aside, prepare_folder, write_atomically
 from unet3d.locks import FolderLock
 from unet3d.planning import placement
 from unet3d.planning.plan import Plan, ask, make
@@ -245,6 +245,6 @@ def _limit_report(code: int, lock: FolderLock) -> None:
 
 def _leave(code: int, lock: FolderLock) -> NoReturn:
     streams.finish(code)
-    remove_temporary()
+    caches.remove_temporary()
     lock.release()
     os._exit(code)

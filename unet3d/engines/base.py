@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
-from unet3d.files import cache_folder
+from unet3d import caches
 from unet3d.workload import input_shape
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Request:
     streams: int = 1
     threads: int = 1
     input_on_device: bool = False
-    cache_dir: Path = field(default_factory=cache_folder)
+    cache_dir: Path = field(default_factory=caches.folder)
     # Preprocessed volumes float32 [4, z, y, x] from outside the validated fold, yielded one by one; int8 only.
     calibration: Callable[[], Iterable[NDArray[np.float32]]] | None = None
     calibration_source: str = "none"

@@ -95,7 +95,7 @@ def cache_folder(torch_version: str) -> Path:
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     flags = [line for line in lines if line.startswith(("flags", "Features"))][:1]
     digest.update("".join(flags).encode())
-    return files.cache_folder() / f"fused-{digest.hexdigest()[:16]}"
+    return caches.folder() / f"fused-{digest.hexdigest()[:16]}"
 
 
 def whole_library(folder: Path) -> Path | None:
