@@ -38,6 +38,14 @@ def test_interval_holds_the_true_rate_and_shrinks_with_calls():
         assert float(half) == pytest.approx(3 * 0.01 / np.sqrt(calls), rel=0.9)
 
 
+def test_calls_of_cases_have_a_verdict_as_random_volumes_have(tmp_path):
+    last, now = doc_of(latencies(1.5)), doc_of(latencies())
+    for doc in (last, now):
+        doc["samples"]["cases"] = [["HGG__a"] for _ in doc["samples"]["cases"]]
+    text = verdict.verdict(now, last_in(tmp_path, last))
+    assert text.endswith(" volumes/s, 1.50 times the last run here")
+
+
 def test_ceiling_and_last_run_are_named_where_they_are_known(tmp_path):
     last = last_in(tmp_path, doc_of(latencies(1.5)))
     ceiling = Ceilings("cpu", "fp32", 1, 2.0, 10.0, "matrix product")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import floor, log10
 from pathlib import Path
 
-from unet3d.commands.compare import measure, runs
+from unet3d.commands.compare import measure, runs, samples
 from unet3d.commands.compare.runs import Side
 from unet3d.errors import UserError
 from unet3d.results.bootstrap import Ratio
@@ -32,7 +32,7 @@ def verdict(doc: Results, last: Side | None) -> str | None:
     stats = doc["statistics"]
     if not stats:
         return None
-    now = Side("this run", [doc])
+    now = Side("this run", [samples.compact(doc, runs.SAMPLES)])
     countable = now.calls <= MOST_CALLS
     parts = [
         f"{with_interval(measure.spread(now, 'throughput') if countable else Ratio(stats['throughput'], None, None))} volumes/s"
