@@ -1,4 +1,7 @@
-"""What SIGINT, SIGTERM and SIGHUP do: end the process at once, or raise `Stopped` where something has to be put in order."""
+"""What SIGINT, SIGTERM and SIGHUP do: end the process at once, or raise `Stopped` where something has to be put in order.
+
+`at_once` takes a process over. In one of somebody else's, which imports the package, signals stay what they are.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,21 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from unet3d.errors import Stopped
 
+_ours = False  # whether this process is, see `at_once`
+
 
 def at_once() -> None:
-    """From now on a signal ends the process with one line and 128 + its number: there is nothing to lose.
+    """This process is ours. From now on a signal ends the process with one line and 128 + its number: there is nothing to lose.
 
     No exception is raised: one that falls into the import of a library can be swallowed there, or shown as a traceback.
     """
+    global _ours
+    _ours = True
     _answer(_quit)
 
 
@@ -35,6 +42,17 @@ def name_of(number: int) -> str:
     return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
+@contextlib.contextmanager
+def ignored() -> Iterator[None]:
+    """SIGINT and SIGTERM do nothing while the body puts something in order; for the main thread, in anybody's process."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def end_children() -> None:
     """Kill every process that this one has started, and theirs."""
     import psutil
@@ -45,6 +63,8 @@ def end_children() -> None:
 
 
 def _answer(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
+    if not _ours:
+        return
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handler)
     # nohup has it ignored, and then the process outlives its terminal.
@@ -67,6 +87,7 @@ def _quit(number: int, frame: FrameType | None) -> None:
     # Not print: the signal may have interrupted one.
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.write(sys.stderr.fileno(), f"ERROR: stopped by {stop.name} before anything was measured\n".encode())
-    with contextlib.suppress(Exception):
+    try:
         end_children()
-    os._exit(stop.exit_code)
+    finally:
+        os._exit(stop.exit_code)

@@ -188,7 +188,12 @@ def finish(code: int) -> int:
 
 
 def drop_output() -> None:
-    """Give up a standard output that cannot be written: what is held back would be tried, and fail, again and again."""
+    """Give up a standard output that cannot be written: what is held back would be tried, and fail, again and again.
+
+    One that is not of `prepare` is its owner's.
+    """
+    if not isinstance(sys.stdout, OutputStream):
+        return
     with open(os.devnull, "wb") as sink:
         os.dup2(sink.fileno(), 1)
     sys.stdout.flush()

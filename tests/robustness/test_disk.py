@@ -113,7 +113,7 @@ def test_folders_in_the_place_of_output_files(name, in_process, tmp_path, capsys
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """Whole runs in this process: what ends it ends the call instead, and signals stay pytest's."""
+    """Whole runs in this process: what ends it ends the call instead."""
 
     class Ended(BaseException):
         pass
@@ -121,7 +121,6 @@ def in_process(monkeypatch):
     def end(code):
         raise Ended(code)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.setattr(run_verb.os, "_exit", end)
     monkeypatch.setattr(signals, "end_children", lambda: None)
 
@@ -131,9 +130,7 @@ def in_process(monkeypatch):
         except Ended as ended:
             return ended.args[0]
 
-    yield run
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    return run
 
 
 WEIGHTS = {

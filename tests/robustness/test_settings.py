@@ -1,7 +1,6 @@
 """Whatever is typed: settings are accepted or refused in one line each with exit code 2, never a traceback."""
 
 import contextlib
-import signal
 import string
 
 import pytest
@@ -76,14 +75,6 @@ ARGUMENTS = st.lists(
     max_size=6,
 )
 VARIABLES = st.dictionaries(st.sampled_from([setting.variable for setting in SETTINGS]), VALUES, max_size=4)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_signals():
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -149,11 +149,12 @@ def _child(command: list[str], environment: Mapping[str, str]) -> int:
         try:
             return child.wait()
         except BaseException:
-            child.terminate()
-            try:
-                child.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                child.kill()
+            with signals.ignored():
+                child.terminate()
+                try:
+                    child.wait(STOP_S)
+                except subprocess.TimeoutExpired:
+                    signals.end_children()
             raise
 
 

@@ -101,8 +101,7 @@ def _stop(process: subprocess.Popen) -> None:
 
     SIGTERM, since children of a sweep that a shell started in the background ignore SIGINT.
     """
-    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with signals.ignored():
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
@@ -111,9 +110,6 @@ def _stop(process: subprocess.Popen) -> None:
                 return
             except subprocess.TimeoutExpired:
                 continue
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def _reason(exit_code: int, folder: Path) -> str:
