@@ -97,6 +97,8 @@ def verdict(work, make, quiet=True):
     if not (child := os.fork()):
         code = 1
         try:
+            # The parent's threads did not survive the fork, and work given to them would never end.
+            torch.set_num_threads(1)
             descriptor = os.open(noise, os.O_WRONLY | os.O_CREAT, 0o600)
             os.dup2(descriptor, 1)
             os.dup2(descriptor, 2)
@@ -137,8 +139,6 @@ def main(words):
     tried, held = 0, 0
     # PyTorch warns of quantised and nested tensors where an input is made, not where it is read.
     warnings.filterwarnings("ignore", module="torch|robustness")
-    # Neither PyTorch's nor ITK's threads would survive a fork.
-    torch.set_num_threads(1)
     weights.made()
     # Loaded once, and not used.
     with nnunet.quiet():
