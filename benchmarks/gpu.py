@@ -25,8 +25,8 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import contestants, runs  # noqa: E402 - found by the path set above
 from benchmarks.contestants import Contestant  # noqa: E402
 from unet3d import json_files  # noqa: E402
+from unet3d.commands import escape  # noqa: E402
 from unet3d.commands.arguments import OneLineParser  # noqa: E402
-from unet3d.commands.compare import escape  # noqa: E402
 from unet3d.commands.sweep import tables  # noqa: E402
 from unet3d.config import kinds, parse  # noqa: E402
 from unet3d.devices import host, platforms  # noqa: E402

@@ -14,7 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from unet3d.commands.compare import escape, reference, rows
+from unet3d.commands import escape
+from unet3d.commands.compare import reference, rows
 from unet3d.commands.compare.rows import Row
 from unet3d.commands.compare.runs import Side
 from unet3d.errors import BenchmarkError, UserError, tell
@@ -37,25 +38,25 @@ def headline(sides: Sequence[Side] | None = None) -> str:
     """
     given = reference.sides() if sides is None else sides
     ranked = sorted((Row(side.name, side) for side in given), key=lambda row: -row.side.value("throughput"))
-    lines = [HEAD, ("---", "---", *["---:"] * 4, "---", "---"), *map(_cells, ranked)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    aligned = (escape.LEFT, escape.LEFT, *[escape.RIGHT] * 4, escape.LEFT, escape.LEFT)
+    return "\n".join(escape.markdown_table(HEAD, [_cells(row) for row in ranked], aligned))
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     values = row.values
-    extra = "".join(f", {values[key]} {name}" for key, name in (("streams", "streams"),) if str(values[key]) != "1")
+    extra = f", {values['streams']} streams" if str(values["streams"]) != "1" else ""
     extra += f", batch {values['batch_size']}" if str(values["batch_size"]) != "1" else ""
     joules = values["joules_per_volume"]
     dice = rows.dice(row.doc) if _real(row) else None
     return (
-        escape.markdown(values["machine"]),
-        escape.markdown(f"{values['precision']}, {values['engine']}{extra}"),
+        str(values["machine"]),
+        f"{values['precision']}, {values['engine']}{extra}",
         number(row.side.value("throughput")),
         number(row.side.value("p90")),
         number(joules) if isinstance(joules, float) else "–",
         "–" if dice is None else f"{dice:.4f}",
-        escape.markdown(str(values["commit"])[:8] if values["commit"] else "–"),
-        escape.markdown(values["date"]),
+        str(values["commit"])[:8] if values["commit"] else "–",
+        str(values["date"]),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.contestants import Contestant
 from benchmarks.runs import Ended, several_commits
-from unet3d.commands.compare import escape
+from unet3d.commands import escape
 from unet3d.commands.sweep.tables import others_cpu_share
 from unet3d.results.bootstrap import CONFIDENCE, ratio_of_rounds
 from unet3d.results.schema import Results

@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
     from unet3d.commands.compare import many, two
 
     if pair:
-        written, gates = two.compare(base, others, limit, markdown=form == "markdown")
+        written, gates = two.compare(base, others[0], limit, markdown=form == "markdown")
     else:
         written, gates = many.compare(found, form, given.history, given.anyway, limit)
     if given.output:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from unet3d.commands.compare import escape
 from unet3d.commands.compare.rows import Row
+from unet3d.errors import shown
 from unet3d.results.report.theme import ACCENT, ET, INK, MUTED, SECOND, WT, canvas
 
 if TYPE_CHECKING:
@@ -99,4 +99,4 @@ def _points(axes: Axes, own: Sequence[tuple[int, Row, float]], number: int, lege
 
 def _legend(machine: str) -> str:
     # Matplotlib leaves names that begin with an underscore out of legends.
-    return escape.text(machine, LEGEND_WIDTH).lstrip("_") or "unknown"
+    return shown(machine, LEGEND_WIDTH).lstrip("_") or "unknown"

@@ -8,9 +8,11 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from unet3d import json_files
-from unet3d.commands.compare import escape, measure, rows
+from unet3d import columns, json_files
+from unet3d.commands import escape
+from unet3d.commands.compare import measure, rows
 from unet3d.commands.compare.rows import Row
+from unet3d.errors import shown
 from unet3d.results.bootstrap import CONFIDENCE, Ratio
 from unet3d.results.report.theme import number
 from unet3d.results.schema import Value
@@ -52,7 +54,8 @@ def what(row: Row) -> str:
     parts = [f"{values['engine'] or 'engine unknown'} {values['precision']}"]
     if str(values["jit"]) not in ("None", "none"):
         parts.append(f"JIT {values['jit']}")
-    parts += [f"{values[key]} {name}" for key, name in (("streams", "streams"),) if str(values[key]) not in ("1", "None")]
+    if str(values["streams"]) not in ("1", "None"):
+        parts.append(f"{values['streams']} streams")
     if str(values["batch_size"]) not in ("1", "None"):
         parts.append(f"batch {values['batch_size']}")
     if row.values["dice"] is not None:
@@ -70,12 +73,12 @@ def origin(row: Row) -> str:
 def ratio_text(ratio: Ratio) -> str:
     """A ratio with its interval."""
 
-    def shown(value: float) -> str:
+    def digits(value: float) -> str:
         return f"{value:.3f}" if value < 10 else f"{value:.4g}"
 
     if ratio.low is None or ratio.high is None:
-        return shown(ratio.value)
-    return f"{shown(ratio.value)} ({shown(ratio.low)} to {shown(ratio.high)})"
+        return digits(ratio.value)
+    return f"{digits(ratio.value)} ({digits(ratio.low)} to {digits(ratio.high)})"
 
 
 def mark(row: Row, history: bool) -> str:
@@ -89,27 +92,21 @@ def mark(row: Row, history: bool) -> str:
 def text(listing: Listing) -> str:
     """For a terminal, no line longer than WIDTH."""
     head = ["#", "result", *(heading for _, heading, _ in FIGURES)]
-    body = [_cells(row, listing.history, NAME_WIDTH) for row in listing.rows]
-    widths = [max(len(line[column]) for line in [head, *body]) for column in range(len(head))]
-    widths[1] -= max(0, sum(widths) + 2 * (len(widths) - 1) - WIDTH)
-    lines = [*_wrapped(listing.title, ""), "", _line(head, widths)]
-    for row, cells in zip(listing.rows, body, strict=True):
-        lines += [_line(cells, widths), *_below(row, listing.history)]
-    for note in listing.notes:
+    table = columns.table(head, [_cells(row, listing.history) for row in listing.rows], WIDTH, words=(0, 1))
+    lines = [*_wrapped(listing.title, ""), "", table[0]]
+    for row, line in zip(listing.rows, table[1:], strict=False):
+        lines += [line, *_below(row, listing.history)]
+    for note in (*table[1 + len(listing.rows) :], *listing.notes):
         lines += ["", *_wrapped(note, "")]
     return "\n".join(lines)
 
 
-def _cells(row: Row, history: bool, width: int) -> list[str]:
+def _cells(row: Row, history: bool) -> list[str]:
     place = row.values["date"] if history else "–" if row.place is None else row.place
-    name = escape.text(("* " if row.own else "") + row.name)
-    return [str(place), name if len(name) <= width else "…" + name[1 - width :], *(figure(row, k, s) for k, _, s in FIGURES)]
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    cells = [cells[0], cells[1] if len(cells[1]) <= widths[1] else cells[1][: widths[1] - 1] + "…", *cells[2:]]
-    aligned = [c.ljust(w) if place < 2 else c.rjust(w) for place, (c, w) in enumerate(zip(cells, widths, strict=True))]
-    return "  ".join(aligned).rstrip()
+    name = shown(("* " if row.own else "") + row.name)
+    # Names of one folder differ at their ends.
+    short = name if len(name) <= NAME_WIDTH else "…" + name[1 - NAME_WIDTH :]
+    return [str(place), short, *(figure(row, key, show) for key, _, show in FIGURES)]
 
 
 def _below(row: Row, history: bool) -> list[str]:
@@ -122,12 +119,12 @@ def _below(row: Row, history: bool) -> list[str]:
         lines.append(f"differs: {differences(row)}")
     if row.values["warnings"]:
         lines.append(f"warnings: {row.values['warnings']}")
-    return [wrapped for line in lines for wrapped in _wrapped(escape.text(line, 400), "   ")]
+    return [wrapped for line in lines for wrapped in _wrapped(shown(line, 400), "   ")]
 
 
 def differences(row: Row) -> str:
     """The first facts in which a row differs, and how many more there are."""
-    first = [f"{name} {escape.text(value, 40)}" for name, value in row.differs[:SHOWN_DIFFERENCES]]
+    first = [f"{name} {shown(value, 40)}" for name, value in row.differs[:SHOWN_DIFFERENCES]]
     more = len(row.differs) - len(first)
     return ", ".join(first) + (f" and {more} more" if more > 0 else "")
 
@@ -142,19 +139,16 @@ def markdown(listing: Listing) -> str:
     head = ["date" if listing.history else "#", "result", "machine", "ran"]
     head += [heading for _, heading, _ in FIGURES]
     head += [f"ratio ({CONFIDENCE:.0%} interval)", "verdict"] * compared + ["measured", "differs"]
-    lines = [f"**{escape.markdown(listing.title, 400)}**", "", _row(head), _row(["---"] * len(head))]
+    body = []
     for row in listing.rows:
         cells: list[object] = [row.values["date"] if listing.history else row.place or "–", f"{'* ' * row.own}{row.name}"]
         cells += [row.values["machine"], what(row), *(figure(row, key, show) for key, _, show in FIGURES)]
         if compared:
             cells += [ratio_text(row.ratios["throughput"]), mark(row, listing.history)] if row.ratios else ["–", ""]
         cells += [origin(row), "; ".join([*(f"NOT COMPARABLE: {problem}" for problem in row.problems), differences(row)])]
-        lines.append(_row([escape.markdown(cell) for cell in cells]))
+        body.append(cells)
+    lines = [f"**{escape.markdown(listing.title, 400)}**", "", *escape.markdown_table(head, body)]
     return "\n".join([*lines, *(line for note in listing.notes for line in ("", escape.markdown(note, 1000)))])
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _record(row: Row) -> dict[str, Value]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unet3d.commands.compare import listing, rows, runs, two
+from unet3d.commands.compare import listing, measure, rows, runs
 from unet3d.commands.compare.listing import Listing
 from unet3d.commands.compare.rows import Row
 from unet3d.commands.compare.runs import Side
@@ -23,7 +23,7 @@ def compare(found: Found, form: str, history: bool, anyway: bool, limit: float |
     rows.note_differences(table, first)
     if base:
         rows.stand_against(table, first)
-    gates = [] if limit is None else [two.gate(row.name, row.ratios["throughput"], limit) for row in table if row.ratios]
+    gates = [] if limit is None else [measure.gate(row.name, row.ratios["throughput"], limit) for row in table if row.ratios]
     ranked = [row for row in table if row.place is not None]
     workload = ", ".join(f"{name} {value}" for name, value in runs.identity(first.doc).items() if value is not None)
     title = f"{len(ranked)} of {len(table)} results ranked by throughput; {workload}"

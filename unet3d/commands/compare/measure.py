@@ -8,6 +8,7 @@ import numpy as np
 
 from unet3d.commands.compare import samples
 from unet3d.commands.compare.runs import METRICS, Side
+from unet3d.errors import shown
 from unet3d.results import bootstrap, window
 from unet3d.results.bootstrap import FEWEST, DrawnPercentiles, Ratio, Units
 from unet3d.results.schema import Results
@@ -125,6 +126,19 @@ def verdict(ratio: Ratio, more_is_better: bool) -> str:
         return "no difference beyond noise"
     said = "better" if (ratio.value > 1) == more_is_better else "worse"
     return f"{said} by {abs(ratio.value - 1):.1%}" if ratio.value < 2 else f"{said}, {ratio.value:.4g} times"
+
+
+def gate(name: str, ratio: Ratio, limit: float) -> tuple[bool, str]:
+    """Whether a side of this ratio of throughputs fails --fail-if-slower, and the line that says why."""
+    slower, name = 1 - ratio.value, shown(name)
+    if slower > limit and ratio.beyond_noise:
+        return True, f"FAIL: {name} is slower by {slower:.1%}, more than {limit:.1%} and beyond noise"
+    if slower > limit:
+        return False, (
+            f"PASS, but too noisy to tell: {name} is slower by {slower:.1%}, more than {limit:.1%}, and noise "
+            "explains it; raise NUM_ITERATIONS or repeat the runs"
+        )
+    return False, f"PASS: {name} is not slower by more than {limit:.1%} (throughput {ratio.value - 1:+.1%})"
 
 
 def interval(ratio: Ratio) -> str:

@@ -8,9 +8,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from unet3d.commands.compare import charts, escape, listing, rows
+from unet3d.commands.compare import charts, listing, rows
 from unet3d.commands.compare.listing import FIGURES, Listing
 from unet3d.commands.compare.rows import Row
+from unet3d.errors import shown
 from unet3d.results import report
 from unet3d.results.bootstrap import CONFIDENCE
 
@@ -33,9 +34,9 @@ def html(given: Listing) -> str:
     script = (here / "page.js").read_text(encoding="utf-8")
     compared = any(row.ratios for row in given.rows)
     return environment.get_template("page.html").render(
-        title=escape.text(given.title, 400),
+        title=shown(given.title, 400),
         history=given.history,
-        notes=[escape.text(note, 1000) for note in given.notes],
+        notes=[shown(note, 1000) for note in given.notes],
         figures=[{**figure, "svg": Markup(figure["svg"])} for figure in _figures(given)],
         filters=_filters(given.rows),
         headings=_headings(given.history, compared),
@@ -68,7 +69,7 @@ def _figures(given: Listing) -> list[dict[str, str]]:
 
 
 def _filters(given: Sequence[Row]) -> list[tuple[str, str, list[str]]]:
-    found = [(key, heading, sorted({escape.text(row.values[key]) for row in given})) for key, heading in FILTERS]
+    found = [(key, heading, sorted({shown(row.values[key]) for row in given})) for key, heading in FILTERS]
     return [(key, heading, values) for key, heading, values in found if len(values) > 1]
 
 
@@ -89,7 +90,7 @@ def _headings(history: bool, compared: bool) -> list[tuple[str, str]]:
 
 def _row(row: Row, history: bool, compared: bool) -> dict[str, Any]:
     values = row.values
-    name = [("NOT COMPARABLE", escape.text(problem)) for problem in row.problems]
+    name = [("NOT COMPARABLE", shown(problem)) for problem in row.problems]
     cells = [
         _cell(values["date"], "short") if history else _cell(row.place, "short"),
         _cell(row.name, "words", more=name, mark="problem" if name else ""),
@@ -107,16 +108,16 @@ def _row(row: Row, history: bool, compared: bool) -> dict[str, Any]:
     dirty = " changed" if values["commit_dirty"] else ""
     cells.append(_cell(values["commit"], "short", f"{str(values['commit'])[:8]}{dirty}" if values["commit"] else "–"))
     cells += [_cell(values["torch"], "short"), _cell(values["driver"], "short")]
-    differs = [(escape.text(fact), escape.text(value)) for fact, value in row.differs]
+    differs = [(shown(fact), shown(value)) for fact, value in row.differs]
     cells.append(_cell(len(differs) or None, "words", f"in {len(differs)}" if differs else "–", more=differs))
     cells.append(_cell(values["warnings"] or None, "words"))
-    return {"cells": cells, "own": row.own, "filtered": [(key, escape.text(values[key])) for key, _ in FILTERS]}
+    return {"cells": cells, "own": row.own, "filtered": [(key, shown(values[key])) for key, _ in FILTERS]}
 
 
 def _cell(
-    value: object, kind: str, shown: str | None = None, more: Sequence[tuple[str, str]] = (), mark: str = ""
+    value: object, kind: str, told: str | None = None, more: Sequence[tuple[str, str]] = (), mark: str = ""
 ) -> dict[str, Any]:
     """`sort`: by what it is ordered, empty for what is not known; `more`: what unfolds."""
-    known = "" if value is None else escape.text(value)
-    text = escape.text(shown if shown is not None else known or "–")
+    known = "" if value is None else shown(value)
+    text = shown(told if told is not None else known or "–")
     return {"sort": known, "shown": text, "kind": kind, "more": list(more), "mark": mark}

@@ -1,13 +1,16 @@
-"""Results beside the first of them, figure by figure, as text for a terminal or as Markdown."""
+"""Two results beside each other, figure by figure, as text for a terminal or as Markdown."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-from unet3d.commands.compare import escape, measure, runs
+from unet3d import columns
+from unet3d.commands import escape
+from unet3d.commands.compare import measure, runs
 from unet3d.commands.compare.runs import Side
-from unet3d.results.bootstrap import CONFIDENCE, Ratio
+from unet3d.errors import shown
+from unet3d.results.bootstrap import CONFIDENCE
 from unet3d.results.console import fraction
 from unet3d.results.schema import dice_of
 
@@ -24,94 +27,61 @@ LONGEST = 60  # characters of a value in a table of differences
 WIDTH = 80  # of text
 
 
-def compare(base: Side, others: Sequence[Side], limit: float | None, markdown: bool) -> tuple[str, list[tuple[bool, str]]]:
-    """The table, and with a limit for each of the others whether it fails and why."""
-    ratios = [measure.ratios(base, other) for other in others]
-    problems = {other.name: runs.not_comparable(base, other) for other in others}
-    gates = (
-        []
-        if limit is None
-        else [gate(other.name, ratio["throughput"], limit) for other, ratio in zip(others, ratios, strict=True)]
-    )
-    return render(base, others, ratios, problems, gates, markdown), gates
-
-
-def gate(name: str, ratio: Ratio, limit: float) -> tuple[bool, str]:
-    """Whether a side fails --fail-if-slower, and the line that says why."""
-    slower, name = 1 - ratio.value, escape.text(name)
-    if slower > limit and ratio.beyond_noise:
-        return True, f"FAIL: {name} is slower by {slower:.1%}, more than {limit:.1%} and beyond noise"
-    if slower > limit:
-        return False, (
-            f"PASS, but too noisy to tell: {name} is slower by {slower:.1%}, more than {limit:.1%}, and noise "
-            "explains it; raise NUM_ITERATIONS or repeat the runs"
-        )
-    return False, f"PASS: {name} is not slower by more than {limit:.1%} (throughput {ratio.value - 1:+.1%})"
-
-
-def render(
-    base: Side,
-    others: Sequence[Side],
-    ratios: Sequence[Mapping[str, Ratio]],
-    problems: Mapping[str, Sequence[str]],
-    gates: Sequence[tuple[bool, str]],
-    markdown: bool,
-) -> str:
-    """Everything that `compare` prints."""
+def compare(base: Side, other: Side, limit: float | None, markdown: bool) -> tuple[str, list[tuple[bool, str]]]:
+    """The tables, and with a limit whether the other side fails it and why."""
+    ratios = measure.ratios(base, other)
+    gates = [] if limit is None else [measure.gate(other.name, ratios["throughput"], limit)]
     table = _markdown if markdown else _plain
 
     def heading(text: str) -> str:
-        return f"### {escape.markdown(text)}" if markdown else escape.text(text)
+        return f"### {escape.markdown(text)}" if markdown else shown(text)
 
-    names = _short_names([base, *others], 24 if markdown else 8)
-    parts = []
-    for index, (other, sure) in enumerate(zip(others, ratios, strict=True), start=1):
-        parts.append(heading(f"{names[index]} against {names[0]}"))
-        parts += [_strong(f"NOT COMPARABLE: {reason}", markdown) for reason in problems[other.name]]
-        rows = [
-            [
-                text,
-                f"{base.value(metric):.5g}",
-                f"{other.value(metric):.5g}",
-                f"{sure[metric].value:.3f}",
-                measure.interval(sure[metric]),
-                measure.verdict(sure[metric], more),
-            ]
-            for metric, text, more in ROWS
+    names = _short_names([base, other], 24 if markdown else 8)
+    parts = [heading(f"{names[1]} against {names[0]}")]
+    parts += [_strong(f"NOT COMPARABLE: {reason}", markdown) for reason in runs.not_comparable(base, other)]
+    rows = [
+        [
+            text,
+            f"{base.value(metric):.5g}",
+            f"{other.value(metric):.5g}",
+            f"{ratios[metric].value:.3f}",
+            measure.interval(ratios[metric]),
+            measure.verdict(ratios[metric], more),
         ]
-        parts.append(table(["", names[0], names[index], "ratio", f"{CONFIDENCE:.0%} interval", "verdict"], rows))
-        rows = [
-            [
-                f"Dice {region}",
-                _dice(base, region),
-                _dice(other, region),
-                f"{mean:+.4f}",
-                f"{low:+.4f} to {high:+.4f}",
-                "within noise" if low <= 0 <= high else "higher" if mean > 0 else "lower",
-            ]
-            for region, (mean, low, high) in measure.dice(base, other).items()
+        for metric, text, more in ROWS
+    ]
+    parts.append(table(["", *names, "ratio", f"{CONFIDENCE:.0%} interval", "verdict"], rows))
+    rows = [
+        [
+            f"Dice {region}",
+            _dice(base, region),
+            _dice(other, region),
+            f"{mean:+.4f}",
+            f"{low:+.4f} to {high:+.4f}",
+            "within noise" if low <= 0 <= high else "higher" if mean > 0 else "lower",
         ]
-        if rows:
-            parts.append(table(["", names[0], names[index], "more by", f"{CONFIDENCE:.0%} interval", "verdict"], rows))
-    if gates:
-        parts.append("\n".join(_strong(text, markdown) for _, text in gates))
-    parts += _differences([base, *others], names, markdown, heading)
-    parts += _trust([base, *others], names, markdown)
-    return "\n\n".join(parts)
+        for region, (mean, low, high) in measure.dice(base, other).items()
+    ]
+    if rows:
+        parts.append(table(["", *names, "more by", f"{CONFIDENCE:.0%} interval", "verdict"], rows))
+    parts += [_strong(text, markdown) for _, text in gates]
+    parts += _differences([base, other], names, markdown, heading)
+    parts += _trust([base, other], names, markdown)
+    return "\n\n".join(parts), gates
 
 
 def _differences(sides: Sequence[Side], names: Sequence[str], markdown: bool, heading: Callable[[str], str]) -> list[str]:
-    rows = [[name, *(_cut(value) for value in values)] for name, values in runs.differing(sides)]
+    rows = [[name, *(columns.cut(value, LONGEST) for value in values)] for name, values in runs.differing(sides)]
     if not rows:
         return ["Settings, software and machine are the same."]
     if markdown:
         return [heading("What differs"), _markdown(["", *names], rows)]
     lines = [line for name, *values in rows for line in _wrapped(f"{name}: {' | '.join(values)}", "  ")]
-    return [f"What differs ({escape.text(' | '.join(names))})\n" + "\n".join(lines)]
+    return [f"What differs ({shown(' | '.join(names))})\n" + "\n".join(lines)]
 
 
 def _wrapped(line: str, indent: str) -> list[str]:
-    return textwrap.wrap(escape.text(line, 1000), WIDTH, subsequent_indent=indent)
+    return textwrap.wrap(shown(line, 1000), WIDTH, subsequent_indent=indent)
 
 
 def _trust(sides: Sequence[Side], names: Sequence[str], markdown: bool) -> list[str]:
@@ -135,7 +105,7 @@ def _trust(sides: Sequence[Side], names: Sequence[str], markdown: bool) -> list[
 def _short_names(sides: Sequence[Side], longest: int) -> list[str]:
     """Last parts of the paths where these tell the sides apart and are short, letters otherwise."""
     last = [side.name.split(",")[0].removesuffix("/results.json").rstrip("/").rpartition("/")[2] for side in sides]
-    if len(set(last)) == len(last) and all(0 < len(escape.text(name)) <= longest for name in last):
+    if len(set(last)) == len(last) and all(0 < len(shown(name)) <= longest for name in last):
         return last
     return [chr(ord("A") + index) if index < 26 else str(index) for index in range(len(sides))]
 
@@ -145,22 +115,14 @@ def _dice(side: Side, region: str) -> str:
     return fraction(dice_of(accuracy, region) if accuracy else None)
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
-
-
 def _strong(text: str, markdown: bool) -> str:
     return f"**{escape.markdown(text, 1000)}**" if markdown else "\n".join(_wrapped(text, "  "))
 
 
 def _plain(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [[escape.text(cell) for cell in row] for row in [head, *rows]]
-    widths = [max(len(row[column]) for row in lines) for column in range(len(head))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in lines)
+    lines = [[shown(cell) for cell in row] for row in [head, *rows]]
+    return "\n".join(columns.table(lines[0], lines[1:], words=(0, len(head) - 1)))
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(map(escape.markdown, cells)) + " |"
-
-    return "\n".join([line(head), line(["---"] * len(head)), *map(line, rows)])
+    return "\n".join(escape.markdown_table(head, rows))

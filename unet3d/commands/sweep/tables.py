@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from unet3d import columns
-from unet3d.commands.compare import escape
+from unet3d.commands import escape
 from unet3d.errors import shown
 from unet3d.results.schema import Results, Statistics
 
@@ -101,12 +101,12 @@ def winners(rows: Sequence[Row]) -> dict[str, Row]:
 def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Headings and texts of the measured rows, without the columns that no row has a figure for."""
     measured = [row for row in rows if row["status"] == "measured"]
-    shown = [figure for figure in FIGURES if any(row[figure[0]] is not None for row in measured)]
+    known = [figure for figure in FIGURES if any(row[figure[0]] is not None for row in measured)]
     body = [
-        [str(row["rank"]), row["name"], *("–" if row[name] is None else show(row[name]) for name, _, show in shown)]
+        [str(row["rank"]), row["name"], *("–" if row[name] is None else show(row[name]) for name, _, show in known)]
         for row in measured
     ]
-    return ["", "configuration", *(heading for _, heading, _ in shown)], body
+    return ["", "configuration", *(heading for _, heading, _ in known)], body
 
 
 def console(document: Mapping[str, Any], width: int | None = None) -> list[str]:
@@ -159,10 +159,8 @@ def markdown(document: Mapping[str, Any]) -> str:
     if not document["complete"]:
         lines += ["Not finished: some configurations have not run yet.", ""]
     if body:
-        lines.append("| " + " | ".join(head) + " |")
-        lines.append("| ---: | --- |" + " ---: |" * (len(head) - 2))
-        lines += ["| " + " | ".join(map(escape.markdown, row)) + " |" for row in body]
-        lines.append("")
+        aligned = [escape.RIGHT, escape.LEFT, *[escape.RIGHT] * (len(head) - 2)]
+        lines += [*escape.markdown_table(head, body, aligned), ""]
     for what, winner in document["winners"].items():
         lines += [f"{what.capitalize()}: {winner['name']}", "", "```bash", shown(winner["command"], LONGEST_COMMAND), "```", ""]
     warnings = warned(document["rows"])
@@ -175,16 +173,11 @@ def markdown(document: Mapping[str, Any]) -> str:
         ]
     others = [row for row in document["rows"] if row["status"] != "measured"]
     if others:
-        lines += ["| Configuration | | Reason |", "| --- | --- | --- |"]
-        lines += [
-            f"| {escape.markdown(row['name'])} | {row['status']} | {escape.markdown(row['reason'])} |" for row in others
-        ] + [""]
+        rows = [(row["name"], row["status"], row["reason"]) for row in others]
+        lines += [*escape.markdown_table(("Configuration", "", "Reason"), rows), ""]
     if document["left_out"]:
-        lines += ["| Left out | Reason |", "| --- | --- |"]
-        lines += [
-            f"| {escape.markdown(names)} | {escape.markdown(reason)} |"
-            for reason, names in by_reason(document["left_out"]).items()
-        ] + [""]
+        left_out = [(names, reason) for reason, names in by_reason(document["left_out"]).items()]
+        lines += [*escape.markdown_table(("Left out", "Reason"), left_out), ""]
     return "\n".join(lines)
 
 
