@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import fastjsonschema
 import pytest
+from made_results import closed
 
 from unet3d import cli
 from unet3d.brats import regions
@@ -67,7 +68,7 @@ def run(tmp_path_factory):
     assert ended.returncode == 0, ended.stderr
     assert str(folder / "report.html") in ended.stdout
     assert "did you mean BATCH_SIZE?" in ended.stdout.split("PERF_STATUS")[0], "at the beginning, where settings are told"
-    fastjsonschema.compile(json_schema.closed(json_schema.document()))(json.loads((folder / "results.json").read_text()))
+    fastjsonschema.compile(closed(json_schema.document()))(json.loads((folder / "results.json").read_text()))
     return folder
 
 
