@@ -146,3 +146,11 @@ def replaced(value, place, new):
     copy = dict(value) if isinstance(value, dict) else list(value)
     copy[place[0]] = replaced(value[place[0]], place[1:], new)
     return copy
+
+
+def closed(node):
+    """A JSON Schema that allows no key which is not declared, from one that does: what is written has no other."""
+    if isinstance(node, dict):
+        inner = {name: closed(part) for name, part in node.items()}
+        return {**inner, "additionalProperties": False} if "properties" in node else inner
+    return [closed(part) for part in node] if isinstance(node, list) else node

@@ -1,5 +1,6 @@
 """What a message may echo: one line, printable, of bounded length."""
 
+import pickle
 import sys
 
 import pytest
@@ -42,6 +43,10 @@ def test_any_text(text, limit):
     line = shown(text, limit)
     assert len(line) <= limit and line.isprintable()
     line.encode("utf-8")
+
+
+def test_several_messages_stay_apart_on_their_way_out_of_a_process():
+    assert pickle.loads(pickle.dumps(UserErrors(["first", "second"]))).messages == ["first", "second"]
 
 
 @pytest.mark.parametrize("error", [UserError("a\nb\x1b[2J" + "c" * 5000), UserErrors(["a\x1b\nb", "c" * 5000])])

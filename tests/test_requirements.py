@@ -76,7 +76,8 @@ def test_ipex_environment_differs_by_what_ipex_forces_alone():
 def test_range_of_torch_is_the_one_that_setup_and_every_run_check():
     from unet3d import installed
 
-    assert needed(PROJECT["dependencies"])["torch"] == SpecifierSet(installed.TORCH.specifier())
+    first, end = (".".join(map(str, version)) for version in installed.TORCH)
+    assert needed(PROJECT["dependencies"])["torch"] == SpecifierSet(f">={first},<{end}")
 
 
 def test_packages_that_a_run_does_without_are_pinned_ones():

@@ -74,9 +74,9 @@ def guarded(work: Callable[[], int]) -> int:
     except Stopped as stop:
         print(f"ERROR: stopped by {stop.name} before anything was measured", file=sys.stderr)
         return stop.exit_code
+    except (streams.OutputError, BrokenPipeError) as error:
+        return streams.told_of_output(error)
     except Exception as error:
-        if isinstance(error, (streams.OutputError, BrokenPipeError)):
-            return streams.told_of_output(error)
         if os.environ.get("UNET3D_TRACEBACK"):
             raise
         if known := of_the_system(error):

@@ -62,6 +62,10 @@ class UserErrors(UserError):
         self.messages = list(messages)
         super().__init__("\n".join(self.messages))
 
+    def __reduce__(self) -> tuple[type[UserErrors], tuple[list[str]]]:
+        """As it comes out of a worker process."""
+        return type(self), (self.messages,)
+
 
 class Stopped(BaseException):
     """A signal asked the run to end; `name` is the signal's, `exit_code` what a shell expects after it."""

@@ -30,10 +30,6 @@ class Range(NamedTuple):
     def __str__(self) -> str:
         return f"{_text(self.first)} or newer, below {_text(self.end)}"
 
-    def specifier(self) -> str:
-        """As pyproject.toml writes it."""
-        return f">={_text(self.first)},<{_text(self.end)}"
-
 
 # The one place that says it: setup.sh and every run check it. tests/versions/run.sh runs the ends of it.
 TORCH = Range((2, 6), (3,))

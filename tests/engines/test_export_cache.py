@@ -14,7 +14,7 @@ def make_in(folder, made):
         (draft / "weights").mkdir()
         (draft / "weights" / "model.bin").write_bytes(bytes(1000))
 
-    return export_cache.get_or_make(folder, ["network", "version"], make)
+    return export_cache.get_or_make(folder / "onnx", ["network", "version"], make)
 
 
 def test_an_export_is_made_once(tmp_path):

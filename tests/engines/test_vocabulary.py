@@ -2,6 +2,7 @@
 
 import fastjsonschema
 import pytest
+from made_results import closed
 
 import unet3d
 from unet3d.ranks import pool
@@ -10,7 +11,7 @@ from unet3d.results.record import Record
 from unet3d.results.report import content
 
 PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "torch": "torch"}
-CLOSED = fastjsonschema.compile(json_schema.closed(json_schema.document()))
+CLOSED = fastjsonschema.compile(closed(json_schema.document()))
 
 
 @pytest.mark.parametrize(

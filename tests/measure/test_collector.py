@@ -3,7 +3,7 @@
 import pytest
 from making import record_of, settings_of
 
-from unet3d.measure.collector import Collector, due
+from unet3d.measure.collector import collecting, due
 from unet3d.planning.group import SingleProcess
 from unet3d.results.console import Console
 from unet3d.results.timing import Sample
@@ -25,7 +25,7 @@ def test_calls_beyond_the_plan_have_lines_as_often():
 def test_no_number_of_lines_takes_time_or_memory(tmp_path, capsys):
     settings = settings_of(status_prints=999999999, num_iterations=999999999, output_dir=tmp_path)
     record = record_of(settings, planned_calls=settings.num_iterations)
-    collector = Collector(record, Console(), SingleProcess())
-    for number in range(3):
-        collector.keep(Sample(float(number), 0.5))
+    with collecting(record, Console(), SingleProcess()) as keep:
+        for number in range(3):
+            keep(Sample(float(number), 0.5))
     assert "PERF_STATUS[3/999999999]" in capsys.readouterr().out

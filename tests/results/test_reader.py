@@ -9,7 +9,7 @@ import fastjsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_results import dice_of_cases, full, places, replaced, results, results_of
+from made_results import closed, dice_of_cases, full, places, replaced, results, results_of
 
 from unet3d import cli
 from unet3d.config.settings import SETTINGS
@@ -56,7 +56,7 @@ def refused(path):
 def test_what_a_run_writes_is_read_as_it_is(file, doc):
     file.write_text(json.dumps(doc))
     assert reader.read(file) == doc
-    fastjsonschema.compile(json_schema.closed(SCHEMA))(doc)
+    fastjsonschema.compile(closed(SCHEMA))(doc)
 
 
 def test_the_shipped_schema_is_that_of_the_declaration():
@@ -66,7 +66,7 @@ def test_the_shipped_schema_is_that_of_the_declaration():
 
 def test_version_1_is_turned_into_version_2(file):
     doc = reader.read(VERSION_1)
-    fastjsonschema.compile(json_schema.closed(SCHEMA))(doc)
+    fastjsonschema.compile(closed(SCHEMA))(doc)
     asked = doc["settings"]["requested"]
     assert doc["schema_version"] == 2
     assert (asked["num_iterations"], asked["ipex"], asked["volume_shape"], asked["jit"]) == (6, False, [64, 32, 32], "none")

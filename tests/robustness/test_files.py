@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.robustness.hostile import cases
 from unet3d import cli
 from unet3d.brats import preprocessing, segmentations, weights, workers
 from unet3d.brats.dataset import MODALITIES, find_cases
@@ -26,33 +27,17 @@ from unet3d.brats.preprocessing.case import prepare
 from unet3d.brats.weights import safe_pickle, unpack
 from unet3d.errors import UserError
 
-SIZE, SHAPE = (14, 15, 16), (32, 32, 32)
 FUZZ = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
-
-
-def make_case(root, name):
-    """A case of noise inside a box, 14 x 15 x 16 voxels, with all labels."""
-    folder = root / "HGG" / name
-    folder.mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    for modality in MODALITIES:
-        array = np.zeros(SIZE, np.int16)
-        array[2:-2, 2:-2, 2:-2] = generator.integers(100, 1000, (10, 11, 12))
-        nibabel.save(nibabel.Nifti1Image(array, np.diag([-1.0, -1, 1, 1])), folder / f"{name}_{modality}.nii.gz")
-    labels = np.zeros(SIZE, np.uint8)
-    labels[4:7, 5:8, 6:9] = generator.choice([1, 2, 4], (3, 3, 3))
-    nibabel.save(nibabel.Nifti1Image(labels, np.diag([-1.0, -1, 1, 1])), folder / f"{name}_seg.nii.gz")
-    return folder
 
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory):
-    return make_case(tmp_path_factory.mktemp("data"), "A")
+    return cases.make_case(tmp_path_factory.mktemp("data"), "A")
 
 
 @pytest.fixture(scope="module")
 def good(pristine):
-    return prepare(find_cases(pristine.parents[1])[0], SHAPE).array
+    return prepare(find_cases(pristine.parents[1])[0], cases.SHAPE).array
 
 
 @pytest.fixture
@@ -76,7 +61,7 @@ def sound(volume, good):
     if volume is not None:
         assert volume.array.ndim == 4 and len(volume.array) == len(good)
         assert volume.array.dtype == np.float32 and np.isfinite(volume.array).all()
-        assert all(n <= most for n, most in zip(volume.array.shape[1:], SHAPE, strict=True))
+        assert all(n <= most for n, most in zip(volume.array.shape[1:], cases.SHAPE, strict=True))
 
 
 @settings(max_examples=60, **FUZZ)
@@ -92,7 +77,7 @@ def test_nifti_headers_with_random_bytes(case, good, kind, changes):
         content[place] = value
     file.write_bytes(gzip.compress(bytes(content), 1))
     try:
-        sound(refused(lambda: prepare(case, SHAPE)), good)
+        sound(refused(lambda: prepare(case, cases.SHAPE)), good)
     finally:
         file.write_bytes(before)
 
@@ -143,7 +128,7 @@ def test_nifti_headers_with_one_wrong_field(case, good, field, kind):
     content = bytearray(gzip.decompress(file.read_bytes()))
     struct.pack_into(form, content, offset, *(value if isinstance(value, tuple) else (value,)))
     file.write_bytes(gzip.compress(bytes(content), 1))
-    sound(refused(lambda: prepare(case, SHAPE)), good)
+    sound(refused(lambda: prepare(case, cases.SHAPE)), good)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.1, 0.5, 0.9, 0.999])
@@ -153,7 +138,7 @@ def test_gzip_cut_anywhere_is_refused_by_its_name(case, kind, share):
     content = file.read_bytes()
     file.write_bytes(content[: min(int(share * len(content)), len(content) - 1)])
     with pytest.raises(UserError, match=rf"^{kind} is not a (whole gzip|NIfTI) file"):
-        prepare(case, SHAPE)
+        prepare(case, cases.SHAPE)
 
 
 @settings(max_examples=25, **FUZZ)
@@ -165,7 +150,7 @@ def test_flipped_bits_in_gzip_are_noticed(case, good, place, value):
     content[int(place * (len(content) - 1))] ^= value
     file.write_bytes(content)
     try:
-        volume = refused(lambda: prepare(case, SHAPE))
+        volume = refused(lambda: prepare(case, cases.SHAPE))
     finally:
         file.write_bytes(before)
     # A byte of gzip's own header (name, time, system) carries no voxel; every other is under its checksum.
@@ -178,7 +163,7 @@ def test_flipped_bits_in_gzip_are_noticed(case, good, place, value):
 @pytest.mark.parametrize("kind", ["t2", "seg"])
 def test_wrong_shapes_are_refused(case, kind, shape):
     nibabel.save(nibabel.Nifti1Image(np.ones(shape, np.int16), np.diag([-1.0, -1, 1, 1])), case.folder / f"A_{kind}.nii.gz")
-    volume = refused(lambda: prepare(case, SHAPE))
+    volume = refused(lambda: prepare(case, cases.SHAPE))
     # A fourth axis of one is no other shape.
     assert volume is None or shape == (14, 15, 16, 1)
 
@@ -196,7 +181,7 @@ def test_a_run_over_bad_cases_names_each_and_ends_with_1(pristine, tmp_path, cap
         content = bytearray(gzip.decompress(file.read_bytes()))
         struct.pack_into(form, content, offset, *(value if isinstance(value, tuple) else (value,)))
         file.write_bytes(gzip.compress(bytes(content), 1))
-    make_case(data, "Good")
+    cases.make_case(data, "Good")
     monkeypatch.setattr(workers, "default_processes", lambda items: workers.HERE)
     code = cli.preprocess(["--dataset-dir", str(data)])
     for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):

@@ -6,7 +6,7 @@ python -m unet3d.results.json_schema    writes results.schema.json beside this f
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import (
     Annotated,
@@ -61,14 +61,6 @@ def document() -> Node:
         **definitions.pop(root["$ref"].rpartition("/")[2]),
         "definitions": dict(sorted(definitions.items())),
     }
-
-
-def closed(node: Any) -> Any:
-    """The same schema, which allows no key that is not declared; for tests of what is written."""
-    if isinstance(node, Mapping):
-        inner = {name: closed(part) for name, part in node.items()}
-        return {**inner, "additionalProperties": False} if "properties" in node else inner
-    return [closed(part) for part in node] if isinstance(node, list) else node
 
 
 def text() -> str:

@@ -6,7 +6,6 @@ Steps return values; who carries the run out puts them here: `unet3d.measure.run
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from unet3d.config.values import Settings
 from unet3d.devices.ceilings import Ceilings
 from unet3d.devices.cpu_time import Disturbance
 from unet3d.engines.base import Effective
+from unet3d.errors import shown
 from unet3d.results.facts import Agreement, Bound, Dice, Figure, PeakMemory, RunWarning, VolumesFacts, WarmUpFacts, WeightsFacts
 from unet3d.results.timing import Sample
 
@@ -69,5 +69,9 @@ class Record:
         self.finished = datetime.now(UTC)
         self.complete, self.incomplete_reason = reason is None, reason
         while self.at_end:
-            with contextlib.suppress(Exception):
+            try:
                 self.at_end.pop()()
+            except Exception as error:  # noqa: BLE001 - what is known is written in any case
+                self.complete = False
+                told = f"at the end {type(error).__name__}: {shown(error)}"
+                self.incomplete_reason = f"{self.incomplete_reason}; {told}" if self.incomplete_reason else told

@@ -5,18 +5,16 @@ cheap and done on loading. No pickle is written, and those of MLPerf are read th
 """
 
 import json
-import math
 import os
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from unet3d import files
-from unet3d.brats import nifti
+from unet3d.brats import nifti, npz
 from unet3d.brats.dataset import Case
 from unet3d.brats.preprocessing.volume import PADDED_SHAPE, Volume, check_values, pad, plain_properties
 from unet3d.errors import UserError, shown
@@ -26,11 +24,6 @@ from unet3d.workload import MODALITIES
 VERSION = 1
 MLPERF_LIST = "preprocessed_files.pkl"
 LIST_BYTES, ABOUT_BYTES = 2**24, 2**20
-# What json, numpy and zipfile raise for a damaged .npz.
-BROKEN = (
-    OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, NotImplementedError, RecursionError, RuntimeError,
-    OverflowError, SyntaxError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
 
 
 class Store:
@@ -66,11 +59,11 @@ class Store:
         try:
             with files.open_regular(file, "preprocessed case") as opened, zipfile.ZipFile(opened) as content:
                 properties = plain_properties(_about(content)["properties"])
-                array = _member(content, "array", np.dtype(np.float32), 4 * int(np.prod(self.padded_shape)) * 4)
-            if array.ndim != 4 or array.shape != (len(MODALITIES), *properties["size_after_resampling"]):
+                array = npz.read(content, "array", len(MODALITIES) * int(np.prod(self.padded_shape)) * 4)
+            if array.dtype != np.float32 or array.shape != (len(MODALITIES), *properties["size_after_resampling"]):
                 raise ValueError(f"{array.shape} is no volume of its properties")
             check_values(array)
-        except BROKEN:
+        except npz.BROKEN:
             raise UserError(f"{shown(file)} is damaged; remove it and run ./preprocess.sh") from None
         return self._padded(Volume(array, properties), file)
 
@@ -80,7 +73,7 @@ class Store:
             with files.open_regular(self._file(case.name), "preprocessed case") as file, zipfile.ZipFile(file) as content:
                 about = _about(content)
             return about["version"] == VERSION and _same_sources(about["sources"], case)
-        except (UserError, *BROKEN):
+        except (UserError, *npz.BROKEN):
             return False
 
     def blocked(self, name: str) -> str | None:
@@ -162,31 +155,11 @@ def _is_name(name: str) -> bool:
 
 
 def _about(content: zipfile.ZipFile) -> dict:
-    about = json.loads(str(_member(content, "about", None, ABOUT_BYTES)))
+    text = npz.read(content, "about", ABOUT_BYTES)
+    about = json.loads(str(text)) if text.dtype.kind == "U" and not text.shape else None
     if not isinstance(about, dict):
         raise TypeError("no dict")
     return about
-
-
-def _member(content: zipfile.ZipFile, name: str, dtype: np.dtype | None, limit: int) -> np.ndarray:
-    """An array of an .npz, whose header says how large it is before it is read. dtype: None for text.
-
-    Raises ValueError for another type and for more than `limit` bytes, and whatever of BROKEN the file is.
-    """
-    with content.open(f"{name}.npy") as member:
-        version = np.lib.format.read_magic(member)
-        if version != (1, 0):
-            raise ValueError(f"version {version} of numpy's format")
-        shape, _, found = np.lib.format.read_array_header_1_0(member)
-        right = found.kind == "U" and shape == () if dtype is None else found == dtype
-        if not right or len(shape) > 4 or math.prod(shape) * found.itemsize > limit:
-            raise ValueError(f"{name} is {found} {shape}")
-    with content.open(f"{name}.npy") as member:
-        array: np.ndarray = np.lib.format.read_array(member, allow_pickle=False)
-        # The end is read too: zipfile looks at the checksum there.
-        if member.read(1):
-            raise ValueError(f"{name} holds more than it says")
-    return array
 
 
 def _source_files(case: Case) -> dict[str, Path]:

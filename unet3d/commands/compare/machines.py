@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
-from unet3d.results.schema import Results, Value
+from unet3d.results.schema import Results
 
 # What decides how fast a CPU's products are, the strongest first.
 INSTRUCTIONS = (("AMX", "amx"), ("AVX512-BF16", "avx512_bf16"), ("AVX-512", "avx512f"), ("AVX2", "avx2"))
-
-
-def number(value: object) -> float | None:
-    """A finite number, None for everything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return float(value)
 
 
 @dataclass(frozen=True)
@@ -28,7 +20,7 @@ class Machine:
     platform: str
     name: str
     instructions: str | None
-    cores: float | None
+    cores: int | None
     memory_gib: float | None
     devices: int
 
@@ -43,19 +35,17 @@ class Machine:
 
 def of(doc: Results) -> Machine:
     """The machine that a result is of."""
-    hardware = cast(Mapping[str, Value], doc["environment"].get("hardware") or {})
-    platform = str(doc["settings"]["requested"].get("platform", "CPU"))
+    hardware = doc["environment"].get("hardware", {})
+    platform = doc["settings"]["requested"]["platform"]
     ran = doc["effective"].get("device")
     cpu = platform == "CPU" or str(ran).casefold() == "cpu"
     device = hardware.get("device") or ran  # what ran may be named as PyTorch does, such as cuda:0
-    flags = hardware.get("instructions")
-    known = [str(flag) for flag in flags] if isinstance(flags, list) else []
-    memory = number(hardware.get("memory_bytes"))
+    known, memory = hardware.get("instructions", []), hardware.get("memory_bytes")
     return Machine(
         platform,
         str(hardware.get("cpu") or "CPU") if cpu else str(device or platform),
         next((name for name, start in INSTRUCTIONS if any(flag.startswith(start) for flag in known)), None),
-        number(hardware.get("usable_cores")),
+        hardware.get("usable_cores"),
         None if memory is None else memory / 2**30,
         max(1, len(doc["ranks"])),
     )

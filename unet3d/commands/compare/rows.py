@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from unet3d.commands.compare import machines, measure, runs
-from unet3d.commands.compare.machines import Machine, number
+from unet3d.commands.compare.machines import Machine
 from unet3d.commands.compare.runs import Side
 from unet3d.results.bootstrap import Ratio
 from unet3d.results.schema import Results, Value
@@ -71,7 +71,7 @@ class Row:
         requested = doc["settings"]["requested"]
         versions = cast(Mapping[str, Value], doc["environment"].get("versions") or {})
         joules, counter = energy(self.side)
-        peak = number(doc["memory"].get("peak_device_bytes")) or number(doc["memory"].get("peak_host_bytes"))
+        peak = doc["memory"].get("peak_device_bytes") or doc["memory"].get("peak_host_bytes")
         return {
             "result": self.name,
             "machine": machine.label,
@@ -108,11 +108,9 @@ def energy(side: Side) -> tuple[float | None, str | None]:
     found: dict[str, list[float]] = {}
     for doc in side.docs:
         telemetry = doc.get("telemetry")
-        told = telemetry.get("energy") if isinstance(telemetry, Mapping) else None
-        joules = told.get("joules_per_volume") if isinstance(told, Mapping) else None
-        for name, value in (joules if isinstance(joules, Mapping) else {}).items():
-            if (known := number(value)) is not None:
-                found.setdefault(str(name), []).append(known)
+        told = telemetry["energy"] if telemetry else None
+        for name, value in (told["joules_per_volume"] if told else {}).items():
+            found.setdefault(name, []).append(value)
     if not found:
         return None, None
     on_cpu = machines.of(side.docs[0]).platform == "CPU"
@@ -124,8 +122,7 @@ def energy(side: Side) -> tuple[float | None, str | None]:
 
 def dice(doc: Results) -> float | None:
     """Mean Dice of the three regions where cases were scored."""
-    accuracy = doc["accuracy"]
-    return number(accuracy.get("total")) if isinstance(accuracy, Mapping) else None
+    return doc["accuracy"]["total"] if doc["accuracy"] else None
 
 
 def driver(doc: Results) -> str | None:

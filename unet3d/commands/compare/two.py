@@ -21,8 +21,6 @@ ROWS = (
     ("p50", "p50, ms", False),
     ("p90", "p90, ms", False),
 )
-# Of a head and rows of cells.
-Table = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
 LONGEST = 60  # characters of a value in a table of differences
 WIDTH = 80  # of text
 

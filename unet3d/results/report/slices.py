@@ -6,11 +6,8 @@ with the image below the labels, to `slices.npz` in OUTPUT_DIR.
 
 from __future__ import annotations
 
-import contextlib
 import io
-import math
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unet3d import files
+from unet3d.brats import npz
 from unet3d.errors import UserError, shown
 from unet3d.workload import MODALITIES
 
@@ -30,21 +28,6 @@ SHOWN = ("flair", "t1ce")  # oedema is bright in the first, enhancing tumour in 
 PLACES = ("best", "median", "worst")
 # Three cases of a slice have a few 10 KiB.
 LARGEST_FILE, LARGEST_ARRAY, MOST_ARRAYS = 2**25, 2**22, 64
-# What zipfile and numpy raise for a damaged .npz.
-BROKEN = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    EOFError,
-    MemoryError,
-    OverflowError,
-    RecursionError,
-    NotImplementedError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 # First and last row, first and last column, the last ones not counted; they may lie outside of an image.
 Box = tuple[tuple[int, int], tuple[int, int]]
 
@@ -151,44 +134,41 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 def load(folder: Path, scores: Mapping[str, Any]) -> list[Slice]:
     """The slices in `folder` that belong to these scores; none where the file is absent, damaged or of another run."""
-    shown_cases: list[Slice] = []
-    with contextlib.suppress(UserError, *BROKEN):
+    try:
         content = _arrays(files.read_regular(folder / FILE, LARGEST_FILE, "pictures of cases"))
-        for place in PLACES:
-            if f"{place}_name" not in content:
-                continue
-            pictures = [content[f"{place}_{name}"] for name in ("predicted", "truth", *SHOWN)]
-            if any(picture.ndim != 2 or not picture.size or picture.dtype != np.uint8 for picture in pictures):
-                raise ValueError("no pictures")
-            if len({picture.shape for picture in pictures}) > 1:
-                raise ValueError("pictures of several sizes")
-            labels = Labels(int(content[f"{place}_z"]), pictures[0], pictures[1])
-            images = dict(zip(SHOWN, pictures[2:], strict=True))
-            sides = str(content[f"{place}_sides"]) if f"{place}_sides" in content else ""
-            shown_cases.append(Slice(place, str(content[f"{place}_name"]), labels, images, sides))
-    return shown_cases if all(case.name in scores for case in shown_cases) else []
+        cases = [_case(content, place) for place in PLACES if f"{place}_name" in content]
+    except (UserError, *npz.BROKEN):
+        return []
+    return cases if all(case.name in scores for case in cases) else []
 
 
 def _arrays(content: bytes) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file, none larger than LARGEST_ARRAY, whatever its headers announce.
+    """The arrays of an .npz file.
 
     Raises:
-        BROKEN: where it is no such file.
+        BROKEN: where it is no such file, or holds more than a report shows.
     """
-    arrays: dict[str, np.ndarray] = {}
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        members = archive.infolist()
-        if len(members) > MOST_ARRAYS or any(member.file_size > LARGEST_ARRAY for member in members):
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        if len(names) > MOST_ARRAYS:
             raise ValueError("more than a report shows")
-        for member in members:
-            data = archive.read(member)
-            header = io.BytesIO(data)
-            np.lib.format.read_magic(header)
-            shape, _, dtype = np.lib.format.read_array_header_1_0(header)
-            if math.prod(shape) * dtype.itemsize != len(data) - header.tell():
-                raise ValueError("an array of another size than it announces")
-            arrays[member.filename.removesuffix(".npy")] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    return arrays
+        return {name: npz.read(archive, name, LARGEST_ARRAY) for name in names}
+
+
+def _case(content: Mapping[str, np.ndarray], place: str) -> Slice:
+    """What was saved of the case in this place.
+
+    Raises:
+        ValueError, KeyError, TypeError: where that are no pictures.
+    """
+    pictures = [content[f"{place}_{name}"] for name in ("predicted", "truth", *SHOWN)]
+    if any(picture.ndim != 2 or not picture.size or picture.dtype != np.uint8 for picture in pictures):
+        raise ValueError("no pictures")
+    if len({picture.shape for picture in pictures}) > 1:
+        raise ValueError("pictures of several sizes")
+    labels = Labels(int(content[f"{place}_z"]), pictures[0], pictures[1])
+    sides = str(content[f"{place}_sides"]) if f"{place}_sides" in content else ""
+    return Slice(place, str(content[f"{place}_name"]), labels, dict(zip(SHOWN, pictures[2:], strict=True)), sides)
 
 
 def picture(case: Slice, modality: str, regions: Mapping[str, tuple[int, ...]], colours: Mapping[str, str], box: Box) -> bytes:
