@@ -254,7 +254,7 @@ def test_xpu_smi_is_followed_and_ended(tmp_path, monkeypatch):
         "gpu_memory_bytes": 2048 * 2**20,
     }
     source.close()
-    assert source._process.returncode is not None
+    assert source._process.wait(timeout=20) is not None
     with pytest.raises(sources.Absent, match="xpu-smi"):
         xpu_smi.XpuSmi(str(tmp_path / "none"))
     for number in (128, 129):
