@@ -10,6 +10,7 @@ import subprocess
 import numpy as np
 import pytest
 
+from tests.robustness.hostile.stores import Call
 from unet3d.brats.weights import safe_pickle
 from unet3d.errors import UserError
 from unet3d.network.plans import random_plans
@@ -56,16 +57,6 @@ def test_module_names_of_both_numpys(protocol):
     assert same(safe_pickle.loads(data, "file"), [np.arange(3), np.float64(2)])
 
 
-class Evil:
-    """Pickles as a call of `function` with `arguments`."""
-
-    def __init__(self, function, *arguments):
-        self.call = (function, arguments)
-
-    def __reduce__(self):
-        return self.call
-
-
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize(
     ("function", "arguments", "name"),
@@ -85,7 +76,7 @@ def test_malicious_pickle_is_refused_by_name(tmp_path, function, arguments, name
         a.format(trace) if isinstance(a, str) else [i.format(trace) for i in a] if isinstance(a, list) else a for a in arguments
     ]
     file = tmp_path / "plans.pkl"
-    file.write_bytes(pickle.dumps({"plans": [1, Evil(function, *arguments)]}, protocol))
+    file.write_bytes(pickle.dumps({"plans": [1, Call(function, *arguments)]}, protocol))
     with pytest.raises(UserError, match=f"asks for '{name}'") as caught:
         safe_pickle.load(file, 10_000)
     assert not trace.exists()
@@ -143,15 +134,15 @@ DEEP = b"\x80\x02}" + b")" + b"\x85" * 1_000_000 + b"K\x01s."
 BOMBS = {
     "a key of keys": b"\x80\x02}" + pickle.dumps(doubled(tuple), 2)[2:-1] + b"K\x01s.",
     "a million tuples in each other as a key": DEEP,
-    "items of a set": Evil(set, [doubled(tuple)]),
-    "text of lists": Evil(str, doubled(list)),
-    "number of lists": Evil(np.float64, doubled(list)),
-    "dtype of lists": Evil(np.dtype, doubled(list)),
-    "zeros": Evil(bytearray, 10**10),
-    "zeros in numpy": Evil(np.bytes_, 10**10),
-    "array of no file's size": Evil(np.ndarray, (10**5, 10**5)),
-    "copies of one list": (one := list(range(10**5)), [Evil(list, one) for _ in range(10**4)]),
-    "copies of one text": (word := "a" * 10**6, [Evil(codecs.encode, word, "latin1") for _ in range(10**4)]),
+    "items of a set": Call(set, [doubled(tuple)]),
+    "text of lists": Call(str, doubled(list)),
+    "number of lists": Call(np.float64, doubled(list)),
+    "dtype of lists": Call(np.dtype, doubled(list)),
+    "zeros": Call(bytearray, 10**10),
+    "zeros in numpy": Call(np.bytes_, 10**10),
+    "array of no file's size": Call(np.ndarray, (10**5, 10**5)),
+    "copies of one list": (one := list(range(10**5)), [Call(list, one) for _ in range(10**4)]),
+    "copies of one text": (word := "a" * 10**6, [Call(codecs.encode, word, "latin1") for _ in range(10**4)]),
 }
 
 

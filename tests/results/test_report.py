@@ -57,7 +57,7 @@ def run(tmp_path_factory):
             **os.environ,
             "PLATFORM": "CPU",
             "VOLUME_SHAPE": "64,32,32",
-            "WEIGHTS": "random",
+            "WEIGHTS": "sample",
             "NUM_ITERATIONS": "6",
             "JIT": "none",
             "WARM_UP": "1",

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.robustness.hostile import cases
+from tests.robustness.hostile.stores import Call
 from unet3d import cli
 from unet3d.brats import preprocessing, segmentations, weights, workers
 from unet3d.brats.dataset import MODALITIES, find_cases
@@ -299,16 +300,6 @@ def test_zip_bombs_are_refused_before_they_unpack(archive, tmp_path, declared):
     struct.pack_into("<I", content, content.rindex(b"PK\x01\x02") + 24, 10)  # says 10 bytes, holds 16 MiB
     file.write_bytes(content)
     assert refused(lambda: weights.load(file)) is None
-
-
-class Call:
-    """Pickles as a call."""
-
-    def __init__(self, function, *arguments):
-        self.call = (function, arguments)
-
-    def __reduce__(self):
-        return self.call
 
 
 BOMBS = {

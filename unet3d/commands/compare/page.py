@@ -20,30 +20,26 @@ FILTERS = (("machine", "Machine"), ("precision", "Precision"), ("torch", "PyTorc
 
 def html(given: Listing) -> str:
     """The page. Whatever comes from results is escaped by the template, the figures' texts by Matplotlib."""
-    import jinja2
     from markupsafe import Markup
 
     here = Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([here, Path(report.__file__).parent]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     script = (here / "page.js").read_text(encoding="utf-8")
     compared = any(row.ratios for row in given.rows)
-    return environment.get_template("page.html").render(
-        title=shown(given.title, 400),
-        history=given.history,
-        notes=[shown(note, 1000) for note in given.notes],
-        figures=[{**figure, "svg": Markup(figure["svg"])} for figure in _figures(given)],
-        filters=_filters(given.rows),
-        headings=_headings(given.history, compared),
-        rows=[_row(row, given.history, compared) for row in given.rows],
-        how=f"Ratios are of throughput, with the {CONFIDENCE:.0%} interval of the raw samples." if compared else "",
-        script=Markup(script),
-        script_sha256=base64.b64encode(sha256(script.encode()).digest()).decode(),
+    return (
+        report.templates(here)
+        .get_template("page.html")
+        .render(
+            title=shown(given.title, 400),
+            history=given.history,
+            notes=[shown(note, 1000) for note in given.notes],
+            figures=[{**figure, "svg": Markup(figure["svg"])} for figure in _figures(given)],
+            filters=_filters(given.rows),
+            headings=_headings(given.history, compared),
+            rows=[_row(row, given.history, compared) for row in given.rows],
+            how=f"Ratios are of throughput, with the {CONFIDENCE:.0%} interval of the raw samples." if compared else "",
+            script=Markup(script),
+            script_sha256=base64.b64encode(sha256(script.encode()).digest()).decode(),
+        )
     )
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from unet3d.files import write_atomically
 from unet3d.results.reader import read as read
 from unet3d.results.schema import Results
+
+if TYPE_CHECKING:
+    import jinja2
 
 FILE = "report.html"
 
@@ -26,18 +29,23 @@ def write(doc: Results | Mapping[str, Any], folder: Path) -> Path:
 
 def page(doc: Results, folder: Path) -> str:
     """The report as HTML. folder: where `slices.npz` may be."""
-    import jinja2
     from markupsafe import Markup
 
     from unet3d.results.report import content
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    context = content.context(doc, folder)
+    figures = {name: Markup(svg) for name, svg in context["figures"].items()}
+    return templates().get_template("template.html").render({**context, "figures": figures})
+
+
+def templates(*folders: Path) -> jinja2.Environment:
+    """The templates of these folders and of this one: what is put into them is escaped, and what they lack is an error."""
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    context = content.context(doc, folder)
-    figures = {name: Markup(svg) for name, svg in context["figures"].items()}
-    return environment.get_template("template.html").render({**context, "figures": figures})
