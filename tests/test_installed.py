@@ -110,7 +110,14 @@ def test_a_run_does_without_what_is_spared(tmp_path):
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({modules!r})); from unet3d import cli; sys.exit(cli.main(sys.argv[1:]))"
     )
-    settings = {"VOLUME_SHAPE": "64,32,32", "NUM_ITERATIONS": "1", "WARM_UP": "0", "JIT": "none", "PRECISION": "fp32"}
+    settings = {
+        "WEIGHTS": "sample",
+        "VOLUME_SHAPE": "64,32,32",
+        "NUM_ITERATIONS": "1",
+        "WARM_UP": "0",
+        "JIT": "none",
+        "PRECISION": "fp32",
+    }
     environment = os.environ | settings | {"PLATFORM": "CPU", "OUTPUT_DIR": str(tmp_path), "UNET3D_KERNELS": "off"}
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr

@@ -3,6 +3,8 @@
 Tests may run as root, whom no mode stops: a file in the place of a folder does.
 """
 
+import shutil
+
 import pytest
 from making import settings_of
 
@@ -13,11 +15,16 @@ from unet3d.brats.dataset import default_store
 SHAPE = (64, 64, 32)
 
 
-@pytest.fixture
-def data(tmp_path):
-    folder = tmp_path / "data"
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
     sample_data.make(folder, cases=5, size=(48, 48, 31), processes=1)
     return folder
+
+
+@pytest.fixture
+def data(pristine, tmp_path):
+    return shutil.copytree(pristine, tmp_path / "data")
 
 
 def lock(data):
