@@ -183,7 +183,7 @@ def test_by_default_it_is_in_the_users_home_and_a_relative_place_counts_as_none(
     assert caches.folder() == Request("torch", None, "fp32").cache_dir == tmp_path / ".cache" / "unet3d"
 
 
-@pytest.mark.parametrize("named", ["file", "file/below"])
+@pytest.mark.parametrize("named", ["file", "file/below", "/proc/nowhere"])
 def test_without_a_place_it_is_kept_as_long_as_the_process(tmp_path, named):
     (tmp_path / "file").touch()
     ended = subprocess.run(

@@ -246,9 +246,16 @@ def _target(path: Path) -> Path:
 
 
 def can_write(folder: Path) -> bool:
-    """Whether files could be put into a folder, which need not exist; nothing is made to find out."""
+    """Whether files could be put into a folder, which need not exist; nothing of the attempt is left.
+
+    Only an attempt tells: to root every folder's mode says yes, also /proc's.
+    """
     there = next((place for place in (folder, *folder.absolute().parents) if place.exists()), Path("/"))
-    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return True
+    except OSError:
+        return False
 
 
 def prepare_folder(folder: Path, variable: str) -> None:
