@@ -24,7 +24,8 @@ from typing import (
 
 from unet3d import json_files
 from unet3d.results import schema
-from unet3d.results.schema import EmptyUntilKnown, Keys, Length, Limits, Pattern, Results, Together
+from unet3d.results.limits import EmptyUntilKnown, Keys, Length, Limits, Pattern, Together
+from unet3d.results.schema import Results
 
 FILE = Path(__file__).with_name("results.schema.json")
 Node = dict[str, Any]  # a JSON Schema, or a part of one
