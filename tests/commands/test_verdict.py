@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from making import record_of, settings_of
 
+from unet3d import files
 from unet3d.commands import verdict
 from unet3d.devices.ceilings import Ceilings
 from unet3d.results import document
@@ -23,7 +24,7 @@ def doc_of(latencies, settings=None, complete=True, **changes):
 
 def last_in(folder, doc):
     (folder / "results.json").write_text(json.dumps(doc))
-    return verdict.last_run(folder)
+    return verdict.last_run(files.move_all_aside(folder, document.FILES))
 
 
 def latencies(scale=1.0, calls=20):
@@ -96,7 +97,7 @@ def test_where_results_are_printed_does_not_matter(tmp_path):
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"schema_version": 0}'])
 def test_earlier_results_that_cannot_be_read_are_no_obstacle(tmp_path, content):
     (tmp_path / "results.json").write_text(content)
-    assert verdict.last_run(tmp_path) is None
+    assert verdict.last_run(files.move_all_aside(tmp_path, document.FILES)) is None
 
 
 def test_nothing_measured_is_no_verdict():

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import NoReturn, cast
 
 from unet3d import caches, signals, streams
-from unet3d.commands import verdict
-from unet3d.commands.compare.runs import Side
 from unet3d.devices import host, topology
 from unet3d.engines import registry
 from unet3d.errors import BenchmarkError, ExitCode, Stopped, UserError, messages_of, of_the_system, shown, tell
@@ -68,7 +66,7 @@ def carry_out(plan: Plan, argv: Sequence[str], lock: FolderLock) -> int:
     record, out = Record(plan.settings, command=["predict.py", *argv]), Console()
     # Until the results are written; a signal before this one has nothing to lose.
     signals.by_exception()
-    last = verdict.last_run(folder)
+    moved: list[Path] = []
     try:
         # Before this process is bound to some of its cores.
         record.environment["hardware"] = host.hardware()
@@ -91,7 +89,7 @@ def carry_out(plan: Plan, argv: Sequence[str], lock: FolderLock) -> int:
         out.line(f"The results of all nodes are in node 0's OUTPUT_DIR; this node's log is in {shown(folder)}")
         out.close()
         return ExitCode.DONE
-    complete = _tell(record, out, folder, last)
+    complete = _tell(record, out, folder, moved)
     out.close()
     return ExitCode.DONE if complete else ExitCode.NOT_ALL
 
@@ -154,8 +152,14 @@ def _work(plan: Plan, record: Record, out: Console) -> Callable[[], None]:
     return alone
 
 
-def _tell(record: Record, out: Console, folder: Path, last: Side | None) -> bool:
-    """Write results and report and print the summary; returns whether the results are complete."""
+def _tell(record: Record, out: Console, folder: Path, moved: Sequence[Path]) -> bool:
+    """Write results and report and print the summary; returns whether the results are complete.
+
+    moved: files of an earlier run in the folder, by their new names.
+    """
+    # Only now: reading what an earlier run left, and comparing, is no part of a run's start.
+    from unet3d.commands import verdict
+
     with out.phase("drawing the report"):
         results = _report(record, document.write(record, folder), folder)
     for warning in record.warnings:
@@ -163,7 +167,7 @@ def _tell(record: Record, out: Console, folder: Path, last: Side | None) -> bool
     if stats := document.statistics(record):
         for line in summary(record, stats):
             out.info(line)
-    if sentence := verdict.verdict(cast(Results, results), last):
+    if sentence := verdict.verdict(cast(Results, results), verdict.last_run(moved)):
         out.info(sentence)
     names = [name for name in ("results.yaml", "results.json", "report.html") if (folder / name).exists()]
     out.line(f"Results: {', '.join(str(folder / name) for name in names)}")

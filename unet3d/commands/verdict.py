@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import floor, log10
 from pathlib import Path
 
 from unet3d.commands.compare import measure, runs, samples
 from unet3d.commands.compare.runs import Side
 from unet3d.errors import UserError
+from unet3d.results import reader
 from unet3d.results.bootstrap import Ratio
 from unet3d.results.schema import Results
 
@@ -18,13 +20,14 @@ WIDE = 0.2  # half an interval over its figure
 SAME = ("settings.", "machine.")
 
 
-def last_run(folder: Path) -> Side | None:
-    """The results that are in a run's folder before it begins; None where none can be read."""
-    file = folder / "results.json"
+def last_run(moved: Sequence[Path]) -> Side | None:
+    """The results among the files of an earlier run that were renamed; None where there are none that can be read."""
+    named = Path(reader.FILE)
+    file = next((path for path in moved if path.name.startswith(f"{named.stem}.") and path.suffix == named.suffix), None)
     try:
-        return runs.read(str(file)) if file.is_file() else None
+        return None if file is None else runs.read(str(file))
     except UserError:
-        return None  # they are moved aside as they are
+        return None  # they were damaged before
 
 
 def verdict(doc: Results, last: Side | None) -> str | None:
