@@ -138,7 +138,7 @@ def main(words):
     word = words[0] if words else ""
     tried, held = 0, 0
     # PyTorch warns of quantised and nested tensors where an input is made, not where it is read.
-    warnings.filterwarnings("ignore", module="torch|robustness")
+    warnings.filterwarnings("ignore", module="torch|tests.robustness")
     weights.made()
     # Loaded once, and not used.
     with nnunet.quiet():
