@@ -1,6 +1,7 @@
 """The network's form for GPUs against nnU-Net's own: on a GPU where there is one, else on Triton's interpreter."""
 
 import warnings
+from collections import Counter
 
 import pytest
 import torch
@@ -9,8 +10,11 @@ GPU = next((kind for kind in ("cuda", "xpu") if getattr(torch, kind).is_availabl
 pytest.importorskip("triton")
 DEVICE = GPU or "cpu"
 
-from unet3d.network.gpu import Block, GpuUNet, form_of, sm_90  # noqa: E402
+from unet3d.network.cuda_ops import kernels  # noqa: E402
+from unet3d.network.gpu import Block, GpuUNet, form_of, sm_90, triton_sm_90  # noqa: E402
 
+ARCHITECTURE = "sm_{}{}".format(*torch.cuda.get_device_capability()) if GPU == "cuda" else None
+CHOOSERS = [triton_sm_90] if kernels.why_not(ARCHITECTURE) else [triton_sm_90, sm_90]
 PRECISIONS = {torch.float32: 1e-4, torch.float16: 1e-2} | ({torch.bfloat16: 0.06} if GPU else {})
 
 
@@ -37,8 +41,12 @@ def volume(*shape, seed=1):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def built(reference, dtype):
-    return GpuUNet.from_reference(reference, dtype, choose=sm_90).to(DEVICE)
+def built(reference, dtype, choose=triton_sm_90):
+    return GpuUNet.from_reference(reference, dtype, choose=choose).to(DEVICE)
+
+
+def counted(network):
+    return Counter(module.form for module in network.modules() if isinstance(module, Block))
 
 
 def relative_error(output, expected):
@@ -47,18 +55,20 @@ def relative_error(output, expected):
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("choose", CHOOSERS)
 @torch.inference_mode()
-def test_equals_nnunet(tiny_reference, dtype, samples):
+def test_equals_nnunet(tiny_reference, dtype, samples, choose):
     x = volume(samples, 4, 8, 8, 16)
-    network = built(tiny_reference, dtype)
+    network = built(tiny_reference, dtype, choose)
     output = network(x.to(DEVICE, dtype))
     assert output.dtype == dtype and output.is_contiguous(memory_format=torch.channels_last_3d)
     assert relative_error(output, tiny_reference(x)) < PRECISIONS[dtype]
 
 
+@pytest.mark.parametrize("choose", CHOOSERS)
 @torch.inference_mode()
-def test_traced_and_compiled_are_the_same_network(tiny_reference):
-    network, x = built(tiny_reference, torch.float16), volume(1, 4, 8, 8, 16).half().to(DEVICE)
+def test_traced_and_compiled_are_the_same_network(tiny_reference, choose):
+    network, x = built(tiny_reference, torch.float16, choose), volume(1, 4, 8, 8, 16).half().to(DEVICE)
     expected = network(x).cpu()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # jit.trace is deprecated; users' commands rely on it
@@ -82,16 +92,20 @@ def test_profiler_sees_the_data_type_of_every_convolution(tiny_reference):
     assert {dtype for _, dtype in seen} == {"c10::Half"}
     names = [name for name, _ in seen]
     assert names.count("unet3d::conv_upsample") == 2 and names.count("unet3d::conv_head") == 1
-    forms = network.forms()
+    forms = counted(network)
     assert names.count("unet3d::conv_first") == forms["first"] == 1
     assert names.count("unet3d::conv_march") == forms["march"] and names.count("unet3d::conv_planes") == forms["planes"]
 
 
 def test_forms_follow_the_measurements(tiny_reference):
-    assert built(tiny_reference, torch.float16).forms() == {"first": 1, "march": 5, "planes": 2, "library": 2}
-    assert GpuUNet.from_reference(tiny_reference, torch.float16, "12.60.7").forms() == {"first": 1, "library": 9}
-    assert GpuUNet.from_reference(tiny_reference, torch.float32, "sm_90").forms() == {"library": 10}
-    assert form_of(torch.nn.Conv3d(64, 64, 3, padding=1), torch.float16, sm_90) == "library"
+    assert counted(built(tiny_reference, torch.float16)) == {"first": 1, "march": 5, "planes": 2, "library": 2}
+    assert counted(GpuUNet.from_reference(tiny_reference, torch.float16, "12.60.7")) == {"first": 1, "library": 9}
+    assert counted(GpuUNet.from_reference(tiny_reference, torch.float32, "sm_90")) == {"library": 10}
+    # The forms of CUDA C++ are chosen by their shapes, and their weights packed, where they cannot run too.
+    network = GpuUNet.from_reference(tiny_reference, torch.float16, choose=sm_90)
+    assert counted(network) == {"cuda first": 1, "cuda walk": 7, "library": 2}
+    assert network.forms()["decoder.0.0"] == "cuda walk, fp16 products"
+    assert form_of(torch.nn.Conv3d(64, 64, 3, padding=1), torch.float16, triton_sm_90) == "library"
 
 
 def test_biased_transposed_convolution_is_refused(tiny_reference):

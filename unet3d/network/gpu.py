@@ -3,25 +3,30 @@
 The result is that of nnU-Net's own forward; what differs is where the time goes:
 
 - everything is in channels_last_3d, the layout that matrix units want, from the first layer to the last,
-- instance normalisation and LeakyReLU are two Triton passes that keep this layout: one for the moments, one to apply them.
-  The head and the transposed convolutions apply them while loading; some convolutions compute the moments themselves,
-- the transposed convolution and the skip connection are written side by side instead of being concatenated,
-- the first convolution (4 channels) and those to few channels at full resolution have forms of their own, where they
-  were measured to be faster than the libraries' (`FORMS`); all others are the library's (cuDNN, oneDNN).
+- where a convolution has a CUDA kernel of ours, it reads the raw output of the layer before and normalises and activates
+  it while loading, and gives the moments for the next normalisation with its own: one pass over memory a layer. A
+  decoder's convolution then reads the upsampled volume and the skip connection from where they are,
+- elsewhere instance normalisation and LeakyReLU are two Triton passes that keep the layout: one for the moments, one to
+  apply them. The head and the transposed convolutions apply them while loading; the transposed convolution and the skip
+  connection are written side by side instead of being concatenated,
+- convolutions that were measured to be fastest in the library (cuDNN, oneDNN) are the library's (`FORMS`).
 
 In fp32 every product is the library's, in full fp32, since Triton's would be in TF32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import nn
 
 from unet3d.config.precisions import PRECISIONS
+from unet3d.network.cuda_ops import kernels, layers
+from unet3d.network.cuda_ops import ops as _cuda_ops  # noqa: F401 - registers torch.ops.unet3d.conv_cuda_*
 from unet3d.network.inference import ConvNormAct, InferenceUNet
+from unet3d.network.quantization import Ranges, quantise
 from unet3d.network.triton_ops import ops  # noqa: F401 - registers torch.ops.unet3d
 from unet3d.network.triton_ops.conv import MODALITIES, pack_first_weight
 from unet3d.network.triton_ops.gemm import pack_upsample_weight
@@ -32,36 +37,70 @@ HALF = tuple(precision.dtype() for precision in PRECISIONS.values() if precision
 # Planes that `conv_planes` works off at a time: fewer are slower, more need memory for three times the output.
 CHUNK = 112
 
-Raw = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # a convolution's output with its normalisation's scale and shift
+# A convolution's output with its normalisation's scale and shift; without these it is taken as it is.
+Raw = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+NOTHING = (None, None, None)
+Chooser = Callable[[nn.Conv3d, bool], str]  # the form of a convolution, which may multiply bytes or may not
 
 
-def sm_90(conv: nn.Conv3d) -> str:
-    """Forms that were fastest on an H100 (benchmarks/gpu_layers.py): marching from 32 channels to 32, by planes where
-    outputs are few for the inputs."""
+def triton_sm_90(conv: nn.Conv3d, in_bytes: bool = False) -> str:
+    """Forms that were fastest on an H100 of those without CUDA C++ (benchmarks/gpu_layers.py): marching from 32 channels
+    to 32, by planes where outputs are few for the inputs."""
+    if conv.stride != (1, 1, 1):
+        return "library"
     if conv.in_channels == conv.out_channels == 32:
         return "march"
     few = conv.out_channels <= 32 or (conv.out_channels <= 128 and conv.in_channels >= 2 * conv.out_channels)
     return "planes" if conv.in_channels >= 32 and few else "library"
 
 
-def elsewhere(conv: nn.Conv3d) -> str:
+def sm_90(conv: nn.Conv3d, in_bytes: bool = False) -> str:
+    """Forms that were fastest on an H100: walking wherever all weights of a program's outputs fit into shared memory.
+
+    in_bytes: whether it may multiply bytes, of which more fit.
+    """
+    inputs, outputs = conv.in_channels, conv.out_channels
+    if conv.stride == (2, 2, 2) and inputs == layers.SLAB and outputs % layers.STRIDE_OUT == 0:
+        return "cuda stride"
+    if conv.stride != (1, 1, 1):
+        return "library"
+    operand = layers.BYTES if in_bytes else layers.HALF
+    if inputs % layers.SLAB == 0 and outputs % layers.OUT == 0 and inputs <= operand.most_inputs:
+        return "cuda walk"
+    if inputs == layers.MODALITIES and outputs == layers.OUT:
+        return "cuda first"
+    return triton_sm_90(conv)
+
+
+def elsewhere(conv: nn.Conv3d, in_bytes: bool = False) -> str:
     """On other architectures nothing was measured: the library computes what it can."""
     return "library"
 
 
-FORMS = {"sm_90": sm_90}
+def chooser(architecture: str | None) -> Chooser:
+    """What chooses the convolutions' forms on a device of this architecture, as it names it ("sm_90")."""
+    if architecture != kernels.ARCHITECTURE:
+        return elsewhere
+    return triton_sm_90 if kernels.why_not(architecture) else sm_90
 
 
 class Block(nn.Module):
     """3x3x3 convolution and the scale and shift of the instance normalisation that follows it."""
 
-    def __init__(self, block: ConvNormAct, dtype: torch.dtype, form: str):
+    def __init__(self, block: ConvNormAct, dtype: torch.dtype, form: str, ranges: Ranges | None = None):
+        """ranges: of what it reads, for products of bytes where the form has them."""
         super().__init__()
         conv = block.conv
         self.form = form
         self.stride, self.padding = conv.stride, conv.padding
         weight = conv.weight.detach().to(dtype)
+        self.quantised: nn.Parameter | None = None
+        if ranges is not None and form == "cuda walk":
+            weight, self.quantised = _in_bytes(conv.weight.detach().float(), ranges)
         packed = {
+            "cuda first": layers.pack_first_weight,
+            "cuda walk": layers.pack_walk_weight,
+            "cuda stride": layers.pack_stride_weight,
             "first": pack_first_weight,
             "march": pack_march_weight,
             "planes": pack_planes_weight,
@@ -73,51 +112,130 @@ class Block(nn.Module):
         self.bias = nn.Parameter(block.bias.detach().float(), requires_grad=False)
         self.eps, self.slope = block.eps, block.negative_slope
 
-    def forward(self, x: torch.Tensor) -> Raw:
+    @property
+    def told(self) -> str:
+        """The form in words, with the type of the products."""
+        return f"{self.form}, {'int8' if self.quantised is not None else _name(self.conv.dtype)} products"
+
+    @property
+    def fused(self) -> bool:
+        """Whether it normalises what it reads while loading it, and reads two tensors as one."""
+        return self.form == "cuda walk"
+
+    def forward(self, source: Raw, skip: Raw | tuple[None, None, None] = NOTHING) -> Raw:
+        after = (self.weight, self.bias, self.eps)
+        if self.fused:
+            return torch.ops.unet3d.conv_cuda_walk(*source, *skip, self.slope, self.conv, self.quantised, *after)
+        if self.form == "cuda stride":
+            return torch.ops.unet3d.conv_cuda_stride(*source, self.slope, self.conv, *after)
+        x = activated(source, self.slope)
+        if self.form == "cuda first":
+            return torch.ops.unet3d.conv_cuda_first(x, self.conv, *after)
         if self.form == "first":
-            return torch.ops.unet3d.conv_first(x, self.conv, self.weight, self.bias, self.eps)
+            return torch.ops.unet3d.conv_first(x, self.conv, *after)
         if self.form == "march":
-            return torch.ops.unet3d.conv_march(x, self.conv, self.weight, self.bias, self.eps)
+            return torch.ops.unet3d.conv_march(x, self.conv, *after)
         if self.form == "planes":
-            return torch.ops.unet3d.conv_planes(x, self.conv, self.weight, self.bias, self.eps, CHUNK)
+            return torch.ops.unet3d.conv_planes(x, self.conv, *after, CHUNK)
         y = torch.conv3d(x, self.conv, None, self.stride, self.padding)
         y = y.contiguous(memory_format=torch.channels_last_3d)
-        return y, *torch.ops.unet3d.norm_scale(y, self.weight, self.bias, self.eps)
+        return y, *torch.ops.unet3d.norm_scale(y, *after)
 
-    def activate(self, raw: Raw) -> torch.Tensor:
-        return torch.ops.unet3d.norm_apply(*raw, self.slope)
+
+def _in_bytes(weight: torch.Tensor, ranges: Ranges) -> tuple[torch.Tensor, nn.Parameter]:
+    """An int8 weight, and what `layers.walk` needs to come back from its sums."""
+    made = quantise(weight, ranges)
+    if ranges.zeros[-1]:
+        raise ValueError(f"a range after LeakyReLU begins at byte 0, not {ranges.zeros[-1]}")
+    numbers = [*(*ranges.steps, 1.0)[:2], *(*ranges.zeros, 0)[:2]]
+    packed = torch.cat((made.factor, made.offset, made.factor.new_tensor(numbers)))
+    return made.weight, nn.Parameter(packed, requires_grad=False)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return next(name for name, precision in PRECISIONS.items() if precision.dtype() == dtype)
+
+
+def activated(raw: Raw, slope: float) -> torch.Tensor:
+    """A raw volume normalised and activated; one without scale as it is."""
+    return raw[0] if raw[1] is None else torch.ops.unet3d.norm_apply(*raw, slope)
+
+
+class Upsampling(nn.Module):
+    """2x2x2 transposed convolution with stride 2 of a raw volume, for the block that reads it next."""
+
+    def __init__(self, up: nn.ConvTranspose3d, dtype: torch.dtype, reader: Block):
+        super().__init__()
+        if up.kernel_size != (2, 2, 2) or up.stride != (2, 2, 2) or up.bias is not None:
+            raise ValueError(f"only transposed convolutions 2x2x2 with stride 2, without bias are supported: {up}")
+        weight = up.weight.detach().to(dtype)
+        self.slope = reader.slope
+        if dtype not in HALF:
+            self.form, packed = "library", weight.contiguous(memory_format=torch.channels_last_3d)
+        elif reader.fused and up.in_channels in layers.UPSAMPLED:
+            self.form, packed = "cuda", layers.pack_upsample_weight(weight)
+        else:
+            self.form, packed = "triton", pack_upsample_weight(weight)
+        self.weight = nn.Parameter(packed, requires_grad=False)
+
+    @property
+    def told(self) -> str:
+        """The form in words, with the type of the products."""
+        return f"{self.form}, {_name(self.weight.dtype)} products"
+
+    def forward(self, raw: Raw, skip: Raw) -> tuple[Raw, Raw | tuple[None, None, None]]:
+        """What the reader reads: the upsampled volume and the skip connection, or both in one tensor."""
+        if self.form == "cuda":
+            return (torch.ops.unet3d.conv_cuda_upsample(*raw, self.slope, self.weight), None, None), skip
+        if self.form == "triton":
+            return (torch.ops.unet3d.conv_upsample(*raw, self.slope, self.weight, *skip), None, None), NOTHING
+        x = torch.conv_transpose3d(activated(raw, self.slope), self.weight, None, (2, 2, 2))
+        both = torch.cat((x, activated(skip, self.slope)), dim=1)
+        return (both.contiguous(memory_format=torch.channels_last_3d), None, None), NOTHING
 
 
 Stages = Sequence[Sequence[Block]]
 
 
-def form_of(conv: nn.Conv3d, dtype: torch.dtype, choose: Callable[[nn.Conv3d], str]) -> str:
-    """Which form computes this convolution: "first", "march", "planes" or "library"."""
-    if dtype not in HALF or conv.stride != (1, 1, 1) or conv.kernel_size != (3, 3, 3) or conv.padding != (1, 1, 1):
+def form_of(conv: nn.Conv3d, dtype: torch.dtype, choose: Chooser, in_bytes: bool = False) -> str:
+    """Which form computes this convolution, a key of those that `Block` packs weights for."""
+    if dtype not in HALF or conv.kernel_size != (3, 3, 3) or conv.padding != (1, 1, 1):
         return "library"
-    return "first" if conv.in_channels == MODALITIES else choose(conv)
+    form = choose(conv, in_bytes)
+    return "first" if conv.in_channels == MODALITIES and conv.stride == (1, 1, 1) and form != "cuda first" else form
 
 
 class GpuUNet(nn.Module):
     """forward(x [N, 4, D, H, W] in the network's data type) -> logits [N, classes, D, H, W] in channels_last_3d."""
 
-    def __init__(self, form: InferenceUNet, dtype: torch.dtype, choose: Callable[[nn.Conv3d], str]):
+    def __init__(
+        self, form: InferenceUNet, dtype: torch.dtype, choose: Chooser, ranges: Mapping[str, Ranges] | None = None
+    ):
         super().__init__()
 
-        def stage(blocks: Iterable[ConvNormAct]) -> nn.ModuleList:
-            return nn.ModuleList(Block(block, dtype, form_of(block.conv, dtype, choose)) for block in blocks)
+        def made(block: ConvNormAct, name: str, up: nn.ConvTranspose3d | None = None) -> Block:
+            found = (ranges or {}).get(name)
+            # Bytes of two tensors have two steps, so that these must come apart.
+            if up is not None and up.in_channels not in layers.UPSAMPLED:
+                found = None
+            return Block(block, dtype, form_of(block.conv, dtype, choose, found is not None), found)
 
+        encoder, decoder, upsamplings = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for level, stage in enumerate(form.encoder):
+            encoder.append(nn.ModuleList(made(block, f"encoder.{level}.{i}") for i, block in enumerate(stage)))
+        for level, (up, stage) in enumerate(zip(form.upsamplings, form.decoder, strict=True)):
+            blocks = [made(block, f"decoder.{level}.{i}", None if i else up) for i, block in enumerate(stage)]
+            decoder.append(nn.ModuleList(blocks))
+            upsamplings.append(Upsampling(up, dtype, blocks[0]))
         # nn.ModuleList knows no type of its modules.
-        self.encoder = cast("Stages", nn.ModuleList(stage(blocks) for blocks in form.encoder))
-        self.decoder = cast("Stages", nn.ModuleList(stage(blocks) for blocks in form.decoder))
-        for up in form.upsamplings:
-            if up.kernel_size != (2, 2, 2) or up.stride != (2, 2, 2) or up.bias is not None:
-                raise ValueError(f"only transposed convolutions 2x2x2 with stride 2, without bias are supported: {up}")
+        self.encoder, self.decoder = cast("Stages", encoder), cast("Stages", decoder)
+        self.upsamplings = cast("Sequence[Upsampling]", upsamplings)
+        # A layer activates what it reads, so that the slope that it has is that of the layers before it.
+        slopes = {block.slope for stage in (*self.encoder, *self.decoder) for block in stage}
+        if len(slopes) != 1:
+            raise ValueError(f"only one slope of LeakyReLU for all layers is supported, not {sorted(slopes)}")
+        [self.slope] = slopes
         self.half_precision = dtype in HALF
-        prepare = pack_upsample_weight if self.half_precision else lambda w: w.contiguous(memory_format=torch.channels_last_3d)
-        self.upsamplings = nn.ParameterList(
-            nn.Parameter(prepare(up.weight.detach().to(dtype)), requires_grad=False) for up in form.upsamplings
-        )
         head = form.head.weight.detach().to(dtype)
         head = head.flatten(1).t().contiguous() if self.half_precision else head
         self.head = nn.Parameter(head, requires_grad=False)
@@ -130,50 +248,39 @@ class GpuUNet(nn.Module):
         reference: nn.Module,
         dtype: torch.dtype,
         architecture: str | None = None,
-        choose: Callable[[nn.Conv3d], str] | None = None,
+        choose: Chooser | None = None,
+        ranges: Mapping[str, Ranges] | None = None,
     ) -> GpuUNet:
         """Build from nnU-Net's Generic_UNet with copies of its parameters in `dtype`; normalisation stays in float32.
 
         architecture: as the device names it ("sm_90"); it decides the convolutions' forms unless `choose` does.
+        ranges: of unet3d.network.quantization.calibrate, for int8 products where a form has them.
         Raises ValueError where the reference uses something that this form does not compute.
         """
         form = InferenceUNet.from_reference(reference)
-        return cls(form, dtype, choose or FORMS.get(architecture or "", elsewhere)).eval()
+        return cls(form, dtype, choose or chooser(architecture), ranges).eval()
 
-    def forms(self) -> dict[str, int]:
-        """How many of the 3x3x3 convolutions each form computes."""
-        counts: dict[str, int] = {}
-        for module in self.modules():
-            if isinstance(module, Block):
-                counts[module.form] = counts.get(module.form, 0) + 1
-        return counts
+    def forms(self) -> dict[str, str]:
+        """How each convolution is computed, and the type of its products."""
+        return {name: module.told for name, module in self.named_modules() if isinstance(module, Block | Upsampling)}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x.contiguous(memory_format=torch.channels_last_3d)
+        raw: Raw = (x.contiguous(memory_format=torch.channels_last_3d), None, None)
         skips: list[Raw] = []
         for stage in self.encoder:
             for block in stage:
-                raw = block(x)
-                x = block.activate(raw) if block is not self.encoder[-1][-1] else x
+                raw = block(raw)
             skips.append(raw)
-        raw = skips.pop()
-        for weight, stage in zip(self.upsamplings, self.decoder, strict=True):
-            x = self.upsample(raw, weight, skips.pop(), stage[0].slope)
-            for block in stage[:-1]:
-                x = block.activate(block(x))
-            raw = stage[-1](x)
-        return self.logits(raw, stage[-1].slope)
+        skips.pop()
+        for upsampling, stage in zip(self.upsamplings, self.decoder, strict=True):
+            raw, skip = upsampling(raw, skips.pop())
+            raw = stage[0](raw, skip)
+            for block in stage[1:]:
+                raw = block(raw)
+        return self.logits(raw)
 
-    def upsample(self, raw: Raw, weight: torch.Tensor, skip: Raw, slope: float) -> torch.Tensor:
-        """The transposed convolution of one raw volume and beside it, in channels, the skip connection."""
+    def logits(self, raw: Raw) -> torch.Tensor:
         if self.half_precision:
-            return torch.ops.unet3d.conv_upsample(*raw, slope, weight, *skip)
-        x = torch.ops.unet3d.norm_apply(*raw, slope)
-        x = torch.conv_transpose3d(x, weight, None, (2, 2, 2))
-        return torch.cat((x, torch.ops.unet3d.norm_apply(*skip, slope)), dim=1).contiguous(memory_format=torch.channels_last_3d)
-
-    def logits(self, raw: Raw, slope: float) -> torch.Tensor:
-        if self.half_precision:
-            return torch.ops.unet3d.conv_head(*raw, slope, self.head, self.head_bias)
-        x = torch.conv3d(torch.ops.unet3d.norm_apply(*raw, slope), self.head, self.head_bias)
+            return torch.ops.unet3d.conv_head(*raw, self.slope, self.head, self.head_bias)
+        x = torch.conv3d(activated(raw, self.slope), self.head, self.head_bias)
         return x.contiguous(memory_format=torch.channels_last_3d)

@@ -1,0 +1,153 @@
+"""The CUDA C++ kernels against PyTorch in float64, on a GPU for which they are written."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from unet3d.network import quantization
+from unet3d.network.cuda_ops import kernels, layers
+
+pytest.importorskip("triton")
+from unet3d.network.triton_ops import norm  # noqa: E402
+
+ARCHITECTURE = "sm_{}{}".format(*torch.cuda.get_device_capability()) if torch.cuda.is_available() else None
+REASON = kernels.why_not(ARCHITECTURE)
+on_hopper = pytest.mark.skipif(REASON is not None, reason=f"the CUDA kernels cannot run: {REASON}")
+TYPES = {torch.float16: 1e-3, torch.bfloat16: 1e-2}
+SLOPE = 0.01
+# Extents that are no multiples of tiles, on either side of one tile, and one whose planes are shared by several programs.
+EXTENTS = [(5, 7, 3), (1, 16, 16), (3, 17, 33), (9, 40, 24)]
+
+
+def draw(*shape, dtype=torch.float32, mean=0.0):
+    x = (torch.randn(shape, device="cuda") + mean).to(dtype)
+    return x.contiguous(memory_format=torch.channels_last_3d) if len(shape) == 5 else x
+
+
+def weights(*shape, dtype):
+    return (torch.randn(shape, device="cuda") / (shape[1] * 27) ** 0.5).to(dtype)
+
+
+def affine(n, channels):
+    return torch.rand((n, channels), device="cuda") + 0.5, torch.randn((n, channels), device="cuda")
+
+
+def activated(x, scale, shift):
+    """In float64, rounded to x's type as the kernels do before they multiply."""
+    if scale is None:
+        return x.double()
+    y = x.double() * scale.double()[:, :, None, None, None] + shift.double()[:, :, None, None, None]
+    return functional.leaky_relu(y, SLOPE).to(x.dtype).double()
+
+
+def relative_error(output, expected):
+    assert output.shape == expected.shape
+    return ((output.double() - expected).norm() / expected.norm()).item()
+
+
+def check_moments(part, expected, limit=1e-4):
+    """Scale and shift from the rows of moments, against those of PyTorch's instance normalisation in float64."""
+    channels = expected.shape[1]
+    gamma, beta = torch.rand(channels, device="cuda") + 0.5, torch.randn(channels, device="cuda")
+    scale, shift = norm.fold(part, gamma, beta, 1e-5)
+    got = expected * scale.double()[:, :, None, None, None] + shift.double()[:, :, None, None, None]
+    assert relative_error(got, functional.instance_norm(expected, weight=gamma.double(), bias=beta.double())) < limit
+
+
+@on_hopper
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("extent", EXTENTS)
+@pytest.mark.parametrize(("n", "a", "b", "outputs"), [(1, 32, 0, 32), (2, 32, 32, 32), (1, 64, 0, 64), (3, 32, 0, 64)])
+@torch.inference_mode()
+def test_walk(dtype, extent, n, a, b, outputs):
+    x, skip = draw(n, a, *extent, dtype=dtype, mean=0.3), draw(n, b, *extent, dtype=dtype) if b else None
+    # What an upsampling gives is not normalised, a skip connection is.
+    scale, shift = affine(n, a) if not b else (None, None)
+    skip_scale, skip_shift = affine(n, b) if b else (None, None)
+    w = weights(outputs, a + b, 3, 3, 3, dtype=dtype)
+    sources = [activated(x, scale, shift)] + ([activated(skip, skip_scale, skip_shift)] if b else [])
+    expected = functional.conv3d(torch.cat(sources, 1), w.double(), padding=1)
+    y, part = layers.walk(x, scale, shift, skip, skip_scale, skip_shift, SLOPE, layers.pack_walk_weight(w))
+    assert y.is_contiguous(memory_format=torch.channels_last_3d)
+    assert relative_error(y, expected) < TYPES[dtype]
+    check_moments(part, expected)
+
+
+@on_hopper
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("extent", EXTENTS)
+@pytest.mark.parametrize(("n", "a", "b", "outputs"), [(1, 32, 0, 32), (2, 32, 32, 32), (1, 64, 64, 64)])
+@torch.inference_mode()
+def test_walk_in_bytes(dtype, extent, n, a, b, outputs):
+    """Exact sums of bytes: what is left is the rounding of the output."""
+    x, skip = draw(n, a, *extent, dtype=dtype), draw(n, b, *extent, dtype=dtype) if b else None
+    scale, shift = affine(n, a) if not b else (None, None)
+    skip_scale, skip_shift = affine(n, b) if b else (None, None)
+    ranges = quantization.Ranges((a, b), (0.03, 0.02), (128, 0)) if b else quantization.Ranges((a,), (0.02,), (0,))
+    quantised = quantization.quantise(weights(outputs, a + b, 3, 3, 3, dtype=torch.float32), ranges)
+    dequantised, sources = [], [activated(x, scale, shift)] + ([activated(skip, skip_scale, skip_shift)] if b else [])
+    for source, step, zero in zip(sources, ranges.steps, ranges.zeros, strict=True):
+        level = source / step + zero
+        # Whole numbers, the half of which is the only one that float32 and float64 may round apart.
+        dequantised.append((level.round().clamp(0, 255) - zero) * step)
+    steps = torch.cat([torch.full((c,), step, dtype=torch.float64) for c, step in zip(ranges.channels, ranges.steps, strict=True)])
+    w = quantised.weight.double() * quantised.factor.double().view(-1, 1, 1, 1, 1) / steps.cuda().view(1, -1, 1, 1, 1)
+    expected = functional.conv3d(torch.cat(dequantised, 1), w, padding=1)
+    numbers = torch.tensor([*(*ranges.steps, 1.0)[:2], *(*ranges.zeros, 0.0)[:2]], device="cuda")
+    packed = torch.cat((quantised.factor, quantised.offset, numbers))
+    y, part = layers.walk(
+        x, scale, shift, skip, skip_scale, skip_shift, SLOPE, layers.pack_walk_weight(quantised.weight), packed
+    )
+    assert relative_error(y, expected) < 2 * TYPES[dtype]
+    check_moments(part, expected, 1e-3)
+
+
+@on_hopper
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("extent", EXTENTS)
+@pytest.mark.parametrize(("n", "outputs"), [(1, 64), (2, 128)])
+@torch.inference_mode()
+def test_stride(dtype, extent, n, outputs):
+    x, w = draw(n, 32, *extent, dtype=dtype, mean=0.3), weights(outputs, 32, 3, 3, 3, dtype=dtype)
+    scale, shift = affine(n, 32)
+    expected = functional.conv3d(activated(x, scale, shift), w.double(), stride=2, padding=1)
+    y, part = layers.stride(x, scale, shift, SLOPE, layers.pack_stride_weight(w))
+    assert relative_error(y, expected) < TYPES[dtype]
+    check_moments(part, expected)
+
+
+@on_hopper
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("extent", EXTENTS)
+@pytest.mark.parametrize("n", [1, 2])
+@torch.inference_mode()
+def test_first(dtype, extent, n):
+    x, w = draw(n, 4, *extent, dtype=dtype, mean=0.3), weights(32, 4, 3, 3, 3, dtype=dtype)
+    expected = functional.conv3d(x.double(), w.double(), padding=1)
+    y, part = layers.first(x, layers.pack_first_weight(w))
+    assert relative_error(y, expected) < TYPES[dtype]
+    check_moments(part, expected)
+
+
+@on_hopper
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("extent", EXTENTS)
+@pytest.mark.parametrize(("n", "inputs", "outputs"), [(1, 32, 32), (1, 64, 32), (2, 128, 64)])
+@torch.inference_mode()
+def test_upsample(dtype, extent, n, inputs, outputs):
+    x, w = draw(n, inputs, *extent, dtype=dtype), weights(inputs, outputs, 2, 2, 2, dtype=dtype)
+    scale, shift = affine(n, inputs)
+    expected = functional.conv_transpose3d(activated(x, scale, shift), w.double(), stride=2)
+    y = layers.upsample(x, scale, shift, SLOPE, layers.pack_upsample_weight(w))
+    assert relative_error(y, expected) < TYPES[dtype]
+
+
+def test_weights_of_other_widths_are_refused():
+    with pytest.raises(ValueError, match="multiples of 32"):
+        layers.pack_walk_weight(torch.zeros(32, 48, 3, 3, 3))
+    with pytest.raises(ValueError, match="32 inputs and multiples of 64"):
+        layers.pack_stride_weight(torch.zeros(64, 64, 3, 3, 3))
+    with pytest.raises(ValueError, match="4 inputs and 32 outputs"):
+        layers.pack_first_weight(torch.zeros(64, 4, 3, 3, 3))
+    with pytest.raises(ValueError, match="inputs"):
+        layers.pack_upsample_weight(torch.zeros(96, 32, 2, 2, 2))

@@ -1,0 +1,146 @@
+// 3x3x3 convolution, stride 2, of 32 channels, that normalises and activates its input while loading and gives the
+// moments of its output.
+//
+// As walk.cu: a program owns 8 x 16 output pixels and 64 output channels and walks along z. Pixels of even and odd x lie
+// apart in a slab, so that the inputs of neighbouring outputs are neighbours again. An input plane of odd z gives to two
+// output planes, one of even z to one:
+//
+//     planes in                     columns of the sums, 64 channels each
+//                              |     o      |    o + 1   |
+//     z = 2o      ------------>| + x * w[1] |            |
+//     z = 2o + 1  ------------>| + x * w[2] | + x * w[0] |
+//                                    '--- done: counted, stored; the other moves to the left
+//
+// To be defined when compiled: STAGES of the ring; BFLOAT16 for bf16 instead of fp16.
+constexpr int TILE_Y = 8, TILE_X = 16, PIXELS_Y = 2 * TILE_Y + 1, PIXELS_X = 2 * TILE_X + 1;
+constexpr int EVEN = TILE_X + 1, ROW = 2 * EVEN, PIXELS = PIXELS_Y * ROW;  // pixels of even x; places of a row
+__device__ constexpr int pixel_place(int pixel) {
+    return pixel / PIXELS_X * ROW + pixel % PIXELS_X % 2 * EVEN + pixel % PIXELS_X / 2;
+}
+
+#include "loading.cuh"
+#include "moments.cuh"
+
+constexpr int OUT = 64, COLUMNS = 3 * OUT;  // channels of a program; those of its weights w[2], w[0] and w[1]
+constexpr int WEIGHT_CHUNK = COLUMNS * 16, WEIGHTS = 9 * CHUNKS * WEIGHT_CHUNK;
+
+// Adds a slab's products to the sums of 8 x 8 pixels.
+template <bool ODD>
+__device__ __forceinline__ void multiply(Sum (&sums)[64], u32 slab, u32 weights) {
+    hold(sums);
+    wgmma_fence();
+#pragma unroll
+    for (int tap = 0; tap < 9; tap++)
+#pragma unroll
+        for (int k = 0; k < CHUNKS; k += 2) {
+            const u32 start = slab + k * CHUNK + (tap / 3 * ROW + tap % 3 % 2 * EVEN + tap % 3 / 2) * 16;
+            const u64 a = operand(start, CHUNK, 2 * ROW * 16);
+            const u32 columns = weights + (tap * CHUNKS + k) * WEIGHT_CHUNK;
+            if (ODD)
+                wgmma_128(sums, a, operand(columns, WEIGHT_CHUNK, 128));
+            else
+                wgmma_64(sums, a, operand(columns + 2 * OUT * 16, WEIGHT_CHUNK, 128));
+        }
+    wgmma_commit();
+    wgmma_wait();
+    hold(sums);
+}
+
+// Grid: (programs, blocks of 64 output channels, N).
+//
+// Volumes, channels innermost:
+//     x: source, 16-bit [N, D, H, W, 32]
+//     y: raw output, the same type [N, (D + 1) / 2, (H + 1) / 2, (W + 1) / 2, channels]
+// Normalisation of the source: scale, shift, float32 [N, 32], or null
+// Weights:
+//     w: of `pack_stride_weight` [blocks, 9, CHUNKS, 192, 16 bytes]
+// Moments:
+//     part: count, mean, M2 of each consumers' warp, float32 [N, programs * 8, 3, channels]
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+    stride(const char* x, const float* scale, const float* shift, const char* w, char* y, float* part, int depth, int height,
+           int width, float slope) {
+    extern __shared__ __align__(128) char shared[];
+    const int n = blockIdx.z, channels = gridDim.y * OUT;
+    const int group = __shfl_sync(~0u, threadIdx.x / GROUP, 0), thread = threadIdx.x % GROUP;
+    const u32 weights = shared_address(shared);
+    Ring ring(weights + WEIGHTS, threadIdx.x == 0);
+    const uint4* packed = reinterpret_cast<const uint4*>(w + (long long)blockIdx.y * WEIGHTS);
+    for (int i = threadIdx.x; i < WEIGHTS / 16; i += THREADS) reinterpret_cast<uint4*>(shared)[i] = packed[i];
+    shared_fence();
+    __syncthreads();
+
+    const int planes = (depth + 1) / 2, rows = (height + 1) / 2, columns = (width + 1) / 2;  // of the output
+    const int tiles_x = (columns + TILE_X - 1) / TILE_X, tiles = (rows + TILE_Y - 1) / TILE_Y * tiles_x;
+    const long long work = (long long)tiles * planes;
+    const int begin = work * blockIdx.x / gridDim.x, end = work * (blockIdx.x + 1) / gridDim.x;
+
+    if (group >= CONSUMERS) {
+        become_producer();
+        const Source source(x, scale, shift, 32, n, (long long)depth * height * width);
+        Loader loader;
+        int turn = group - CONSUMERS;
+        for (int position = begin; position < end;) {
+            const int tile = position / planes, first = position - tile * planes, last = min(planes, first + end - position);
+            loader.place(tile / tiles_x * TILE_Y * 2 - 1, tile % tiles_x * TILE_X * 2 - 1, height, width, thread);
+            for (int z = max(2 * first - 1, 0); z <= min(2 * last - 1, depth - 1); z++) {
+                if (turn == 0) {
+                    ring.wait_empty();
+                    loader.load(source, 0, (long long)z * height * width, true, slope, ring.slab(), thread);
+                    shared_fence();
+                    ring.give_full();
+                }
+                turn = turn == 0 ? PRODUCERS - 1 : turn - 1;
+                ring.next();
+            }
+            position += last - first;
+        }
+    } else {
+        become_consumer();
+        const int lane = thread % 32, warp = thread / 32, first_channel = blockIdx.y * OUT + 8 * (lane % 4);
+        y += ((long long)n * planes * rows * columns * channels + first_channel) * 2;
+        Moments moments[2];  // of 32 channels each
+        Sum sums[64];
+        for (int position = begin; position < end;) {
+            const int tile = position / planes, first = position - tile * planes, last = min(planes, first + end - position);
+            const int at_y = tile / tiles_x * TILE_Y, at_x = tile % tiles_x * TILE_X;
+#pragma unroll
+            for (int i = 0; i < 64; i++) sums[i] = 0;
+            for (int z = 2 * first - 1; z < 2 * last; z++) {
+                if (z >= 0 && z < depth) {
+                    ring.wait_full();
+                    const u32 slab = ring.slab() + 8 * group * 16;
+                    if (z % 2)
+                        multiply<true>(sums, slab, weights);
+                    else
+                        multiply<false>(sums, slab, weights);
+                    if (lane == 0) ring.give_empty();
+                    ring.next();
+                }
+                if (z % 2 == 0) continue;
+                const long long plane = (long long)(z / 2) * rows * columns;
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    const int row = at_y + 2 * warp + half, column = at_x + 8 * group + lane / 4;
+                    if (z < 2 * first || row >= rows || column >= columns) continue;
+#pragma unroll
+                    for (int part32 = 0; part32 < 2; part32++) {
+                        float value[8];
+#pragma unroll
+                        for (int i = 0; i < 8; i++) value[i] = sums[part32 * 16 + i / 2 * 4 + half * 2 + i % 2];
+                        moments[part32].add(value);
+                        *reinterpret_cast<uint4*>(y + ((plane + row * columns + column) * channels + 32 * part32) * 2) =
+                            make_uint4(pack(value[0], value[1]), pack(value[2], value[3]), pack(value[4], value[5]),
+                                       pack(value[6], value[7]));
+                    }
+                }
+#pragma unroll
+                for (int i = 0; i < 64; i++) sums[i] = i < 32 ? sums[i + 32] : 0;
+            }
+            position += last - first;
+        }
+        const int row = (n * gridDim.x + blockIdx.x) * CONSUMERS * 4 + group * 4 + warp;
+#pragma unroll
+        for (int part32 = 0; part32 < 2; part32++)
+            moments[part32].store(part + (long long)row * 3 * channels + blockIdx.y * OUT + 32 * part32, channels, lane);
+    }
+}
