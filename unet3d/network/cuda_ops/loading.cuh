@@ -1,6 +1,7 @@
 // How producers bring slabs, a plane of a tile with its neighbours and 32 channels of it, into a ring in shared memory.
 //
-// To be defined before: PIXELS of a slab, PIXELS_Y and PIXELS_X, and `pixel_place`, where a pixel lies; STAGES of the ring.
+// To be defined before: rows PIXELS_Y and columns PIXELS_X of a slab, and `column`, which one lies at a place of a row;
+// STAGES of the ring.
 #pragma once
 
 #include "wgmma.cuh"
@@ -11,13 +12,14 @@ constexpr int CHUNKS = 2;  // pieces of 16 bytes that a pixel has in a slab
 constexpr int CHUNKS = 4;
 #endif
 // Bytes from a chunk's pixels to the next chunk's: stores of 8 neighbouring threads fall into different banks.
+constexpr int PIXELS = PIXELS_Y * PIXELS_X;
 constexpr int CHUNK = (PIXELS * 16 + 127) / 128 * 128 + 128 / CHUNKS;
 constexpr int SLAB = CHUNKS * CHUNK;
 constexpr int GROUP = 128;  // threads of a warpgroup
 // Warpgroups that multiply, and that load, each every other slab.
 constexpr int CONSUMERS = 2, PRODUCERS = 2, THREADS = (CONSUMERS + PRODUCERS) * GROUP;
-constexpr int BATCH = 6;  // loads of a thread that are under way at a time
-constexpr int ROUNDS = (PIXELS_Y * PIXELS_X * 4 + GROUP - 1) / GROUP;  // units of 8 channels of a pixel, of a thread
+constexpr int ROUNDS = (PIXELS * 4 + GROUP - 1) / GROUP;  // units of 8 channels of a pixel, of a thread
+constexpr int BATCH = ROUNDS > 12 ? (ROUNDS + 1) / 2 : ROUNDS;  // loads of a thread that are under way at a time
 
 // Registers are dealt out anew: sums need many, loading few.
 __device__ __forceinline__ void become_consumer() { asm volatile("setmaxnreg.inc.sync.aligned.u32 152;"); }
@@ -77,6 +79,18 @@ __device__ __forceinline__ u32 bytes(float a, float b, float c, float d) {
 }
 #endif
 
+// 16 bytes, or zeros. Not kept in the first-level cache, which is the slabs' memory: nothing is read twice by a program.
+__device__ __forceinline__ uint4 load_if(bool wanted, const char* from) {
+    uint4 v;
+    asm volatile(
+        "{.reg .pred p; setp.ne.b32 p, %5, 0; mov.b32 %0, 0; mov.b32 %1, 0; mov.b32 %2, 0; mov.b32 %3, 0;"
+        " @p ld.global.L1::no_allocate.v4.b32 {%0, %1, %2, %3}, [%4];}"
+        : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w)
+        : "l"(from), "r"(int(wanted))
+        : "memory");
+    return v;
+}
+
 // A thread's share of a slab: 8 channels of every so manieth pixel.
 struct Loader {
     int offset[ROUNDS];  // of its pixels in a plane
@@ -87,8 +101,8 @@ struct Loader {
         inside = 0;
 #pragma unroll
         for (int i = 0; i < ROUNDS; i++) {
-            const int pixel = thread / 4 + i * (GROUP / 4), yy = y + pixel / PIXELS_X, xx = x + pixel % PIXELS_X;
-            const bool ok = pixel < PIXELS_Y * PIXELS_X && yy >= 0 && yy < height && xx >= 0 && xx < width;
+            const int place = thread / 4 + i * (GROUP / 4), yy = y + place / PIXELS_X, xx = x + column(place % PIXELS_X);
+            const bool ok = place < PIXELS && yy >= 0 && yy < height && xx >= 0 && xx < width;
             inside |= u32(ok) << i;
             offset[i] = ok ? yy * width + xx : 0;
         }
@@ -103,13 +117,18 @@ struct Loader {
         int bytes_of_voxel = source.channels * 2;
         asm volatile("" : "+r"(bytes_of_voxel));  // kept from making addresses of all pixels in advance, for want of registers
         Affine affine;
-        if (source.scale) affine.load(source.scale + channel + 8 * part, source.shift + channel + 8 * part);
+        if (source.scale) {
+            affine.load(source.scale + channel + 8 * part, source.shift + channel + 8 * part);
+        } else {  // what changes nothing: one way for both, without a branch
+            affine.none();
+            slope = 1;
+        }
 #ifdef INT8
         // To bytes by one product: a range after LeakyReLU begins at zero, so that what is negative becomes zero.
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-            affine.scale[i] = source.scale ? affine.scale[i] * source.inverse : source.inverse;
-            affine.shift[i] = source.scale ? affine.shift[i] * source.inverse : source.zero;
+            affine.scale[i] *= source.inverse;
+            affine.shift[i] = fmaf(affine.shift[i], source.inverse, source.zero);
         }
 #endif
         // Some at a time, all of which are under way before the first is used.
@@ -118,14 +137,14 @@ struct Loader {
             uint4 raw[BATCH];
 #pragma unroll
             for (int i = 0; i < BATCH && begin + i < ROUNDS; i++)
-                if (live >> (begin + i) & 1)
-                    raw[i] = __ldg(reinterpret_cast<const uint4*>(x + (long long)offset[begin + i] * bytes_of_voxel));
+                raw[i] = load_if(live >> (begin + i) & 1, x + (long long)offset[begin + i] * bytes_of_voxel);
+            __syncwarp();  // the compiler would let few loads be under way, to save registers; it moves none past this
 #pragma unroll
             for (int i = 0; i < BATCH && begin + i < ROUNDS; i++) {
-                const int pixel = thread / 4 + (begin + i) * (GROUP / 4);
-                if (pixel < PIXELS_Y * PIXELS_X)
+                const int place = thread / 4 + (begin + i) * (GROUP / 4);
+                if (place < PIXELS)
                     store(raw[i], live >> (begin + i) & 1, affine, source, slope,
-                          slab + pixel_place(pixel) * 16, thread % 4);
+                          slab + place * 16, thread % 4);
             }
         }
     }
@@ -141,12 +160,15 @@ struct Loader {
             const float2 both = unpack(pairs[j / 2]);
             f[j] = fmaf(j % 2 ? both.y : both.x, affine.scale[j], affine.shift[j]);
         }
-        const u32 low = ok ? bytes(f[0], f[1], f[2], f[3]) : zero, high = ok ? bytes(f[4], f[5], f[6], f[7]) : zero;
+        const u32 keep = ok ? ~0u : 0;
+        const u32 low = bytes(f[0], f[1], f[2], f[3]) & keep | zero & ~keep;
+        const u32 high = bytes(f[4], f[5], f[6], f[7]) & keep | zero & ~keep;
         asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(place + part / 2 * CHUNK + part % 2 * 8), "r"(low), "r"(high)
                      : "memory");
 #else
-        uint4 value = make_uint4(0, 0, 0, 0);
-        if (ok) value = source.scale ? affine(raw, slope) : raw;
+        const u32 keep = ok ? ~0u : 0;
+        uint4 value = affine(raw, slope);
+        value = make_uint4(value.x & keep, value.y & keep, value.z & keep, value.w & keep);
         asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(place + part * CHUNK), "r"(value.x), "r"(value.y),
                      "r"(value.z), "r"(value.w)
                      : "memory");

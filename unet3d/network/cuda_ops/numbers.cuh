@@ -44,6 +44,14 @@ struct Affine {
         }
     }
 
+    __device__ void none() {
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            scale[i] = 1;
+            shift[i] = 0;
+        }
+    }
+
     __device__ uint4 operator()(uint4 raw, float slope) const {
         u32 pairs[4] = {raw.x, raw.y, raw.z, raw.w};
 #pragma unroll

@@ -13,10 +13,8 @@
 //
 // To be defined when compiled: STAGES of the ring; BFLOAT16 for bf16 instead of fp16.
 constexpr int TILE_Y = 8, TILE_X = 16, PIXELS_Y = 2 * TILE_Y + 1, PIXELS_X = 2 * TILE_X + 1;
-constexpr int EVEN = TILE_X + 1, ROW = 2 * EVEN, PIXELS = PIXELS_Y * ROW;  // pixels of even x; places of a row
-__device__ constexpr int pixel_place(int pixel) {
-    return pixel / PIXELS_X * ROW + pixel % PIXELS_X % 2 * EVEN + pixel % PIXELS_X / 2;
-}
+constexpr int EVEN = TILE_X + 1;  // columns of even x, which come first in a row
+__device__ constexpr int column(int place) { return place < EVEN ? 2 * place : 2 * (place - EVEN) + 1; }
 
 #include "loading.cuh"
 #include "moments.cuh"
@@ -33,8 +31,8 @@ __device__ __forceinline__ void multiply(Sum (&sums)[64], u32 slab, u32 weights)
     for (int tap = 0; tap < 9; tap++)
 #pragma unroll
         for (int k = 0; k < CHUNKS; k += 2) {
-            const u32 start = slab + k * CHUNK + (tap / 3 * ROW + tap % 3 % 2 * EVEN + tap % 3 / 2) * 16;
-            const u64 a = operand(start, CHUNK, 2 * ROW * 16);
+            const u32 start = slab + k * CHUNK + (tap / 3 * PIXELS_X + tap % 3 % 2 * EVEN + tap % 3 / 2) * 16;
+            const u64 a = operand(start, CHUNK, 2 * PIXELS_X * 16);
             const u32 columns = weights + (tap * CHUNKS + k) * WEIGHT_CHUNK;
             if (ODD)
                 wgmma_128(sums, a, operand(columns, WEIGHT_CHUNK, 128));

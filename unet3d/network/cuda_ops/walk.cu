@@ -16,8 +16,8 @@
 //
 // To be defined when compiled: SLABS, 32 input channels each; STAGES of the ring; BFLOAT16 for bf16 instead of fp16; INT8
 // for 8-bit products.
-constexpr int SIDE = 16, PIXELS_Y = SIDE + 2, PIXELS_X = SIDE + 2, PIXELS = PIXELS_Y * PIXELS_X;
-__device__ constexpr int pixel_place(int pixel) { return pixel; }
+constexpr int SIDE = 16, PIXELS_Y = SIDE + 2, PIXELS_X = SIDE + 2;
+__device__ constexpr int column(int place) { return place; }
 
 #include "loading.cuh"
 #include "moments.cuh"
