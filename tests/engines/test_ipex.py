@@ -14,7 +14,7 @@ import torch._inductor.config
 
 from unet3d.devices.cpu import CpuDevice
 from unet3d.engines.base import Request
-from unet3d.engines.pytorch import form, operators
+from unet3d.engines.pytorch import form, witness
 from unet3d.engines.pytorch.engine import TorchEngine
 
 NAME = "intel_extension_for_pytorch"
@@ -86,13 +86,13 @@ def test_on_a_gpu_ipex_has_no_backend_of_its_own(narrow_reference):
     assert form.choose(request, narrow_reference).compile_backend == "inductor"
 
 
-def test_work_of_inductors_packed_convolutions_is_that_of_pytorchs():
+def test_flop_of_inductors_packed_convolutions_are_those_of_pytorchs():
     """Their arguments stand in another order: padding before stride."""
     ones, halved, none = [1, 1, 1], [2, 2, 2], [0, 0, 0]
     shapes = [[1, 32, 16, 16, 16], [64, 32, 3, 3, 3], [64]]
-    theirs = operators.work("mkldnn::_convolution_pointwise", shapes, [ones, halved, ones, 1, "none"], 4)
-    assert theirs == operators.work("aten::convolution", shapes, [halved, ones, ones, False, none, 1], 4)
-    assert theirs[0] == 2 * 27 * 32 * 64 * 8**3
+    theirs = witness.flop("mkldnn::_convolution_pointwise", shapes, [ones, halved, ones, 1, "none"])
+    assert theirs == witness.flop("aten::convolution", shapes, [halved, ones, ones, False, none, 1])
+    assert theirs == 2 * 27 * 32 * 64 * 8**3
     shapes = [[1, 64, 8, 8, 8], [64, 32, 2, 2, 2], []]
-    theirs = operators.work("mkldnn::_convolution_transpose_pointwise", shapes, [none, none, halved, ones, 1, "none"], 4)
-    assert theirs == operators.work("aten::convolution", shapes, [halved, none, ones, True, none, 1], 4)
+    theirs = witness.flop("mkldnn::_convolution_transpose_pointwise", shapes, [none, none, halved, ones, 1, "none"])
+    assert theirs == witness.flop("aten::convolution", shapes, [halved, none, ones, True, none, 1])

@@ -174,6 +174,20 @@ def test_profile_and_ceilings_are_drawn_when_they_are_there(run, doc):
     assert "(25%)" in parsed.text
 
 
+def test_profiled_kernels_are_drawn_with_their_layers(run, doc):
+    row = {"name": "unet3d::conv_first", "shapes": [[1, 4, 8, 8, 8]], "ms": 2.0}
+    kernel = "void cutlass::Kernel2<" + 20 * "cutlass_80_tensorop_" + ">(Params)"
+    doc["profile"] = [
+        {**row, "layer": "encoder.0.0", "kernel": "_first_kernel"},
+        {**row, "layer": "decoder.4.1", "kernel": kernel},
+        {"name": "gaps between kernels", "shapes": [], "ms": 1.0, "layer": None, "kernel": None},
+    ]
+    _, parsed = page(doc, run)
+    assert "encoder.0.0 _first_kernel" in parsed.text
+    assert "decoder.4.1 cutlass::Kernel2<" in parsed.text
+    assert "gaps between kernels" in parsed.text and f"{1 / 5:.1%}" in parsed.text
+
+
 def test_dice_of_regions_and_cases(run, doc):
     _, parsed = page(with_accuracy(doc), run)
     assert "mean 0.4000" in parsed.text  # (0.7 + 0.1) / 2, the undefined case left out

@@ -87,14 +87,28 @@ class Request:
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator of one inference. FLOP: convolutions only, a multiplication and an addition are two. Bytes: the least
-    that it reads and writes."""
+    """One operator of one inference, or one kernel of it. FLOP: convolutions only, a multiplication and an addition are
+    two. Bytes: the least that it reads and writes. Kernels of one operator share its FLOP and bytes by their time."""
 
     name: str
     shapes: list[list[int]]  # of its inputs
     ms: float
     flop: int
     bytes: int
+    # Of the network, as our forms name them (encoder.0.0, upsamplings.0, decoder.0.0, head), "input" or "output" for what
+    # moves volumes; None where the engine does not tell, or it is not known.
+    layer: str | None = None
+    kernel: str | None = None  # on a GPU
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """The operators of one inference in order of execution, what they add up to with the rest, and what is doubtful."""
+
+    operators: list[Operator]
+    ms: float  # of the whole
+    rest: str = "outside operators"  # what the difference between them and the whole is
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -199,9 +213,8 @@ class Engine(ABC, Generic[Staged, Output]):
         return self.logits(self.infer(self.stage(volumes)))
 
     @abstractmethod
-    def operators(self, staged: Staged) -> tuple[list[Operator], float]:
-        """One more inference of the object that was timed: its operators in order of execution, and milliseconds of the
-        whole. The last call of all, and only for a request with `profile`."""
+    def operators(self, staged: Staged) -> Profiled:
+        """One more inference of the object that was timed. The last call of all, and only for a request with `profile`."""
 
     @abstractmethod
     def effective(self) -> Effective:

@@ -98,7 +98,9 @@ def _steps(plan: Plan, record: Record, out: Console, group: Group) -> None:
             from unet3d.measure import profile
 
             staged = engine.stage(given.volumes.batch(0))
-            record.profile = profile.report(engine, staged, plan.settings.output_dir, out)
+            alone = [1e3 * sample.latency for sample in record.samples] if plan.settings.streams == 1 else None
+            record.profile, doubts = profile.report(engine, staged, plan.settings.output_dir, out, alone)
+            record.warn(*doubts)
     finally:
         engine.close()
     if reference is not None and record.accuracy and given.cases:

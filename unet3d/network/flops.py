@@ -33,6 +33,25 @@ def convolution_extent(
 
 
 @dataclass(frozen=True)
+class Convolution:
+    """One convolution of the network, whatever the volume."""
+
+    name: str  # of the module in nnU-Net's class
+    layer: str  # as the forms of ours call it: encoder.0.0, upsamplings.0, decoder.0.0, head
+    weight: tuple[int, ...]
+    parameters: int
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    transposed: bool
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Of its input and of its output."""
+        first, second = self.weight[:2]
+        return (first, second) if self.transposed else (second, first)
+
+
+@dataclass(frozen=True)
 class Layer:
     """One convolution for one batch. A multiplication and an addition are two FLOP; normalisation, activation and
     concatenation are not counted, as is the custom. Bytes are those of its input, output and weights."""
@@ -44,47 +63,63 @@ class Layer:
     weight_bytes: int
 
 
-def layers(plans_or_model: dict[str, Any] | nn.Module, shape: tuple[int, ...], element_size: int = 4) -> list[Layer]:
-    """Every convolution of one inference pass over a batch of `shape` [N, 4, D, H, W], or one volume [4, D, H, W], in
-    order of execution: only the full-resolution head is among them. `element_size` is the bytes of a number, 2 for
-    bf16 and fp16."""
+def convolutions(plans_or_model: dict[str, Any] | nn.Module) -> list[Convolution]:
+    """The convolutions of one inference pass in order of execution; of the heads only the one at full resolution."""
     from torch import nn
 
     from unet3d.network import reference
 
     # Attributes of nnU-Net's class, which has no types.
     network: Any = plans_or_model if isinstance(plans_or_model, nn.Module) else reference.build(plans_or_model, device="meta")
-    batch, extent = (1 if len(shape) == 4 else shape[0]), tuple(shape[-3:])
     names = {module: name for name, module in network.named_modules()}
-    counted: list[Layer] = []
 
-    def add(module: nn.Conv3d | nn.ConvTranspose3d, extent: tuple[int, ...]) -> tuple[int, ...]:
-        transposed = isinstance(module, nn.ConvTranspose3d)
+    def told(module: nn.Conv3d | nn.ConvTranspose3d, layer: str) -> Convolution:
         assert not isinstance(module.padding, str)
-        output = convolution_extent(extent, module.kernel_size, module.stride, module.padding, transposed)
-        volume, result = (batch, module.in_channels, *extent), (batch, module.out_channels, *output)
+        return Convolution(
+            names[module],
+            layer,
+            tuple(module.weight.shape),
+            sum(parameter.numel() for parameter in module.parameters()),
+            tuple(module.stride),
+            tuple(module.padding),
+            isinstance(module, nn.ConvTranspose3d),
+        )
+
+    def stage(modules: nn.Module, layer: str) -> list[Convolution]:
+        found = [module for module in modules.modules() if isinstance(module, nn.Conv3d)]
+        return [told(module, f"{layer}.{number}") for number, module in enumerate(found)]
+
+    counted = [conv for level, blocks in enumerate(network.conv_blocks_context) for conv in stage(blocks, f"encoder.{level}")]
+    for level, (up, blocks) in enumerate(zip(network.tu, network.conv_blocks_localization, strict=True)):
+        counted += [told(up, f"upsamplings.{level}"), *stage(blocks, f"decoder.{level}")]
+    return [*counted, told(network.seg_outputs[-1], "head")]
+
+
+def layers(plans_or_model: dict[str, Any] | nn.Module, shape: tuple[int, ...], element_size: int = 4) -> list[Layer]:
+    """Every convolution of one inference pass over a batch of `shape` [N, 4, D, H, W], or one volume [4, D, H, W], in
+    order of execution: only the full-resolution head is among them. `element_size` is the bytes of a number, 2 for
+    bf16 and fp16."""
+    return of(convolutions(plans_or_model), shape, element_size)
+
+
+def of(passed: Sequence[Convolution], shape: Sequence[int], element_size: int = 4) -> list[Layer]:
+    """The same from the convolutions of a pass, which follow each other: each has its predecessor's extents."""
+    batch, extent = (1 if len(shape) == 4 else shape[0]), tuple(shape[-3:])
+    counted = []
+    for conv in passed:
+        output = convolution_extent(extent, conv.weight[2:], conv.stride, conv.padding, conv.transposed)
+        read, written = conv.channels
+        volume, result = (batch, read, *extent), (batch, written, *output)
         counted.append(
             Layer(
-                names[module],
-                flop=convolution_flop(module.weight.shape, volume, result, transposed),
+                conv.name,
+                flop=convolution_flop(conv.weight, volume, result, conv.transposed),
                 input_bytes=prod(volume) * element_size,
                 output_bytes=prod(result) * element_size,
-                weight_bytes=sum(p.numel() for p in module.parameters()) * element_size,
+                weight_bytes=conv.parameters * element_size,
             )
         )
-        return output
-
-    def add_all(stage: nn.Module, extent: tuple[int, ...]) -> tuple[int, ...]:
-        for module in stage.modules():
-            if isinstance(module, nn.Conv3d):
-                extent = add(module, extent)
-        return extent
-
-    for stage in network.conv_blocks_context:
-        extent = add_all(stage, extent)
-    for up, stage in zip(network.tu, network.conv_blocks_localization, strict=True):
-        extent = add_all(stage, add(up, extent))
-    add(network.seg_outputs[-1], extent)
+        extent = output
     return counted
 
 

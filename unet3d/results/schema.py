@@ -324,9 +324,11 @@ class Telemetry(TypedDict):
 
 
 class Layer(TypedDict):
-    """One operator of the profiled inference."""
+    """One operator of the profiled inference, or one kernel of it on a GPU."""
 
     name: str
+    layer: NotRequired[str | None]
+    kernel: NotRequired[str | None]
     shapes: list[list[Count]]
     ms: Milliseconds
     flop: float

@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from unet3d.config.precisions import name_of_type
-from unet3d.engines.base import CONTIGUOUS, REFERENCE, Effective, Engine, Operator, Request
+from unet3d.engines.base import CONTIGUOUS, REFERENCE, Effective, Engine, Profiled, Request
 from unet3d.errors import MismatchError
 
 if TYPE_CHECKING:
@@ -106,11 +106,11 @@ class OnnxRuntimeEngine(Engine["NDArray[np.float32]", "NDArray[np.float32]"]):
         finally:
             pool.put(session)
 
-    def operators(self, staged: NDArray[np.float32]) -> tuple[list[Operator], float]:
+    def operators(self, staged: NDArray[np.float32]) -> Profiled:
         from unet3d.engines.onnxruntime import operators
 
         self.infer(staged)
-        return operators.read(Path(self._sessions[0].end_profiling()))
+        return Profiled(*operators.read(Path(self._sessions[0].end_profiling())))
 
     def logits(self, output: NDArray[np.float32]) -> NDArray[np.float32]:
         return output.astype("float32", copy=False)

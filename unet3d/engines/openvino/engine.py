@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from unet3d.config.precisions import PRECISIONS
 from unet3d.devices import host
-from unet3d.engines.base import CHANNELS_LAST, CONTIGUOUS, NEEDS_CALIBRATION, Effective, Engine, Operator, Request
+from unet3d.engines.base import CHANNELS_LAST, CONTIGUOUS, NEEDS_CALIBRATION, Effective, Engine, Profiled, Request
 from unet3d.engines.openvino.operators import convolution_work
 from unet3d.errors import MismatchError
 
@@ -169,14 +169,14 @@ class OpenVINOEngine(Engine["openvino.Tensor", "openvino.Tensor"]):
     def logits(self, output: openvino.Tensor) -> NDArray[np.float32]:
         return output.data
 
-    def operators(self, staged: openvino.Tensor) -> tuple[list[Operator], float]:
+    def operators(self, staged: openvino.Tensor) -> Profiled:
         from unet3d.engines.openvino import operators
 
         shape = tuple(staged.shape)
         compiled, requests = self._for_shape(shape)
         request = requests.get()
         requests.put(request)
-        return operators.profile(compiled, request, self._calls[shape], lambda: self.infer(staged))
+        return Profiled(*operators.profile(compiled, request, self._calls[shape], lambda: self.infer(staged)))
 
     def effective(self) -> Effective:
         if not self._compiled:

@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import queue
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unet3d.devices import host
 from unet3d.engines.base import (
@@ -17,17 +17,20 @@ from unet3d.engines.base import (
     REFERENCE,
     Effective,
     Engine,
-    Operator,
+    Profiled,
     Request,
 )
-from unet3d.engines.pytorch import form, jit, onednn
+from unet3d.engines.pytorch import form, jit, onednn, profiler
 from unet3d.engines.pytorch.lanes import Lane
 from unet3d.engines.pytorch.pinning import Pinning
 from unet3d.engines.pytorch.witness import Witness
 from unet3d.errors import MismatchError
+from unet3d.network import flops
 from unet3d.network.cpu_ops import build
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     import torch
     from numpy.typing import NDArray
@@ -105,10 +108,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
     @classmethod
     def begin(cls) -> None:
         """PyTorch's profiler complains on every run if its first use is on another thread than the main one."""
-        import torch
-
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
-            pass
+        profiler.begin()
 
     @classmethod
     def build(cls, request: Request) -> None:
@@ -127,6 +127,9 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         self._pinning = Pinning(self.request.streams) if device.is_host else None
         self._threads = max(1, self.request.threads // self.request.streams)
         self._set_threads()
+        if self.request.profile:
+            profiler.begin(None if device.is_host else device.kind)
+            self._convolutions = flops.convolutions(reference)
         self._form = form.choose(self.request, reference)
         self.warnings += self._form.warnings
         self.load_seconds |= self._form.load_seconds
@@ -200,9 +203,9 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         finally:
             self._free.put(lane)
 
-    def _infer_on(self, lane: Lane, staged: torch.Tensor) -> torch.Tensor:
+    def _infer_on(self, lane: Lane, staged: torch.Tensor, by_graph: bool = True) -> torch.Tensor:
         with lane.running(), self._torch.inference_mode(), self._autocast():
-            captured = lane.graphs.get(tuple(staged.shape))
+            captured = lane.graphs.get(tuple(staged.shape)) if by_graph else None
             if captured is None:
                 assert self._run is not None
                 return self._run(self.request.device.upload(staged))
@@ -264,10 +267,24 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         with self._torch.inference_mode():
             return output.argmax(dim=1).to(self._torch.uint8).cpu().numpy()
 
-    def operators(self, staged: torch.Tensor) -> tuple[list[Operator], float]:
+    def operators(self, staged: torch.Tensor) -> Profiled:
         from unet3d.engines.pytorch import operators
+        from unet3d.engines.pytorch.layers import Watch
 
-        return operators.profile(self, staged)
+        device = self.request.device
+
+        def watching(mark: Callable[[int], Any] | None) -> Watch:
+            return Watch(self._module, self._convolutions, staged, mark)
+
+        if device.is_host:
+            return operators.on_host(watching, lambda: self.infer(staged), self.request.jit == "compile")
+        return operators.on_device(
+            device.kind,
+            watching,
+            lambda: self._infer_on(self._lanes[0], staged, by_graph=False),
+            lambda: self.infer(staged),
+            device.is_out_of_memory,
+        )
 
     def effective(self) -> Effective:
         torch = self._torch

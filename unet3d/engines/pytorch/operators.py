@@ -1,84 +1,139 @@
-"""The operators of one inference by PyTorch's profiler: time, FLOP and bytes of each.
+"""The operators of one inference by PyTorch: layer, time, FLOP and bytes of each; on a GPU a row for each kernel.
 
-One row for each outermost operator, ours under their own names (unet3d_fused::conv). What runs outside operators,
-such as the loops that torch.compile writes, is in no row.
+On a CPU the timed object is watched operator by operator. On a GPU that would slow it down, and a graph shows no operators.
+There the network is called twice under PyTorch's profiler: its kernels launched one by one, each operator marked, and as it
+is timed. Both have the same kernels in the same order, so that the first call tells the layers of the second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import prod
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from statistics import median
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
-from unet3d.engines.base import Operator
-from unet3d.engines.pytorch.form import storage_type
-from unet3d.network.cpu_ops import ops
-from unet3d.network.flops import convolution_extent, convolution_flop
+from unet3d.engines.base import Operator, Profiled
+from unet3d.engines.pytorch import kernels, profiler
+from unet3d.engines.pytorch.kernels import Kernel
+from unet3d.engines.pytorch.layers import INPUT, Call, Watch
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
-    from unet3d.engines.base import Engine
+OUTPUT = "output"
+GAPS = "gaps between kernels"
+# Calls of which the median is the latency that a GPU's rows add up to: the profiler makes one longer.
+CALLS = 5
 
-FUSED = "unet3d_fused::"
-OPERATORS = ("aten::", "mkldnn::", "torch_ipex::", "unet3d::", FUSED)
-# How often an operator that computes no convolution passes over its first input, reads and writes together: for a
-# normalisation the statistics, the values, the result. 2 is for one that reads and writes each value once.
-PASSES = {
-    "aten::instance_norm": 3,
-    "aten::batch_norm": 3,
-    "aten::var_mean": 1,
-}
-# Their places among a convolution's arguments that have three values, where Inductor's own operators differ from PyTorch's:
-# (x, weight, bias, padding, stride, …) and (x, weight, bias, padding, output_padding, stride, …).
-STRIDE_AND_PADDING = {"mkldnn::_convolution_pointwise": (1, 0), "mkldnn::_convolution_transpose_pointwise": (2, 0)}
+# Makes a watch with a mark for each operator.
+Watching = Callable[[Callable[[int], Any] | None], Watch]
 
 
-def work(name: str, shapes: list[list[int]], arguments: Sequence[object], size: int) -> tuple[int, int]:
-    """FLOP and bytes of an operator with inputs of these shapes; `arguments` holds those that are no tensors.
+def on_host(watching: Watching, infer: Callable[[], object], is_compiled: bool) -> Profiled:
+    """The operators of one call of `infer`, in which each is finished when it returns."""
+    with watching(None) as watch:
+        start = perf_counter()
+        infer()
+        whole = 1e3 * (perf_counter() - start)
+    rows = rows_of_calls(watch.calls, watch.flop_of)
+    notes: tuple[str, ...] = ()
+    if is_compiled and not watch.sees_compiled:
+        notes = ("this PyTorch runs a compiled network operator by operator while it is watched: these are not its own times",)
+    return Profiled(rows, whole, notes=notes)
 
-    Convolutions have the arguments (x, weight, …, stride, padding, …).
+
+def on_device(
+    kind: str,
+    watching: Watching,
+    launch: Callable[[], object],
+    infer: Callable[[], object],
+    is_out_of_memory: Callable[[BaseException], bool],
+) -> Profiled:
+    """The kernels of one call of `infer`. launch: the same with each kernel launched by itself.
+
+    The rows' whole is the median latency of calls that are not profiled.
     """
-    if name.startswith(FUSED):
-        return ops.work(name, shapes, arguments, size)
-    tensors = [shape for shape in shapes if len(shape) == 5]
-    if not tensors:
-        return 0, 2 * size * sum(prod(shape) for shape in shapes[:1] if shape)
-    if "conv" not in name or len(tensors) < 2:
-        return 0, PASSES.get(name, 2) * size * prod(tensors[0])
-    x, weight = tensors[:2]
-    # Under a trace both kinds are aten::_convolution, whose first truth value says which.
-    transposed = "transpose" in name or next((value for value in arguments if isinstance(value, bool)), False)
-    lists = [value for value in arguments if isinstance(value, list) and len(value) == 3] or [[1] * 3, [0] * 3]
-    stride, padding = (lists[place] for place in STRIDE_AND_PADDING.get(name, (0, 1)))
-    extent = convolution_extent(x[2:], weight[2:], stride, padding, transposed)
-    output = [x[0], weight[1 if transposed else 0], *extent]
-    return convolution_flop(weight, x, output, transposed), size * (prod(x) + prod(weight) + prod(output))
-
-
-def profile(engine: Engine[torch.Tensor, torch.Tensor], staged: torch.Tensor) -> tuple[list[Operator], float]:
-    """See `unet3d.engines.base.Engine.operators`."""
     import torch
 
-    request = engine.request
-    on_host = request.device.is_host
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if not on_host:
-        activities.append(getattr(torch.profiler.ProfilerActivity, request.device.kind.upper()))
-    with (
-        torch.profiler.profile(activities=activities, record_shapes=True) as profiled,
-        torch.profiler.record_function("inference"),
-    ):
-        engine.infer(staged)
-    events = sorted(profiled.events(), key=lambda event: (event.time_range.start, -event.time_range.end))
-    whole = next(event for event in events if event.name == "inference")
-    rows, end = [], whole.time_range.start
-    for event in events:
-        # The outermost operators: one that starts before the last one ended is part of it.
-        if event.name.startswith(OPERATORS) and event.thread == whole.thread and event.time_range.start >= end:
-            end = event.time_range.end
-            ms = (event.time_range.elapsed_us() if on_host else event.device_time_total) / 1e3
-            shapes = [list(shape) for shape in event.input_shapes]
-            flop, moved = work(event.name, shapes, event.concrete_inputs, storage_type(request.precision).itemsize)
-            rows.append(Operator(event.name, shapes, ms, flop, moved))
-    return rows, whole.time_range.elapsed_us() / 1e3
+    whole = median(_milliseconds(infer) for _ in range(CALLS))
+    calls, flop_of, named, notes = [], {}, [], []
+    try:
+        launch()  # what a library tries out at a first call is no kernel of the network's
+        watch = watching(lambda number: torch.profiler.record_function(f"{kernels.MARK}{number}"))
+        with profiler.recording(kind) as profile, watch:
+            launch()
+        calls, flop_of, named = watch.calls, watch.flop_of, kernels.launched(kernels.events(profile))
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        notes.append("the memory is too small for a second network beside the graph's: the kernels' layers are not known")
+    with profiler.recording(kind) as profile:
+        infer()
+    ran = kernels.launched(kernels.events(profile))
+    if not ran:
+        return Profiled([], whole, GAPS, ("PyTorch's profiler saw no kernels: its access to the GPU's counters may be barred",))
+    if named:
+        ran, wrong = kernels.matched(ran, named)
+        notes += [f"{wrong}: their layers are not known"] if wrong else []
+    rows = rows_of_kernels(ran, calls, flop_of)
+    nameless = sum(row.layer is None for row in rows)
+    if nameless and not notes:
+        notes.append(f"of {nameless} kernels the layer is not known")
+    if (busy := sum(row.ms for row in rows)) > whole:
+        notes.append(f"kernels take {busy:.2f} ms, longer than the {whole:.2f} ms of a call: some ran beside each other")
+    return Profiled(rows, whole, GAPS, tuple(notes))
+
+
+def _milliseconds(call: Callable[[], object]) -> float:
+    start = perf_counter()
+    call()
+    return 1e3 * (perf_counter() - start)
+
+
+def rows_of_calls(calls: Sequence[Call], flop_of: dict[str, int]) -> list[Operator]:
+    """A row for each operator. Operators that compute one convolution together share its FLOP by their time."""
+    times: defaultdict[str, float] = defaultdict(float)
+    for call in calls:
+        if call.product is not None:
+            times[call.product] += call.ms
+    return [
+        Operator(
+            call.name,
+            call.shapes,
+            call.ms,
+            call.flop if call.product is None else round(_part(call.ms, times[call.product]) * flop_of[call.product]),
+            call.bytes,
+            call.layer,
+        )
+        for call in calls
+    ]
+
+
+def rows_of_kernels(ran: Sequence[Kernel], calls: Sequence[Call], flop_of: dict[str, int]) -> list[Operator]:
+    """A row for each kernel. Those of one operator share its FLOP and bytes by their time."""
+    times: defaultdict[int, float] = defaultdict(float)
+    for kernel in ran:
+        if kernel.call is not None:
+            times[kernel.call] += kernel.ms
+    timed = [Call(**{**vars(call), "ms": times[number]}) for number, call in enumerate(calls)]
+    whole = rows_of_calls(timed, flop_of)
+    inside = [place for place, kernel in enumerate(ran) if kernel.call is not None]
+    rows = []
+    for place, kernel in enumerate(ran):
+        if kernel.call is not None:
+            of = whole[kernel.call]
+            part = _part(kernel.ms, of.ms)
+            flop, moved = round(part * of.flop), round(part * of.bytes)
+            rows.append(Operator(of.name, of.shapes, kernel.ms, flop, moved, of.layer, kernel.name))
+            continue
+        # What comes before the network's kernels brings its input, what comes after them takes its output away.
+        outer = None
+        if inside and not inside[0] < place < inside[-1]:
+            outer = INPUT if place < inside[0] else OUTPUT
+        rows.append(Operator(kernel.name, [], kernel.ms, 0, 0, outer, kernel.name))
+    return rows
+
+
+def _part(ms: float, whole: float) -> float:
+    return ms / whole if whole else 0.0

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from unet3d.config.precisions import name_of_type
-from unet3d.engines.pytorch import ipex_witness, operators
+from unet3d.engines.pytorch import ipex_witness, profiler
 from unet3d.network.cpu_ops import ops
+from unet3d.network.flops import convolution_extent, convolution_flop
 
 # Operators that compute a convolution, as the profiler names them; ours for GPUs are registered as unet3d::conv….
 CONVOLUTIONS = ("aten::convolution", "aten::_convolution", "mkldnn::_convolution", "torch_ipex::", "unet3d::conv", ops.CONV)
+# Places among a library's convolution's arguments of three values, where Inductor's own operators differ from PyTorch's:
+# (x, weight, bias, padding, stride, …) and (x, weight, bias, padding, output_padding, stride, …).
+STRIDE_AND_PADDING = {"mkldnn::_convolution_pointwise": (1, 0), "mkldnn::_convolution_transpose_pointwise": (2, 0)}
 # A data type that computes more than this share of the FLOP names the run.
 MAIN = 0.9
 
@@ -29,13 +33,12 @@ class Witness:
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Record what runs inside."""
-        import torch
-
         with (
             ipex_witness.observing(self.observed) if self._ipex_packed else contextlib.nullcontext(),
-            torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile,
+            profiler.recording(shapes=True) as profile,
         ):
             yield
+        assert profile.profiler is not None and profile.profiler.kineto_results is not None
         for event in profile.profiler.kineto_results.events():
             if event.name().startswith(CONVOLUTIONS) and event.dtypes():
                 self._note(event)
@@ -45,7 +48,7 @@ class Witness:
         computed = name_of_type(ops.computed_in(types) if name == ops.CONV else types[0])
         self.observed.setdefault(computed, set()).add(name)
         shapes = [list(shape) for shape in event.shapes()]
-        self._flop[computed] += operators.work(name, shapes, event.concrete_inputs(), 1)[0]
+        self._flop[computed] += flop(name, shapes, event.concrete_inputs())
 
     def precision(self) -> str:
         """The data type that nearly all convolutions got, else all of them."""
@@ -54,3 +57,23 @@ class Witness:
             if total and flop > MAIN * total:
                 return name
         return "+".join(sorted(self.observed))
+
+
+def flop(name: str, shapes: Sequence[Sequence[int]], arguments: Sequence[object]) -> int:
+    """FLOP of a convolution of a library or of our CPU's form; 0 for one whose arguments do not tell.
+
+    shapes: of all arguments, empty where they are no tensors. arguments: those that are; a library's are (x, weight, …,
+    stride, padding, …). Ours for GPUs have packed weights, whose shapes say nothing here.
+    """
+    if name in (ops.CONV, ops.UPSAMPLE, ops.HEAD):
+        return ops.flop(name, shapes, arguments)
+    tensors = [shape for shape in shapes if len(shape) == 5]
+    if name.startswith("unet3d::") or len(tensors) < 2:
+        return 0
+    x, weight = tensors[:2]
+    # Under a trace both kinds are aten::_convolution, whose first truth value says which.
+    transposed = "transpose" in name or next((value for value in arguments if isinstance(value, bool)), False)
+    lists = [value for value in arguments if isinstance(value, list) and len(value) == 3] or [[1] * 3, [0] * 3]
+    stride, padding = (lists[place] for place in STRIDE_AND_PADDING.get(name, (0, 1)))
+    extent = convolution_extent(x[2:], weight[2:], stride, padding, transposed)
+    return convolution_flop(weight, x, [x[0], weight[1 if transposed else 0], *extent], transposed)

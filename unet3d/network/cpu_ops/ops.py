@@ -49,22 +49,16 @@ def computed_in(types: Sequence[str]) -> str:
     return types[WEIGHT] if types[WEIGHT] in PRECISIONS["int8"].type_names else types[X]
 
 
-def work(name: str, shapes: Sequence[Sequence[int]], arguments: Sequence[object], size: int) -> tuple[int, int]:
-    """FLOP of a fused layer as of a direct convolution, and the bytes that it reads and writes at least.
+def flop(name: str, shapes: Sequence[Sequence[int]], arguments: Sequence[object]) -> int:
+    """FLOP of a fused layer as of a direct convolution.
 
-    shapes: of all arguments, empty where they are no tensors. arguments: those that are. size: bytes of a number.
-    Padded channels count as the channels that they are for the kernels.
+    shapes: of all arguments, empty where they are no tensors. arguments: those that are. Padded channels count as the
+    channels that they are for the kernels.
     """
     x = shapes[X]
-    voxels = x[0] * prod(x[2:])
     if name == CONV:
         skip, stride, outputs = shapes[SKIP], arguments[STRIDE], shapes[GAMMA][0]
         assert isinstance(stride, int)
         inputs = x[1] + (skip[1] if skip else 0)
-        written = x[0] * prod((n - 1) // stride + 1 for n in x[2:])
-        return 2 * 27 * inputs * outputs * written, size * (inputs * voxels + outputs * written + prod(shapes[WEIGHT]))
-    if name == UPSAMPLE:
-        weights = prod(shapes[UPSAMPLE_WEIGHT])
-        return 2 * weights * voxels, size * (x[1] * voxels + weights // x[1] * voxels + weights)
-    weights = prod(shapes[HEAD_WEIGHT])
-    return 2 * weights * voxels, size * (x[1] + weights // x[1]) * voxels
+        return 2 * 27 * inputs * outputs * x[0] * prod((n - 1) // stride + 1 for n in x[2:])
+    return 2 * prod(shapes[UPSAMPLE_WEIGHT if name == UPSAMPLE else HEAD_WEIGHT]) * x[0] * prod(x[2:])

@@ -191,11 +191,14 @@ def layers(rows: Sequence[Layer]) -> str:
 
 
 def _layer_name(row: Layer) -> str:
-    """The operator without its library's name, with its first input's shape; as long as there is room beside figures."""
-    shape = next((shape for shape in row.get("shapes") or [] if len(shape) == 5), [])
+    """The layer, and its kernel or its operator without its library's name; as long as there is room beside figures."""
+    layer, kernel = row.get("layer") or "", row.get("kernel") or ""
+    # A kernel's shapes are its operator's, and its name is long.
+    shape = next((shape for shape in row.get("shapes") or [] if len(shape) == 5), []) if not kernel else []
     extents = "×".join(map(str, shape[1:]))
-    name = shown(row["name"].rpartition("::")[2], max(8, NAME_ROOM - len(extents)))
-    return f"{name} {extents}".strip()
+    name = kernel.removeprefix("void ") or row["name"].rpartition("::")[2]
+    words = (layer, shown(name, max(8, NAME_ROOM - len(layer) - len(extents))), extents)
+    return " ".join(word for word in words if word)
 
 
 def _reached(row: Layer) -> str:
