@@ -97,8 +97,8 @@ class Bf16Input : public Bf16Products {
     }
     uint64_t* to = (uint64_t*)(plane + (piece.row * layout.pitch + piece.begin) * position());
     for (int64_t x = 0; x < count; ++x) to[2 * x] = row[x], to[2 * x + 1] = below[x];
-    // What tiles read behind the last voxel is multiplied by zero, and must be finite.
-    if (piece.row == last && piece.end == window.columns + 2) std::memset(to + 2 * count, 0, kRowBytes);
+    // What tiles read behind a row's last voxel is multiplied by zero, and must be finite: the next row, or else this.
+    if (piece.end == window.columns + 2 && (piece.row == last || piece.end < layout.pitch)) to[2 * count] = to[2 * count + 1] = 0;
   }
 
  private:

@@ -50,7 +50,7 @@ struct Products {
 };
 
 // Sums of PLANES tiles of voxels by one of outputs. SHARED: neighbouring output planes share input planes: kernel 3, stride
-// 1. Calls `beside()` before each offset's products.
+// 1. Calls `beside()` after each offset's products, which go on meanwhile.
 template <class FORM, int PLANES, bool SHARED, class Beside>
 void multiply_tiles(const Products& p, Beside& beside) {
   constexpr int kB = kPlanes;  // the first tile of weights; those of voxels follow
@@ -58,7 +58,6 @@ void multiply_tiles(const Products& p, Beside& beside) {
   each<PLANES>([](auto plane) { zero_tile<plane>(); });
   for (int64_t chunk = 0; chunk < p.chunks; ++chunk) {
     for (int i = 0; i < FORM::kOffsets; ++i) {
-      beside();
       int64_t at = chunk * p.chunk_bytes + p.offsets[i];
       if constexpr (SHARED) {
         constexpr int kA = kB + 3;
@@ -81,6 +80,7 @@ void multiply_tiles(const Products& p, Beside& beside) {
         }
       }
       w += FORM::kKernel * 16 * p.w_stride;
+      beside();
     }
   }
   each<PLANES>([&](auto plane) { store_tile<plane>(p.sums + 512 * plane, 64); });
