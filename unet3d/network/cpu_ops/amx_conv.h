@@ -14,6 +14,8 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <new>
+#include <utility>
 #include <vector>
 
 #include "amx_blocking.h"
@@ -147,17 +149,17 @@ class Item {
 
   using Kernel = void (*)(const Products&, Item&);
 
-  template <bool SHARED>
-  static Kernel kernel(int64_t planes) {
-    constexpr Kernel kernels[kPlanes] = {multiply_tiles<FORM, 1, SHARED, Item>, multiply_tiles<FORM, 2, SHARED, Item>,
-                                         multiply_tiles<FORM, 3, SHARED, Item>, multiply_tiles<FORM, 4, SHARED, Item>};
+  template <bool SHARED, int... PLANES>
+  static Kernel kernel(int64_t planes, std::integer_sequence<int, PLANES...>) {
+    constexpr Kernel kernels[] = {multiply_tiles<FORM, PLANES + 1, SHARED, Item>...};
     return kernels[planes - 1];
   }
   Kernel kernel(int64_t planes) const {
+    constexpr std::make_integer_sequence<int, kPlanes> kCounts;
     if constexpr (FORM::kKernel == 3) {
-      if (walk_.stride == 1) return kernel<true>(planes);
+      if (walk_.stride == 1) return kernel<true>(planes, kCounts);
     }
-    return kernel<false>(planes);
+    return kernel<false>(planes, kCounts);
   }
 
   void multiply(int64_t step, int64_t panel, const TileAt& tile) {

@@ -13,17 +13,17 @@
 
 namespace unet3d::amx {
 
-// Output planes that are computed at once: each has one tile of sums.
+// Output planes that are computed at once: each has one tile of sums, beside three of weights and one of voxels.
 constexpr int kPlanes = 4;
 // Input planes that they read at most: with stride 2.
 constexpr int kMostPlanesIn = 2 * (kPlanes - 1) + 3;
 
 // Input plane and output plane of each product of one tap in y and x, for one to kPlanes output planes. Products that add
 // to the same sums are far apart, since each waits for the one before.
-constexpr int kOrder[kPlanes][3 * kPlanes][2] = {
+constexpr int kOrder[4][12][2] = {
     {{1, 0}, {0, 0}, {2, 0}},
     {{1, 0}, {1, 1}, {2, 0}, {2, 1}, {0, 0}, {3, 1}},
-    {{2, 0}, {2, 1}, {2, 2}, {1, 0}, {1, 1}, {3, 2}, {3, 1}, {0, 0}, {4, 2}},
+    {{2, 0}, {2, 1}, {2, 2}, {1, 0}, {1, 1}, {4, 2}, {3, 1}, {3, 2}, {0, 0}},
     {{2, 0}, {2, 1}, {2, 2}, {3, 3}, {3, 1}, {3, 2}, {1, 0}, {1, 1}, {4, 2}, {4, 3}, {0, 0}, {5, 3}},
 };
 
@@ -60,13 +60,14 @@ void multiply_tiles(const Products& p, Beside& beside) {
     for (int i = 0; i < FORM::kOffsets; ++i) {
       int64_t at = chunk * p.chunk_bytes + p.offsets[i];
       if constexpr (SHARED) {
-        constexpr int kA = kB + 3;
+        constexpr int kA = kB + 3, kCount = 8 - kA;
         each<3>([&](auto z) { load_tile<kB + z>(w + z * 16 * p.w_stride, p.w_stride); });
         each<3 * PLANES>([&](auto product) {
           constexpr int kNow = decltype(product)::value, kBefore = kNow == 0 ? 0 : kNow - 1;
           constexpr int kIn = kOrder[PLANES - 1][kNow][0], kOut = kOrder[PLANES - 1][kNow][1];
-          if constexpr (kNow == 0 || kIn != kOrder[PLANES - 1][kBefore][0]) load_tile<kA>(p.a[kIn] + at, p.position);
-          FORM::template dot<kOut, kA, kB + kIn - kOut>();
+          constexpr int kTile = kA + kIn % kCount;
+          if constexpr (kNow == 0 || kIn != kOrder[PLANES - 1][kBefore][0]) load_tile<kTile>(p.a[kIn] + at, p.position);
+          FORM::template dot<kOut, kTile, kB + kIn - kOut>();
         });
       } else {
         constexpr int kA = kB + 1;
