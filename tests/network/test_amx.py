@@ -12,8 +12,8 @@ from unet3d.network.cpu_ops import build, forms, pack
 pytestmark = pytest.mark.skipif(not build.available(), reason=build.status()[1])
 
 BF16, INT8 = forms.AMX[torch.bfloat16], forms.AMX[torch.int8]
-# Odd extents, rows longer and shorter than a tile, rows that fill tiles, two samples.
-EXTENTS = [(1, 7, 9, 13), (2, 5, 11, 34), (1, 3, 3, 32), (1, 6, 4, 47), (1, 2, 2, 5), (1, 12, 20, 80)]
+# Odd extents, rows longer and shorter than a tile, rows that fill tiles, two samples, many planes.
+EXTENTS = [(1, 7, 9, 13), (2, 5, 11, 34), (1, 3, 3, 32), (1, 6, 4, 47), (1, 2, 2, 5), (1, 12, 20, 80), (1, 41, 3, 17)]
 # Channels of one or two sources: half a row of a tile of bytes, a whole one, an odd number of halves.
 CHANNELS = [(32,), (64,), (160,), (32, 32), (64, 96)]
 OUTPUTS = 64

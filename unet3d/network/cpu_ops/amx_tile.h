@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 
 #if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AMX_INT8__)
@@ -78,12 +79,26 @@ inline bool usable() { return true; }
 struct alignas(64) Tile {
   uint8_t bytes[kRows][kRowBytes];
 };
-inline Tile& tile(int i) {
-  static thread_local Tile tiles[8];
-  return tiles[i];
+struct Tiles {
+  Tile tiles[8];
+  bool configured = false;
+};
+inline Tiles& tiles() {
+  static thread_local Tiles all;
+  return all;
 }
+// Ends the process, as the CPU does, where this thread has not configured them.
+inline Tile& tile(int i) {
+  if (!tiles().configured) std::abort();
+  return tiles().tiles[i];
+}
+// What is in them before they are written must not be in any result: NaN as numbers.
 struct TileRegisters {
-  TileRegisters() {}
+  TileRegisters() {
+    std::memset(tiles().tiles, 0xff, sizeof(tiles().tiles));
+    tiles().configured = true;
+  }
+  ~TileRegisters() { tiles().configured = false; }
 };
 
 template <int T>

@@ -7,9 +7,9 @@
 #include <list>
 #include <map>
 #include <mutex>
-#include <string>
 
 #include "driver.h"
+#include "message.h"
 
 namespace unet3d {
 namespace {
@@ -55,7 +55,7 @@ void add_buffer(State& pool, size_t bytes) {
     release(pool, 0);
     memory = huge_pages(bytes);
   }
-  TORCH_CHECK(memory, "not enough memory: ", std::to_string(bytes), " bytes for a layer's output");
+  TORCH_CHECK(memory, message("not enough memory: ", bytes, " bytes for a layer's output"));
   pool.buffers.push_back({memory, bytes, pool.requests, {{0, bytes}}});
 }
 

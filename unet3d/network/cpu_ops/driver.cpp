@@ -7,7 +7,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
-#include <string>
+
+#include "message.h"
 
 namespace unet3d {
 namespace {
@@ -22,7 +23,7 @@ struct Scratch {
     std::free(memory);
     bytes = 0;
     memory = huge_pages(whole_pages(wanted));
-    TORCH_CHECK(memory, "not enough memory: ", std::to_string(wanted), " bytes for a layer's intermediate values");
+    TORCH_CHECK(memory, message("not enough memory: ", wanted, " bytes for a layer's intermediate values"));
     bytes = whole_pages(wanted);
     return memory;
   }

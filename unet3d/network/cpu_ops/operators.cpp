@@ -8,15 +8,13 @@
 
 #include "buffers.h"
 #include "kernels.h"
+#include "message.h"
 #include "products.h"
 
 namespace unet3d {
 namespace {
 
 using OptionalTensor = std::optional<at::Tensor>;
-
-// Numbers in messages are made into text by std::to_string and not by TORCH_CHECK's stream: with torch 2.11 on one machine
-// a refusal whose message had a number crashed the process, those without one did not.
 
 // A form of a 3x3x3 convolution: its name (forms.py chooses), its kernel, and what its packed weight must be.
 struct Form {
@@ -44,7 +42,7 @@ const Form& form_named(c10::string_view name) {
   for (const Form& form : kForms) {
     if (name == form.name) return form;
   }
-  TORCH_CHECK(false, "no form of a convolution is called ", name);
+  TORCH_CHECK(false, message("no form of a convolution is called ", std::string(name.data(), name.size()).c_str()));
 }
 
 void check(const at::Tensor& x) {
@@ -55,8 +53,8 @@ void check(const at::Tensor& x) {
 
 const float* per_channel(const OptionalTensor& values, int64_t count, const char* name) {
   if (!values.has_value()) return nullptr;
-  TORCH_CHECK(values->scalar_type() == at::kFloat && values->is_contiguous() && values->numel() == count, name,
-              " must be ", std::to_string(count), " fp32 numbers");
+  TORCH_CHECK(values->scalar_type() == at::kFloat && values->is_contiguous() && values->numel() == count,
+              message(name, " must be ", count, " fp32 numbers"));
   return values->const_data_ptr<float>();
 }
 
@@ -89,7 +87,7 @@ at::Tensor output_of(Layer& layer) {
 
 void check_blocks(const Layer& layer) {
   for (int i = 0; i < layer.source_count; ++i)
-    TORCH_CHECK(layer.sources[i].channels % kBlock == 0, "channels must be padded to a multiple of ", std::to_string(kBlock));
+    TORCH_CHECK(layer.sources[i].channels % kBlock == 0, message("channels must be padded to a multiple of ", kBlock));
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> conv(
@@ -109,8 +107,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> conv(
   // The network's input has few channels and no normalisation before it; only direct forms take it.
   bool input = form.input_positions > 0 && layer.source_count == 1 && stride == 1 && x.size(1) <= 4 && !scale.has_value();
   if (!input) check_blocks(layer);
-  TORCH_CHECK(1 <= stride && stride <= form.stride, form.name, " has no stride ", std::to_string(stride));
-  TORCH_CHECK(form.weight == at::kFloat || layer.storage == at::kBFloat16, form.name, " is for bf16 tensors");
+  TORCH_CHECK(1 <= stride && stride <= form.stride, message(form.name, " has no stride ", stride));
+  TORCH_CHECK(form.weight == at::kFloat || layer.storage == at::kBFloat16, message(form.name, " is for bf16 tensors"));
   layer.stride = stride;
   layer.out = {(layer.in.d - 1) / stride + 1, (layer.in.h - 1) / stride + 1, (layer.in.w - 1) / stride + 1};
   layer.channels_out = gamma.numel();
@@ -118,8 +116,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> conv(
   // Tiles of int8 are rows of 64 channels, or of 32 of two taps, of which the kernel then has 18 pairs.
   if (form.weight == at::kChar) numbers = 64 * (channels_in == kBlock ? 18 : 27 * ((channels_in + 63) / 64));
   TORCH_CHECK(layer.channels_out % kBlock == 0 && weight.numel() == numbers * layer.channels_out,
-              "the weight is not packed for ", form.name, " from ", std::to_string(channels_in), " to ",
-              std::to_string(layer.channels_out), " channels");
+              message("the weight is not packed for ", form.name, " from ", channels_in, " to ", layer.channels_out, " channels"));
   const float* gammas = per_channel(gamma, layer.channels_out, "gamma");
   const float* betas = per_channel(beta, layer.channels_out, "beta");
   Quantised values;
