@@ -93,8 +93,10 @@ class Operator:
     name: str
     shapes: list[list[int]]  # of its inputs
     ms: float
-    flop: int
+    flop: int  # as a direct convolution
     bytes: int
+    products: str | None = None  # data type that it really multiplies, of PRECISIONS; None: the request's precision
+    executed_flop: int | None = None  # of the products that it really computes; None: those of `flop`
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,13 @@ class Engine(ABC, Generic[Staged, Output]):
     def operators(self, staged: Staged) -> tuple[list[Operator], float]:
         """One more inference of the object that was timed: its operators in order of execution, and milliseconds of the
         whole. The last call of all, and only for a request with `profile`."""
+
+    def executed(self) -> dict[str, float] | None:
+        """FLOP of the products that one inference of the request's shape really computes, by their data type, of PRECISIONS.
+
+        None: those of the network's convolutions, in the request's precision.
+        """
+        return None
 
     @abstractmethod
     def effective(self) -> Effective:

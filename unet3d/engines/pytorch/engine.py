@@ -25,6 +25,7 @@ from unet3d.engines.pytorch.lanes import Lane
 from unet3d.engines.pytorch.pinning import Pinning
 from unet3d.engines.pytorch.witness import Witness
 from unet3d.errors import MismatchError
+from unet3d.network import flops
 from unet3d.network.cpu_ops import build
 
 if TYPE_CHECKING:
@@ -267,7 +268,11 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
     def operators(self, staged: torch.Tensor) -> tuple[list[Operator], float]:
         from unet3d.engines.pytorch import operators
 
-        return operators.profile(self, staged)
+        executed = self._form.executed(tuple(staged.shape)) if self._form.executed else ()
+        return operators.profile(self, staged, executed)
+
+    def executed(self) -> dict[str, float] | None:
+        return dict(flops.by_type(self._form.executed(self.request.shape))) if self._form.executed else None
 
     def effective(self) -> Effective:
         torch = self._torch

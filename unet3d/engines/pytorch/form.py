@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from unet3d.network.flops import Executed
     from unet3d.network.quantization import Ranges
 
 # What Inductor is told for forms whose operators are kernels of their own: there is nothing for it to fuse.
@@ -35,6 +36,8 @@ class Form:
     operators: str = "PyTorch's"
     compile_backend: str = INDUCTOR
     convolutions: Callable[[], dict[str, str]] | None = None  # how each convolution, or each kind of them, is computed
+    # What each of our operators multiplies for a batch of a shape, in order of execution.
+    executed: Callable[[Sequence[int]], list[Executed]] | None = None
     warnings: list[tuple[str, str]] = field(default_factory=list)
     load_seconds: dict[str, float] = field(default_factory=dict)
 
@@ -113,5 +116,6 @@ def _for_cpu(request: Request, reference: nn.Module) -> Form:
         operators=f"{kind}: {told}",
         compile_backend=GRAPH_ONLY,
         convolutions=network.forms,
+        executed=network.executed,
         load_seconds=seconds,
     )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from unet3d.engines.base import Engine
+    from unet3d.network.flops import Executed
 
 FUSED = "unet3d_fused::"
 OPERATORS = ("aten::", "mkldnn::", "torch_ipex::", "unet3d::", FUSED)
@@ -56,8 +57,10 @@ def work(name: str, shapes: list[list[int]], arguments: Sequence[object], size: 
     return convolution_flop(weight, x, output, transposed), size * (prod(x) + prod(weight) + prod(output))
 
 
-def profile(engine: Engine[torch.Tensor, torch.Tensor], staged: torch.Tensor) -> tuple[list[Operator], float]:
-    """See `unet3d.engines.base.Engine.operators`."""
+def profile(
+    engine: Engine[torch.Tensor, torch.Tensor], staged: torch.Tensor, executed: Sequence[Executed] = ()
+) -> tuple[list[Operator], float]:
+    """See `unet3d.engines.base.Engine.operators`. executed: what the fused layers multiply, in order of execution."""
     import torch
 
     request = engine.request
@@ -72,7 +75,7 @@ def profile(engine: Engine[torch.Tensor, torch.Tensor], staged: torch.Tensor) ->
         engine.infer(staged)
     events = sorted(profiled.events(), key=lambda event: (event.time_range.start, -event.time_range.end))
     whole = next(event for event in events if event.name == "inference")
-    rows, end = [], whole.time_range.start
+    rows, end, fused = [], whole.time_range.start, iter(executed)
     for event in events:
         # The outermost operators: one that starts before the last one ended is part of it.
         if event.name.startswith(OPERATORS) and event.thread == whole.thread and event.time_range.start >= end:
@@ -80,5 +83,7 @@ def profile(engine: Engine[torch.Tensor, torch.Tensor], staged: torch.Tensor) ->
             ms = (event.time_range.elapsed_us() if on_host else event.device_time_total) / 1e3
             shapes = [list(shape) for shape in event.input_shapes]
             flop, moved = work(event.name, shapes, event.concrete_inputs, storage_type(request.precision).itemsize)
-            rows.append(Operator(event.name, shapes, ms, flop, moved))
+            multiplied = next(fused) if executed and event.name.startswith(FUSED) else None
+            types = (multiplied.products, multiplied.flop) if multiplied else ()
+            rows.append(Operator(event.name, shapes, ms, flop, moved, *types))
     return rows, whole.time_range.elapsed_us() / 1e3
