@@ -13,9 +13,9 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -28,9 +28,6 @@ from unet3d.config.precisions import PRECISIONS
 from unet3d.devices import registry
 from unet3d.devices.base import Device
 from unet3d.workload import SHAPE
-
-if TYPE_CHECKING:
-    import torch
 
 CALLS, ROUNDS = 3, 15
 
@@ -77,19 +74,22 @@ def _time_layers(options: argparse.Namespace) -> int:
         for block, size in dict.fromkeys(blocks):
             conv = block.conv
             forms = [("library", 0)]
-            if gpu.form_of(conv, dtype, lambda _: "planes") == "planes":
+            if gpu.form_of(conv, dtype, lambda *_: "planes") == "planes" and conv.stride == (1, 1, 1):
                 forms += [("planes", chunk) for chunk in (2, 3, 4, 8, 16, 32, size[0])]
                 if {conv.in_channels, conv.out_channels} <= set(CHANNELS):
                     forms.append(("march", 0))
             elif gpu.form_of(conv, dtype, gpu.elsewhere) == "first":
                 forms.append(("first", 0))
+            best = gpu.form_of(conv, dtype, gpu.chooser(device.properties().architecture))
+            if best not in dict(forms):
+                forms.append((best, 0))
             x = torch.randn((1, *size, conv.in_channels), device=device.torch_device, dtype=dtype).permute(0, 4, 1, 2, 3)
             result = flops.convolution_extent(size, conv.kernel_size, conv.stride, (1, 1, 1))
             flop = flops.convolution_flop(conv.weight.shape, x.shape, (1, conv.out_channels, *result))
             for form, chunk in forms:
                 made = gpu.Block(block, dtype, form).to(device.torch_device)
                 gpu.CHUNK = chunk or gpu.CHUNK
-                milliseconds = 1e3 * _median(made, x, device)
+                milliseconds = 1e3 * _median(partial(made, (x, None, None)), device)
                 print(
                     f"| {conv.in_channels} to {conv.out_channels} {precision} | {conv.stride[0]} | {size} | "
                     f"{f'{form} {chunk}' if chunk else form}: {milliseconds:.3f} | {flop / milliseconds / 1e9:.0f} |",
@@ -98,7 +98,7 @@ def _time_layers(options: argparse.Namespace) -> int:
     return 0
 
 
-def _median(block: Callable[[torch.Tensor], object], x: torch.Tensor, device: Device) -> float:
+def _median(call: Callable[[], object], device: Device) -> float:
     """Seconds of one call, the median of ROUNDS rounds of CALLS calls that follow each other."""
     import torch
 
@@ -108,7 +108,7 @@ def _median(block: Callable[[torch.Tensor], object], x: torch.Tensor, device: De
             device.synchronize()
             start = perf_counter()
             for _ in range(CALLS):
-                block(x)
+                call()
             device.synchronize()
             rounds.append((perf_counter() - start) / CALLS)
     return statistics.median(rounds)

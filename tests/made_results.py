@@ -5,7 +5,7 @@ import itertools
 from making import effective, record_of, settings_of, weights_facts
 
 from unet3d.brats import regions
-from unet3d.devices.ceilings import Ceilings
+from unet3d.devices.ceilings import Ceilings, Rate
 from unet3d.results import document
 from unet3d.results.facts import Dice, RunWarning, VolumesFacts
 from unet3d.results.timing import Sample
@@ -81,7 +81,8 @@ def full():
         warnings=[RunWarning("few-samples", "4 calls were timed.", "Raise NUM_ITERATIONS.")],
         figures=[("cpu_utilisation", 75.0, "percents")],
         accuracy=Dice(**{name: dice_of_cases(CASES)[name] for name in ("total", "undefined", "cases")}, means=_means()),
-        ceilings=Ceilings("cpu", "bf16", 4, 2.5, 40.0, "matrix product"),
+        ceilings=Ceilings("cpu", "bf16", 4, 2.5, 40.0, "matrix product", (Rate("bf16", 6.0, "AVX512-BF16 in registers"),)),
+        executed_tflop={"bf16": 0.9},
         telemetry={
             "samples": 2,
             "series": {"time_s": [1.0, 2.0], "cpu_utilisation_percent": [50.0, None], "cpu_power_w": [40.0, 41.0]},
@@ -102,6 +103,8 @@ def full():
                 "share_of_time": 0.5,
                 "share_of_matmul": 0.4,
                 "share_of_copy": None,
+                "products": "bf16",
+                "executed_flop": 10**9,
             }
             for name, ms in (("aten::conv3d", 10.0), ("outside operators", 5.0))
         ],

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -9,10 +10,13 @@ import pytest
 
 from unet3d import cli, places
 from unet3d.commands import check
+from unet3d.config.precisions import PRECISIONS
 from unet3d.config.settings import SETTINGS
 from unet3d.devices import ceilings, host
+from unet3d.devices.ceilings import Ceilings, Rate
 from unet3d.devices.cuda import CudaDevice
-from unet3d.network import flops
+from unet3d.network import cpu, flops
+from unet3d.network.cpu_ops import build, peak
 from unet3d.network.plans import random_plans
 
 INFINITE = 1e30
@@ -53,10 +57,12 @@ def run_check(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(
         ceilings,
         "measure",
-        lambda device, precision, threads=None: ceilings.Ceilings(
+        lambda device, precision, threads=None: Ceilings(
             device, precision, threads, None if precision == "int8" else 0.5, 20.0, "matrix product"
         ),
     )
+    loops = {"fp32": Rate("fp32", 0.8, "AVX2 FMA in registers"), "bf16": Rate("bf16", 2.0, "AMX bf16 in registers")}
+    monkeypatch.setattr(peak, "best", lambda products, threads: loops.get(products))
 
     def run(*words):
         code = cli.main(["--check", *words])
@@ -76,11 +82,30 @@ def test_report_of_a_cpu(run_check):
     assert code == 0
     assert host.cpu_model() in text
     assert "fp32" in row(text, "torch:")
-    best, plain = (float(part.split()[-1]) for part in row(text, "CPU fp32").removesuffix(" s").split(" s, "))
-    assert plain > best >= 3.70 / 0.5 - 0.05
+    best, plain = seconds(row(text, "CPU fp32"))
+    assert plain > best >= 3.70 / 0.8 - 0.05
+    assert "0.8 TFLOP/s" in row(text, "CPU fp32") and "0.5 TFLOP/s" in row(text, "CPU fp32")
+    assert "CPU fp32: hardware AVX2 FMA in registers; library matrix product" in " ".join(text.split())
     if importlib.util.find_spec("openvino"):
         assert "int8" in row(text, "openvino:") and "not measured" in row(text, "CPU int8")
     assert not any(line.strip().startswith(("CUDA:", "Flex")) for line in text.splitlines())
+
+
+@pytest.mark.skipif(not build.available(), reason=build.status()[1])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_speed_of_our_form_is_of_the_products_that_it_executes(run_check, precision):
+    _, text, _ = run_check("--platform", "CPU", "--precision", precision)
+    rates = {"fp32": 0.8, "bf16": 2.0}
+    executed = cpu.planned(random_plans(), PRECISIONS[precision].dtype(), (1, 4, 224, 224, 160))
+    least = sum(layer.flop / 1e12 / rates[layer.products] for layer in executed)
+    [ours], [direct, _] = seconds(row(text, "torch  ")), seconds(row(text, f"CPU {precision}"))
+    assert 0.99 * least <= ours < direct
+    for products, flop in flops.by_type(executed).items():
+        assert f"{flop / 1e12:.2g} TFLOP in {products}" in " ".join(text.split())
+
+
+def seconds(line):
+    return [float(found) for found in re.findall(r"([\d.]+) s\b", line)]
 
 
 def test_what_is_missing_comes_with_how_to_get_it(run_check, monkeypatch, tmp_path):

@@ -8,7 +8,7 @@ from making import record_of, settings_of
 
 from unet3d import files
 from unet3d.commands import verdict
-from unet3d.devices.ceilings import Ceilings
+from unet3d.devices.ceilings import Ceilings, Rate
 from unet3d.results import document
 from unet3d.results.bootstrap import Ratio
 from unet3d.results.timing import Sample
@@ -57,6 +57,34 @@ def test_ceiling_and_last_run_are_named_where_they_are_known(tmp_path):
 def test_more_than_the_ceiling_is_explained():
     text = verdict.verdict(doc_of(latencies(), ceilings=Ceilings("cpu", "fp32", 1, 0.8, 10.0, "matrix product")), None)
     assert text.endswith("1.25 times this machine's ceiling for direct convolutions, whose FLOP are counted")
+
+
+def machine(fp32=2.0, bf16=8.0):
+    """fp32's library reaches half of the hardware."""
+    hardware = (Rate("fp32", fp32, "AVX-512 FMA in registers"), Rate("bf16", bf16, "AMX bf16 in registers"))
+    return Ceilings("cpu", "bf16", 1, bf16 / 2, 10.0, "matrix product", hardware)
+
+
+def test_the_share_is_of_the_hardware_by_what_was_executed():
+    """A volume a second of 1 nominal TFLOP: 0.2 s of products in fp32 and 0.05 s in bf16 at the hardware's best."""
+    text = verdict.verdict(doc_of(latencies(), ceilings=machine(), executed_tflop={"fp32": 0.4, "bf16": 0.4}), None)
+    assert text.endswith("25% of the hardware ceiling (0.8 TFLOP executed per volume of 1 nominal)")
+
+
+def test_more_than_the_hardware_is_explained():
+    slow = machine(fp32=0.2)
+    text = verdict.verdict(doc_of(latencies(), ceilings=slow, executed_tflop={"fp32": 0.4}), None)
+    assert "2.00 times the hardware ceiling" in text and "other work slowed the ceiling's measurement" in text
+
+
+def test_without_the_hardwares_the_librarys_is_named():
+    library = Ceilings("cpu", "fp32", 1, 0.5, 10.0, "matrix product")
+    text = verdict.verdict(doc_of(latencies(), ceilings=library, executed_tflop={"fp32": 0.4}), None)
+    assert text.endswith("80% of the library ceiling (0.4 TFLOP executed per volume of 1 nominal)")
+    faster = verdict.verdict(doc_of(latencies(), ceilings=library, executed_tflop={"fp32": 1.0}), None)
+    assert "2.00 times the library ceiling" in faster and "slower than what ran" in faster
+    # A type that has no ceiling leaves no share that could be told.
+    assert "ceiling" not in verdict.verdict(doc_of(latencies(), ceilings=library, executed_tflop={"bf16": 1.0}), None)
 
 
 def test_a_difference_within_noise_is_called_so(tmp_path):

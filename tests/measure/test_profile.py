@@ -1,5 +1,6 @@
 """The layer-by-layer profile: FLOP against PyTorch's own counter, rows that are those of the network that ran."""
 
+from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
@@ -7,24 +8,27 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from unet3d.devices import ceilings
+from unet3d.devices.ceilings import Ceilings, Rate
 from unet3d.devices.cpu import CpuDevice
 from unet3d.engines import registry
 from unet3d.engines.base import Request
 from unet3d.engines.pytorch import witness
 from unet3d.engines.pytorch.engine import TorchEngine
-from unet3d.measure import profile
+from unet3d.measure import profile, rates
 from unet3d.network import flops
 from unet3d.network.cpu_ops import build, ops
+
+RATES = {"fp32": 1.0, "bf16": 4.0, "int8": 8.0}
 
 
 @pytest.fixture(autouse=True)
 def known_ceilings(monkeypatch):
-    monkeypatch.setattr(ceilings, "measure", lambda *_: ceilings.Ceilings("cpu", "fp32", 1, 1.0, 10.0, "given"))
+    hardware = tuple(Rate(products, tflops, "given") for products, tflops in RATES.items())
+    monkeypatch.setattr(rates, "measure", lambda *_: Ceilings("cpu", "fp32", 1, 0.5, 10.0, "given", hardware))
 
 
-def profiled(reference, **changes):
-    engine = TorchEngine(Request(engine="torch", device=CpuDevice(), precision="fp32", profile=True, **changes))
+def profiled(reference, precision="fp32", **changes):
+    engine = TorchEngine(Request(engine="torch", device=CpuDevice(), precision=precision, profile=True, **changes))
     engine.load(reference)
     staged = engine.stage(np.random.default_rng(1).standard_normal((1, 4, 64, 32, 32), dtype=np.float32))
     engine.compile(staged)
@@ -52,9 +56,30 @@ def test_rows_are_our_operators_and_add_up(narrow_reference):
         assert names.count(ops.UPSAMPLE) == len(engine._module.upsamplings)
     assert sum(layer.share_of_time for layer in layers) == pytest.approx(1, abs=1e-6)
     convolution = max(layers, key=lambda layer: layer.flop)
-    assert convolution.share_of_matmul == pytest.approx(convolution.flop / 1e12 / (convolution.ms / 1e3))
+    assert convolution.share_of_matmul == pytest.approx(convolution.executed_flop / 1e12 / (convolution.ms / 1e3))
     assert convolution.share_of_copy == pytest.approx(convolution.bytes / 1e10 / (convolution.ms / 1e3))
-    assert profile.table(layers)[-1].endswith(f"{sum(layer.flop for layer in layers) / 1e12:.3f} TFLOP")
+    executed, direct = (sum(counts) / 1e12 for counts in zip(*((row.executed_flop, row.flop) for row in layers), strict=True))
+    assert profile.table(layers)[-1].endswith(f"{executed:.3f} TFLOP executed for {direct:.3f} of direct convolutions")
+
+
+@pytest.mark.skipif(not build.available(), reason=build.status()[1])
+def test_a_layers_share_is_of_the_ceiling_of_its_own_products(narrow_reference):
+    """In bf16 Winograd's layers multiply in fp32: neither their saved products nor bf16's rate may count for them."""
+    engine, layers = profiled(narrow_reference, "bf16")
+    rows = [layer for layer in layers if layer.name.startswith("unet3d_fused")]
+    told = engine._module.executed((1, 4, 64, 32, 32))
+    assert [(row.products, row.executed_flop) for row in rows] == [(layer.products, layer.flop) for layer in told]
+    winograd = [row for row in rows if row.executed_flop < 0.5 * row.flop]
+    assert winograd and all(row.products == "fp32" for row in winograd)
+    for row in rows:
+        assert row.share_of_matmul == pytest.approx(row.executed_flop / 1e12 / (row.ms / 1e3) / RATES[row.products])
+    assert sum(engine.executed().values()) == sum(layer.flop for layer in engine._module.executed(engine.request.shape))
+
+
+def test_a_share_above_its_ceiling_is_explained(narrow_reference):
+    _, layers = profiled(narrow_reference)
+    assert not any("Copying above 100%" in line for line in profile.table([replace(row, share_of_copy=0.5) for row in layers]))
+    assert any("Copying above 100%" in line for line in profile.table([replace(row, share_of_copy=1.5) for row in layers]))
 
 
 @pytest.mark.parametrize(
@@ -103,6 +128,8 @@ def test_other_engines_tell_the_operators_that_they_execute(narrow_reference, tm
     assert sum(layer.flop for layer in layers) == flops.flops(narrow_reference, (4, 64, 32, 32))
     assert sum(layer.share_of_time for layer in layers) == pytest.approx(1, abs=1e-6)
     convolutions = [layer for layer in layers if layer.flop]
+    assert all(layer.executed_flop == layer.flop and layer.products for layer in convolutions)
+    assert precision in {layer.products for layer in convolutions}
     assert all(layer.name.startswith(("Conv", "Deconv", "FusedConv")) and layer.ms > 0 for layer in convolutions)
     # The first convolution reads the volume and writes its features, a byte or four each.
     first, size = convolutions[0], {"int8": 1, "fp32": 4}[precision]

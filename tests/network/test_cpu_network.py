@@ -1,5 +1,6 @@
 """The network of fused layers against nnU-Net's own: same weights, same input, same output."""
 
+import math
 import threading
 import warnings
 from copy import deepcopy
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from unet3d.network import cpu
+from unet3d.network import cpu, flops
 from unet3d.network.cpu_ops import build
 from unet3d.network.plans import random_plans
 from unet3d.network.reference import build as build_reference
@@ -122,6 +123,43 @@ def test_forms_say_what_computes(network):
     assert len(forms) == 28 and all("AMX" in text or text.endswith(build.vectors()) for text in forms.values())
     assert forms["encoder.0.1"].startswith("winograd" if "AMX" not in forms["encoder.0.1"] else "direct")
     assert forms["encoder.0.0"].startswith("direct")
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_executed_products_are_those_of_the_method(dtype):
+    """Of a volume whose extents Winograd's tiles fill or reach over: m outputs of an axis take m + 2 products, not 3 m."""
+    shape = (2, 4, 96, 96, 64)
+    nominal = flops.layers(random_plans(), shape)
+    planned = cpu.planned(random_plans(), dtype, shape)
+    with torch.device("meta"):
+        forms = cpu.CpuUNet.from_reference(build_reference(random_plans(), device="meta"), dtype).forms()
+    assert {layer.name for layer in planned} == set(forms)
+    for layer, executed in zip(nominal, planned, strict=True):
+        form = forms[executed.name]
+        assert f"{executed.products} products" in form
+        if not form.startswith("winograd"):
+            assert executed.flop == layer.flop
+            continue
+        tile = [int(extent) for extent in form.split()[1].rstrip(",").split("x")]
+        level = 2 ** int(executed.name.split(".")[1])
+        if executed.name.startswith("decoder"):
+            level = 2 ** (4 - int(executed.name.split(".")[1]))
+        saved = 1.0
+        for extent, outputs in zip(shape[2:], tile, strict=True):
+            tiles = math.ceil(extent // level / outputs)
+            saved *= tiles * (outputs + 2) / (3 * extent // level)
+        assert executed.flop == pytest.approx(saved * layer.flop) and executed.products == "fp32"
+    assert 0 < sum(layer.flop for layer in planned) < 0.5 * sum(layer.flop for layer in nominal)
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+def test_products_are_of_the_type_that_the_forms_say(reference, tiles):
+    network = cpu.CpuUNet.from_reference(reference, torch.bfloat16, tiles=tiles)
+    executed = network.executed((1, 4, 64, 64, 64))
+    assert {layer.name: layer.products for layer in executed} == {
+        name: next(type_ for type_ in ("fp32", "bf16", "int8") if f"{type_} products" in form)
+        for name, form in network.forms().items()
+    }
 
 
 def test_other_networks_are_refused(reference):

@@ -188,6 +188,30 @@ def test_profiled_kernels_are_drawn_with_their_layers(run, doc):
     assert "gaps between kernels" in parsed.text and f"{1 / 5:.1%}" in parsed.text
 
 
+def test_shares_of_the_hardware_count_what_was_executed(run, doc):
+    rate = doc["statistics"]["throughput"]
+    doc["volume"]["tflop"] = 3.7
+    doc["ceilings"] = {
+        "device": "cpu",
+        "precision": "bf16",
+        "threads": 4,
+        "copy_gbs": 20.0,
+        "matmul_tflops": 1.5 * rate,
+        "matmul_how": "matrix product",
+        "hardware": [{"products": "fp32", "tflops": 2 * rate, "how": "AVX-512 FMA in registers"}],
+        "executed_tflop": {"fp32": 0.5},
+    }
+    _, parsed = page(doc, run)
+    text = " ".join(parsed.text.split())
+    assert "(25%)" in text and "hardware ceiling" in text and "fp32: AVX-512 FMA in registers" in text
+    assert "A volume took 0.5 TFLOP of products (0.5 in fp32), which the share counts." in text
+    assert "nominal: of 3.7 TFLOP per volume" in text
+    assert "Library ceiling of bf16" in text and "Above 100%" not in text
+    doc["ceilings"]["hardware"][0]["tflops"] = 0.4 * rate
+    _, parsed = page(doc, run)
+    assert "Above 100%: other work slowed the ceiling's measurement after the run." in " ".join(parsed.text.split())
+
+
 def test_dice_of_regions_and_cases(run, doc):
     _, parsed = page(with_accuracy(doc), run)
     assert "mean 0.4000" in parsed.text  # (0.7 + 0.1) / 2, the undefined case left out

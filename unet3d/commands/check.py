@@ -10,10 +10,10 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unet3d import columns, installed, places, progress
 from unet3d.config import names, parse, table
@@ -21,13 +21,15 @@ from unet3d.config.precisions import PRECISIONS
 from unet3d.config.values import Asked
 from unet3d.devices import host, process
 from unet3d.errors import UserErrors, shown
+from unet3d.measure import rates
+from unet3d.network.cpu_ops import peak
 from unet3d.planning import memory, mlperf
 from unet3d.planning.refusals import weights_are_missing
 from unet3d.results import advice
 from unet3d.results.console import Console
 
 if TYPE_CHECKING:
-    from unet3d.network.flops import Layer
+    from unet3d.network.flops import Executed, Layer
 
 # After a convolution the normalisation reads its output for the statistics, then reads and writes it once more.
 NORMALISATION_PASSES = 3
@@ -44,6 +46,8 @@ SETTINGS = (
     "preprocessed_dir",
     "output_dir",
 )
+NOT_MEASURED = "not measured"
+HEAD, OURS = ("", "hardware", "library", "copying", "at best", "without overlap"), "  torch"
 BASE_FEATURES = 32  # of MLPerf's network
 RESULTS_BYTES, PREPROCESSED_BYTES_A_CASE, CASES = 100e6, 55e6, 67
 
@@ -141,28 +145,24 @@ def _described(platform: str) -> str:
     )
 
 
-def bounds(layers: Iterable[Layer], tflops: float, gbs: float) -> Bounds:
+def bounds(layers: Sequence[Layer], tflops: float, gbs: float) -> Bounds:
     """What the layers (of `unet3d.network.flops.layers`) take at these rates, in 1e12 FLOP and 1e9 bytes a second.
 
     best: each layer takes the longer of its arithmetic and of reading its input and weights and writing its output
     (the roofline model of Williams, Waterman and Patterson, 2009). plain: both one after the other, and separate
     passes of the normalisation over each output.
     """
+    return _bounds(layers, [layer.flop / (tflops * 1e12) for layer in layers], gbs)
 
-    def arithmetic(layer: Layer) -> float:
-        return layer.flop / (tflops * 1e12)
 
-    def moved(layer: Layer) -> float:
-        return (layer.input_bytes + layer.weight_bytes + layer.output_bytes) / (gbs * 1e9)
-
-    best = sum(max(arithmetic(layer), moved(layer)) for layer in layers)
+def _bounds(layers: Sequence[Layer], arithmetic: Sequence[float], gbs: float) -> Bounds:
+    """arithmetic: seconds of each layer."""
+    moved = [(layer.input_bytes + layer.weight_bytes + layer.output_bytes) / (gbs * 1e9) for layer in layers]
     passes = sum(NORMALISATION_PASSES * layer.output_bytes for layer in layers) / (gbs * 1e9)
-    return Bounds(best, sum(arithmetic(layer) + moved(layer) for layer in layers) + passes)
+    return Bounds(sum(map(max, arithmetic, moved)), sum(arithmetic) + sum(moved) + passes)
 
 
 def _print_speed(runnable: Mapping[str, Mapping[str, Sequence[str]]], asked: Asked) -> None:
-    from unet3d.devices import ceilings
-    from unet3d.devices.registry import PLATFORMS
     from unet3d.network import flops
     from unet3d.network.plans import random_plans
 
@@ -174,28 +174,68 @@ def _print_speed(runnable: Mapping[str, Mapping[str, Sequence[str]]], asked: Ask
     load = os.getloadavg()[0]
     if load > max(0.5, 0.25 * host.usable_cores()):
         print(f"  The machine is busy (load average {load:.1f}): the rates are too low, stop other work and check again.")
-    print(f"  {'':<14}{'products':>15}{'copying':>12}   s per volume: at best, without overlap")
+    rows: list[list[str]] = []
+    measured: list[str] = []
     for platform, engines in runnable.items():
         possible = {precision for precisions in engines.values() for precision in precisions}
         for precision in (precision for precision in PRECISIONS if precision in possible):
-            title = f"{platform} {precision}"
-            with progress.phase(f"measuring {title}"):
-                rates = ceilings.measure(PLATFORMS[platform], precision, threads)
-            if rates.matmul_tflops is None:
-                print(f"  {title:<14}{'not measured':>15}{rates.copy_gbs:>7.1f} GB/s")
-                continue
-            seconds = bounds(flops.layers(plans, shape, PRECISIONS[precision].bytes), rates.matmul_tflops, rates.copy_gbs)
-            print(
-                f"  {title:<14}{rates.matmul_tflops:>7.3g} TFLOP/s{rates.copy_gbs:>7.1f} GB/s   "
-                f"{seconds.best:>6.3g} s, {seconds.plain:.3g} s"
-            )
+            of_torch = platform == "CPU" and precision in engines.get("torch", ())
+            of_platform, line = _speed(platform, precision, _ours(plans, shape, precision) if of_torch else (), shape, threads)
+            rows += of_platform
+            measured.append(line)
+    width = progress.columns(sys.stdout)
+    for line in columns.table(HEAD, rows, width and width - 2):
+        print(f"  {line}")
     explained = (
-        "  A run that is much slower than the second figure, which is without overlap and fusion, has a reason that can be "
-        "found: other load, few threads, a missing compiler, a slow precision. Both figures are of direct convolutions: on a "
-        "CPU ENGINE=torch saves most of their products by Winograd's method and can be faster. The sample weights' network is "
-        "narrow, and faster than this."
+        "Seconds are of a volume's direct convolutions at the hardware ceiling, where there is none at the library's, and in "
+        "the row below of what ENGINE=torch executes, from which Winograd's method saves products. A run that is much slower "
+        "than without overlap and fusion has a reason that can be found: other load, few threads, a missing compiler, a slow "
+        "precision. The sample weights' network is narrow, and faster than this."
     )
-    print("\n".join(columns.paragraph(explained, progress.columns(sys.stdout))))
+    for text in (*measured, explained):
+        print("\n".join(columns.paragraph(f"  {text}", width, indent="    " if text in measured else "  ")))
+
+
+def _speed(
+    platform: str, precision: str, ours: Sequence[Executed], shape: Sequence[int], threads: int
+) -> tuple[list[list[str]], str]:
+    """Rows of a platform's precision, and what its ceilings were measured with. ours: what ENGINE=torch executes."""
+    from unet3d.devices.registry import PLATFORMS
+    from unet3d.network import flops
+    from unet3d.network.plans import random_plans
+
+    title = f"{platform} {precision}"
+    with progress.phase(f"measuring {title}"):
+        top = rates.measure(PLATFORMS[platform], precision, threads, (layer.products for layer in ours))
+    hardware = {rate.products: rate for rate in top.hardware}
+    layers, ceiling = flops.layers(random_plans(), tuple(shape), PRECISIONS[precision].bytes), top.of(precision)
+    direct = bounds(layers, ceiling.tflops, top.copy_gbs) if ceiling else None
+    row = [
+        title,
+        f"{hardware[precision].tflops:.3g} TFLOP/s" if precision in hardware else NOT_MEASURED,
+        f"{top.matmul_tflops:.3g} TFLOP/s" if top.matmul_tflops else NOT_MEASURED,
+        f"{top.copy_gbs:.1f} GB/s",
+        *([f"{direct.best:.3g} s", f"{direct.plain:.3g} s"] if direct else ["", ""]),
+    ]
+    how = hardware[precision].how if precision in hardware else f"{NOT_MEASURED} ({peak.why_not(precision)})"
+    line = f"{title}: hardware {how}; library {top.matmul_how}"
+    seconds = [second for layer in ours if (second := top.seconds({layer.products: layer.flop / 1e12})) is not None]
+    if not ours or len(seconds) < len(ours):
+        return [row], line
+    executed = ", ".join(f"{flop / 1e12:.2g} TFLOP in {products}" for products, flop in flops.by_type(ours).items())
+    best = _bounds(layers, seconds, top.copy_gbs).best
+    return [row, [OURS, "", "", "", f"{best:.3g} s", ""]], f"{line}; ENGINE=torch executes {executed}"
+
+
+def _ours(plans: dict[str, Any], shape: Sequence[int], precision: str) -> Sequence[Executed]:
+    """What ENGINE=torch multiplies on this CPU; nothing where it has no form of ours, or int8's is known after calibration."""
+    from unet3d.network.cpu_ops import build
+
+    if precision not in build.STORED or not build.available():
+        return ()
+    from unet3d.network.cpu import planned
+
+    return planned(plans, PRECISIONS[precision].dtype(), (1, *shape))
 
 
 def missing(asked: Asked) -> list[str]:

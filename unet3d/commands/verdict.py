@@ -9,7 +9,7 @@ from pathlib import Path
 from unet3d.commands.compare import measure, runs, samples
 from unet3d.commands.compare.runs import Side
 from unet3d.errors import UserError
-from unet3d.results import reader
+from unet3d.results import reached, reader
 from unet3d.results.bootstrap import Ratio
 from unet3d.results.schema import Results
 
@@ -40,20 +40,13 @@ def verdict(doc: Results, last: Side | None) -> str | None:
     parts = [
         f"{with_interval(measure.spread(now, 'throughput') if countable else Ratio(stats['throughput'], None, None))} volumes/s"
     ]
-    ceilings = doc.get("ceilings")
-    if ceilings and ceilings["matmul_tflops"]:
-        parts.append(_of_ceiling(stats["tflops"] / ceilings["matmul_tflops"]))
+    if ceiling := reached.of(doc):
+        parts.append(ceiling.sentence)
     if last is not None and last.calls <= MOST_CALLS and countable and _same(last, now):
         ratio = measure.ratios(last, now)["throughput"]
         noise = " (fewer calls than tell noise)" if ratio.low is None else "" if ratio.beyond_noise else " (within noise)"
         parts.append(f"{ratio.value:.2f} times the last run here{noise}")
     return ", ".join(parts)
-
-
-def _of_ceiling(share: float) -> str:
-    if share <= 1:
-        return f"{share:.0%} of this machine's ceiling"
-    return f"{share:.2f} times this machine's ceiling for direct convolutions, whose FLOP are counted"
 
 
 def _same(last: Side, now: Side) -> bool:

@@ -1,13 +1,16 @@
-"""What the machine reaches at best, measured: the rate of matrix products in a precision and of copying memory.
+"""What the machine reaches at best, measured: the rate of a library's products in a precision, and of copying memory.
 
-Every share of a ceiling that the benchmark reports is of these figures, never of a data sheet's.
+Every share of a ceiling that the benchmark reports is of measured figures, never of a data sheet's. There are two of
+products. The library ceiling is measured here. The hardware ceiling of a CPU is that of its instructions in registers, see
+`unet3d.network.cpu_ops.peak`; `unet3d.measure.rates` puts both together.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -26,15 +29,45 @@ Product = Callable[[int], tuple[float, Callable[[], object]]]
 
 
 @dataclass(frozen=True)
+class Rate:
+    """The best rate of products in one data type."""
+
+    products: str  # of PRECISIONS
+    tflops: float  # 1e12 multiplications and additions a second, each counted as one
+    how: str  # what was measured
+
+
+@dataclass(frozen=True)
 class Ceilings:
     """Best rates measured. None where PyTorch cannot multiply matrices in this precision on this device."""
 
     device: str
     precision: str
     threads: int | None  # of a CPU
-    matmul_tflops: float | None  # 1e12 multiplications and additions a second, each counted as one
+    matmul_tflops: float | None  # the library ceiling, as `Rate.tflops`
     copy_gbs: float  # 1e9 bytes a second, bytes read plus bytes written
-    matmul_how: str  # the product that was fastest
+    matmul_how: str  # the library's product that was fastest
+    hardware: tuple[Rate, ...] = ()  # the hardware ceilings, of each type of products that was asked for and has one
+
+    def of(self, products: str) -> Rate | None:
+        """The ceiling that products in this type are held against: the hardware's, where there is none the library's."""
+        for rate in self.hardware:
+            if rate.products == products:
+                return rate
+        if products != self.precision or self.matmul_tflops is None:
+            return None
+        return Rate(products, self.matmul_tflops, library(self.matmul_how))
+
+    def seconds(self, tflop: Mapping[str, float]) -> float | None:
+        """Seconds that these products, 1e12 FLOP by their type, take at their ceilings; None where one is not known."""
+        rates = {products: self.of(products) for products in tflop}
+        known = {products: rate.tflops for products, rate in rates.items() if rate is not None}
+        return sum(amount / known[products] for products, amount in tflop.items()) if len(known) == len(tflop) else None
+
+
+def library(how: str) -> str:
+    """The name of a library ceiling whose fastest product was `how`."""
+    return f"a library's {how}"
 
 
 @functools.cache
@@ -51,22 +84,30 @@ def measure(device: str, precision: str, threads: int | None = None) -> Ceilings
     """
     import torch
 
-    before = torch.get_num_threads()
     kind = torch.device(device).type
-    if kind == "cpu" and threads:
-        torch.set_num_threads(threads)
-    try:
-        with torch.inference_mode():
-            rates = {name: _rate(work, torch.device(device)) for name, work in _products(device, precision).items()}
-            copy = _copy(torch.device(device))
+    with on_threads(threads if kind == "cpu" else None), torch.inference_mode():
+        rates = {name: rate(work, torch.device(device)) for name, work in _products(device, precision).items()}
+        copy = _copy(torch.device(device))
         used = torch.get_num_threads() if kind == "cpu" else None
-    finally:
-        torch.set_num_threads(before)
-    measured = {name: rate for name, rate in rates.items() if rate is not None}
+    measured = {name: tflops for name, tflops in rates.items() if tflops is not None}
     how = max(measured, key=measured.__getitem__) if measured else "none"
     return Ceilings(
         device=device, precision=precision, threads=used, matmul_tflops=measured.get(how), copy_gbs=copy, matmul_how=how
     )
+
+
+@contextlib.contextmanager
+def on_threads(threads: int | None) -> Iterator[None]:
+    """PyTorch with this number of CPU threads inside, None: with those that it has."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        if threads:
+            torch.set_num_threads(threads)
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _products(device: str, precision: str) -> dict[str, Product]:
@@ -115,7 +156,7 @@ def _products(device: str, precision: str) -> dict[str, Product]:
     return products
 
 
-def _rate(work: Product, device: torch.device) -> float | None:
+def rate(work: Product, device: torch.device) -> float | None:
     """TFLOP/s of the fastest call at the smallest size whose calls are long enough to be timed."""
     best = None
     for size in (256, 1024, 2048, 4096, 8192):

@@ -93,12 +93,14 @@ class Operator:
     name: str
     shapes: list[list[int]]  # of its inputs
     ms: float
-    flop: int
+    flop: int  # as a direct convolution
     bytes: int
     # Of the network, as our forms name them (encoder.0.0, upsamplings.0, decoder.0.0, head), "input" or "output" for what
     # moves volumes; None where the engine does not tell, or it is not known.
     layer: str | None = None
     kernel: str | None = None  # on a GPU
+    products: str | None = None  # data type that it really multiplies, of PRECISIONS; None: the request's precision
+    executed_flop: int | None = None  # of the products that it really computes; None: those of `flop`
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,13 @@ class Engine(ABC, Generic[Staged, Output]):
     @abstractmethod
     def operators(self, staged: Staged) -> Profiled:
         """One more inference of the object that was timed. The last call of all, and only for a request with `profile`."""
+
+    def executed(self) -> dict[str, float] | None:
+        """FLOP of the products that one inference of the request's shape really computes, by their data type, of PRECISIONS.
+
+        None: those of the network's convolutions, in the request's precision.
+        """
+        return None
 
     @abstractmethod
     def effective(self) -> Effective:

@@ -7,14 +7,15 @@ is none of them is one row of its own, so that the rows add up to the whole.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from unet3d import columns, json_files
-from unet3d.devices import ceilings
+from unet3d.devices.ceilings import Ceilings
 from unet3d.engines.base import Engine, Operator, Profiled
+from unet3d.measure import rates
 from unet3d.results.console import Console
 from unet3d.results.facts import RunWarning
 from unet3d.results.record import Section
@@ -23,9 +24,12 @@ from unet3d.results.record import Section
 KERNEL_NAME = 200
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Layer(Operator):
-    """An operator with its shares: of the whole time, and of the ceilings that `unet3d.devices.ceilings` measured."""
+    """An operator with its shares: of the whole time, and of the ceilings that `unet3d.measure.rates` measured.
+
+    share_of_matmul: executed FLOP over the time, of the hardware ceiling of the operator's own type of products.
+    """
 
     share_of_time: float = 0.0
     share_of_matmul: float | None = None
@@ -35,24 +39,47 @@ class Layer(Operator):
 def measure(engine: Engine, staged: Any) -> tuple[list[Layer], Profiled]:
     """One profiled inference of an engine that is warmed up: the rows, and what the engine said."""
     request = engine.request
-    top = ceilings.measure(request.device.kind, request.precision, request.threads)
     profiled = engine.operators(staged)
     rest = max(0.0, profiled.ms - sum(operator.ms for operator in profiled.operators))
-    rows = [*profiled.operators, Operator(profiled.rest, [], rest, 0, 0)]
+    rows = [_told(row, request.precision) for row in (*profiled.operators, Operator(profiled.rest, [], rest, 0, 0))]
+    types = dict.fromkeys(row.products for row in rows if row.products)
+    top = rates.measure(request.device.kind, request.precision, request.threads, types)
     total = sum(row.ms for row in rows)
     return [
         Layer(
             **asdict(row),
             share_of_time=row.ms / total if total else 0.0,
-            share_of_matmul=_share(row.flop / 1e12, row.ms, top.matmul_tflops),
+            share_of_matmul=_share((row.executed_flop or 0) / 1e12, row.ms, _tflops(top, row.products)),
             share_of_copy=_share(row.bytes / 1e9, row.ms, top.copy_gbs),
         )
         for row in rows
     ], profiled
 
 
+def _told(operator: Operator, precision: str) -> Operator:
+    """The operator with what it leaves open: its products are as many as it is counted for, in the request's precision."""
+    executed = operator.flop if operator.executed_flop is None else operator.executed_flop
+    return replace(operator, products=(operator.products or precision) if executed else None, executed_flop=executed)
+
+
+def _tflops(top: Ceilings, products: str | None) -> float | None:
+    rate = top.of(products) if products else None
+    return rate.tflops if rate else None
+
+
 def _share(amount: float, ms: float, ceiling: float | None) -> float | None:
     return amount / (ms / 1e3) / ceiling if amount and ms and ceiling else None
+
+
+NUMBERS = ("ms", "time", "GFLOP", "executed", "products", "hardware", "MB", "copy")
+MEANING = (
+    "GFLOP are as of direct convolutions. Hardware is the share of the hardware ceiling of an operator's own products, by the "
+    "GFLOP that it executed; copy is the share of copying memory."
+)
+BEYOND = (
+    "Copying above 100%: what is read was still in a cache. Hardware above 100%: other work slowed the ceiling's measurement; "
+    "profile again on a quiet machine."
+)
 
 
 def table(layers: list[Layer], width: int | None = None, least: float = 0.002) -> list[str]:
@@ -70,6 +97,8 @@ def table(layers: list[Layer], width: int | None = None, least: float = 0.002) -
             f"{layer.ms:.2f}",
             f"{layer.share_of_time:.1%}",
             f"{layer.flop / 1e9:.1f}",
+            f"{(layer.executed_flop or 0) / 1e9:.1f}",
+            layer.products or "",
             _percent(layer.share_of_matmul),
             f"{layer.bytes / 1e6:.1f}",
             _percent(layer.share_of_copy),
@@ -77,14 +106,15 @@ def table(layers: list[Layer], width: int | None = None, least: float = 0.002) -
         for layer in shown
     ]
     rest = sum(layer.ms for layer in layers) - sum(layer.ms for layer in shown)
+    beyond = any((share or 0) > 1 for layer in shown for share in (layer.share_of_matmul, layer.share_of_copy))
+    executed = sum(layer.executed_flop or 0 for layer in layers)
     return [
         *columns.table((*words, *NUMBERS), rows, width, words=range(len(words))),
+        *columns.paragraph(MEANING, width),
+        *(columns.paragraph(BEYOND, width) if beyond else ()),
         f"{len(layers) - len(shown)} shorter ones: {rest:.2f} ms; all: {sum(layer.ms for layer in layers):.2f} ms, "
-        f"{sum(layer.flop for layer in layers) / 1e12:.3f} TFLOP",
+        f"{executed / 1e12:.3f} TFLOP executed for {sum(layer.flop for layer in layers) / 1e12:.3f} of direct convolutions",
     ]
-
-
-NUMBERS = ("ms", "time", "GFLOP", "matmul", "MB", "copy")
 
 
 def _first_inputs(layer: Layer) -> str:

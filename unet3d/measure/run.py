@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from unet3d import places, progress
@@ -94,6 +94,7 @@ def _steps(plan: Plan, record: Record, out: Console, group: Group) -> None:
         else:
             _loadgen(plan, record, given, engine, warm, out)
         record.memory = _peak_memory(plan)
+        executed = engine.executed()
         if plan.settings.profile and group.rank == 0:
             from unet3d.measure import profile
 
@@ -107,8 +108,16 @@ def _steps(plan: Plan, record: Record, out: Console, group: Group) -> None:
         record.accuracy = _int8_loss(plan, record, reference, given.cases, record.accuracy, out)
     record.warn(*advice.after(record.samples, plan.settings.streams, warm.warm_up.settled))
     if group.size == 1:
-        record.ceilings, warnings = rates.beside_run(plan)
+        record.executed_tflop = _per_volume(executed, plan, record.tflop_per_volume)
+        record.ceilings, warnings = rates.beside_run(plan, record.executed_tflop)
         record.warn(*warnings)
+
+
+def _per_volume(executed: Mapping[str, float] | None, plan: Plan, nominal: float) -> dict[str, float]:
+    """1e12 FLOP of a volume by the type of the products. executed: an engine's, of a batch."""
+    if executed is None:
+        return {plan.settings.precision: nominal}
+    return {products: flop / 1e12 / plan.settings.batch_size for products, flop in executed.items()}
 
 
 def _default_loop(plan: Plan, record: Record, given: Input, engine: Engine, out: Console, group: Group) -> None:

@@ -16,12 +16,14 @@ those of int8 products exact.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
 
+from unet3d.network import reference
 from unet3d.network.cpu_ops import build, forms, pack
+from unet3d.network.flops import Executed
 from unet3d.network.inference import ConvNormAct, InferenceUNet
 from unet3d.network.quantization import Ranges, quantise
 
@@ -175,6 +177,7 @@ class CpuUNet(nn.Module):
             raise ValueError(f"only one slope of LeakyReLU for all layers is supported, not {sorted(slopes)}")
         [self.slope] = slopes
         self.tiles = tiles and form.head.out_channels <= 16
+        self.head_form = forms.AMX[torch.bfloat16] if self.tiles else forms.DIRECT[torch.float32]
         self.head = constant(pack.head(form.head.weight.detach(), dtype))
         self.head_bias = None if form.head.bias is None else constant(form.head.bias.detach().float())
 
@@ -197,7 +200,28 @@ class CpuUNet(nn.Module):
         vectors = build.vectors()
         layers = {name: m.form for name, m in self.named_modules() if isinstance(m, Block | Upsampling)}
         told = {name: form if "AMX" in form else f"{form}, {vectors}" for name, form in layers.items()}
-        return {**told, "head": forms.AMX[torch.bfloat16] if self.tiles else f"direct, fp32 products, {vectors}"}
+        return {**told, "head": self.head_form if self.tiles else f"{self.head_form}, {vectors}"}
+
+    def executed(self, shape: Sequence[int]) -> list[Executed]:
+        """What each layer multiplies for a batch of `shape` [N, Cin, D, H, W], in order of execution."""
+        samples, extent = shape[0], tuple(shape[2:])
+        told: list[Executed] = []
+
+        def add(name: str, form: str, weight: torch.Tensor, extent: tuple[int, ...]) -> None:
+            flop = forms.executed_flop(form, weight.numel(), samples, extent)
+            told.append(Executed(name, forms.products(form), flop))
+
+        for level, stage in enumerate(self.encoder):
+            for i, block in enumerate(stage):
+                extent = tuple((n - 1) // block.stride + 1 for n in extent)
+                add(f"encoder.{level}.{i}", block.form, block.weight, extent)
+        for level, (upsampling, stage) in enumerate(zip(self.upsamplings, self.decoder, strict=True)):
+            add(f"upsamplings.{level}", upsampling.form, upsampling.weight, extent)
+            extent = tuple(2 * n for n in extent)
+            for i, block in enumerate(stage):
+                add(f"decoder.{level}.{i}", block.form, block.weight, extent)
+        add("head", self.head_form, self.head, extent)
+        return told
 
     def _stored(self, x: torch.Tensor) -> torch.Tensor:
         """The input in the layers' type and layout."""
@@ -221,3 +245,9 @@ class CpuUNet(nn.Module):
             for block in stage[1:]:
                 raw = block(raw)
         return torch.ops.unet3d_fused.head(*raw, self.slope, self.head, self.head_bias, self.tiles)
+
+
+def planned(plans: dict[str, Any], dtype: torch.dtype, shape: Sequence[int]) -> list[Executed]:
+    """What nnU-Net's network of these plans would multiply here for a batch of `shape` [N, Cin, D, H, W]; see `CpuUNet`."""
+    with torch.device("meta"):
+        return CpuUNet.from_reference(reference.build(plans, device="meta"), dtype).executed(shape)

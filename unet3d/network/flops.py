@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,23 @@ class Layer:
     input_bytes: int
     output_bytes: int
     weight_bytes: int
+
+
+@dataclass(frozen=True)
+class Executed:
+    """The products that one layer really computes for one batch: their data type, of PRECISIONS, and their FLOP."""
+
+    name: str
+    products: str
+    flop: int
+
+
+def by_type(executed: Iterable[Executed]) -> dict[str, int]:
+    """FLOP of all layers by the type of their products."""
+    sums: Counter[str] = Counter()
+    for layer in executed:
+        sums[layer.products] += layer.flop
+    return dict(sums)
 
 
 def convolutions(plans_or_model: dict[str, Any] | nn.Module) -> list[Convolution]:

@@ -17,6 +17,7 @@ In fp32 every product is the library's, in full fp32, since Triton's would be in
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import cast
 
 import torch
@@ -25,6 +26,7 @@ from torch import nn
 from unet3d.config.precisions import PRECISIONS
 from unet3d.network.cuda_ops import kernels, layers
 from unet3d.network.cuda_ops import ops as _cuda_ops  # noqa: F401 - registers torch.ops.unet3d.conv_cuda_*
+from unet3d.network.flops import Executed
 from unet3d.network.inference import ConvNormAct, InferenceUNet
 from unet3d.network.quantization import Ranges, quantise
 from unet3d.network.triton_ops import ops  # noqa: F401 - registers torch.ops.unet3d
@@ -93,6 +95,7 @@ class Block(nn.Module):
         conv = block.conv
         self.form = form
         self.stride, self.padding = conv.stride, conv.padding
+        self.weights = conv.weight.numel()  # without those that packing adds
         weight = conv.weight.detach().to(dtype)
         self.quantised: nn.Parameter | None = None
         if ranges is not None and form == "cuda walk":
@@ -115,7 +118,11 @@ class Block(nn.Module):
     @property
     def told(self) -> str:
         """The form in words, with the type of the products."""
-        return f"{self.form}, {'int8' if self.quantised is not None else _name(self.conv.dtype)} products"
+        return f"{self.form}, {self.products} products"
+
+    @property
+    def products(self) -> str:
+        return "int8" if self.quantised is not None else _name(self.conv.dtype)
 
     @property
     def fused(self) -> bool:
@@ -181,7 +188,11 @@ class Upsampling(nn.Module):
     @property
     def told(self) -> str:
         """The form in words, with the type of the products."""
-        return f"{self.form}, {_name(self.weight.dtype)} products"
+        return f"{self.form}, {self.products} products"
+
+    @property
+    def products(self) -> str:
+        return _name(self.weight.dtype)
 
     def forward(self, raw: Raw, skip: Raw) -> tuple[Raw, Raw | tuple[None, None, None]]:
         """What the reader reads: the upsampled volume and the skip connection, or both in one tensor."""
@@ -208,9 +219,7 @@ def form_of(conv: nn.Conv3d, dtype: torch.dtype, choose: Chooser, in_bytes: bool
 class GpuUNet(nn.Module):
     """forward(x [N, 4, D, H, W] in the network's data type) -> logits [N, classes, D, H, W] in channels_last_3d."""
 
-    def __init__(
-        self, form: InferenceUNet, dtype: torch.dtype, choose: Chooser, ranges: Mapping[str, Ranges] | None = None
-    ):
+    def __init__(self, form: InferenceUNet, dtype: torch.dtype, choose: Chooser, ranges: Mapping[str, Ranges] | None = None):
         super().__init__()
 
         def made(block: ConvNormAct, name: str, up: nn.ConvTranspose3d | None = None) -> Block:
@@ -263,6 +272,26 @@ class GpuUNet(nn.Module):
     def forms(self) -> dict[str, str]:
         """How each convolution is computed, and the type of its products."""
         return {name: module.told for name, module in self.named_modules() if isinstance(module, Block | Upsampling)}
+
+    def executed(self, shape: Sequence[int]) -> list[Executed]:
+        """What each layer multiplies for a batch of `shape` [N, 4, D, H, W], in order of execution."""
+        samples, extent = shape[0], tuple(shape[2:])
+        told: list[Executed] = []
+
+        def add(name: str, module: Block | Upsampling, weights: int) -> None:
+            told.append(Executed(name, module.products, 2 * weights * samples * prod(extent)))
+
+        for level, stage in enumerate(self.encoder):
+            for i, block in enumerate(stage):
+                extent = tuple(-(-voxels // stride) for voxels, stride in zip(extent, block.stride, strict=True))
+                add(f"encoder.{level}.{i}", block, block.weights)
+        for level, (up, stage) in enumerate(zip(self.upsamplings, self.decoder, strict=True)):
+            add(f"upsamplings.{level}", up, up.weight.numel())
+            extent = tuple(2 * voxels for voxels in extent)
+            for i, block in enumerate(stage):
+                add(f"decoder.{level}.{i}", block, block.weights)
+        told.append(Executed("head", _name(self.head.dtype), 2 * self.head.numel() * samples * prod(extent)))
+        return told
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         raw: Raw = (x.contiguous(memory_format=torch.channels_last_3d), None, None)

@@ -236,7 +236,7 @@ def summary(record: Record, stats: Statistics) -> list[str]:
     lines += [
         f"latency {stats.mean:.2f} ms ± {stats.stdev:.2f} (p50 {stats.p50:.2f}, p90 {stats.p90:.2f}, "
         f"p99 {stats.p99:.2f}, min {stats.min:.2f}, max {stats.max:.2f}) over {stats.calls} calls",
-        f"throughput {stats.throughput:.4g} img/s, {stats.throughput * record.tflop_per_volume:.3g} TFLOP/s, "
+        f"throughput {stats.throughput:.4g} img/s, {stats.throughput * record.tflop_per_volume:.3g} nominal TFLOP/s, "
         f"peak memory {gib:.2f} GiB",
     ]
     if record.accuracy:

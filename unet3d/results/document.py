@@ -131,7 +131,7 @@ def _sections(record: Record) -> Document:
         "telemetry": record.telemetry,
         "disturbance": record.disturbance and asdict(record.disturbance),
         "profile": record.profile,
-        "ceilings": record.ceilings and asdict(record.ceilings),
+        "ceilings": record.ceilings and {**asdict(record.ceilings), "executed_tflop": record.executed_tflop},
     }
     return {name: part for name, part in parts.items() if part is not None}
 

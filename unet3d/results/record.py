@@ -54,6 +54,7 @@ class Record:
     telemetry: Section | None = None
     disturbance: Disturbance | None = None
     ceilings: Ceilings | None = None
+    executed_tflop: dict[str, float] = field(default_factory=dict)  # of a volume, 1e12 FLOP by the type of the products
     profile: list[Section] | None = None
     # What has to be done before the record is written for the last time, however the run ends.
     at_end: list[Callable[[], object]] = field(default_factory=list)

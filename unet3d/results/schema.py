@@ -324,7 +324,12 @@ class Telemetry(TypedDict):
 
 
 class Layer(TypedDict):
-    """One operator of the profiled inference, or one kernel of it on a GPU."""
+    """One operator of the profiled inference, or one kernel of it on a GPU.
+
+    flop: as a direct convolution. executed_flop: of the products that it computed, whose data type is `products`.
+    share_of_matmul: executed FLOP over the time, of the hardware ceiling for these products, or where there is none of the
+    library's; without executed_flop, which an older version did not tell, nominal FLOP of the library ceiling.
+    """
 
     name: str
     layer: NotRequired[str | None]
@@ -336,10 +341,25 @@ class Layer(TypedDict):
     share_of_time: float
     share_of_matmul: float | None
     share_of_copy: float | None
+    products: NotRequired[str | None]
+    executed_flop: NotRequired[float]
+
+
+class ProductRate(TypedDict):
+    """The best rate of products in one data type, in 1e12 FLOP a second, and what was measured."""
+
+    products: str
+    tflops: Rate
+    how: str
 
 
 class Ceilings(TypedDict):
-    """The machine's measured rates: 1e12 FLOP a second, 1e9 bytes a second."""
+    """The machine's measured rates: 1e12 FLOP a second, 1e9 bytes a second.
+
+    matmul_tflops, matmul_how: the library ceiling, its fastest product in the run's precision. hardware: the hardware ceilings
+    of the run's precision and of the products that ran. executed_tflop: 1e12 FLOP of the products that one volume took, by
+    their data type; volume.tflop is nominal.
+    """
 
     device: str
     precision: str
@@ -347,6 +367,8 @@ class Ceilings(TypedDict):
     matmul_tflops: Rate | None
     copy_gbs: Rate
     matmul_how: str
+    hardware: NotRequired[list[ProductRate]]
+    executed_tflop: NotRequired[dict[str, Rate]]
 
 
 class Place(TypedDict):

@@ -11,8 +11,8 @@ from unet3d.commands.sweep import resume
 from unet3d.commands.sweep.conduct import Planned
 from unet3d.config.precisions import PRECISIONS
 from unet3d.config.values import Settings
-from unet3d.devices import ceilings
 from unet3d.devices.registry import PLATFORMS
+from unet3d.measure import rates
 from unet3d.network import flops
 from unet3d.network.plans import random_plans
 from unet3d.progress import duration
@@ -41,9 +41,10 @@ def by_rates(settings: Settings) -> float:
     """Seconds of a run whose calls take as long as `--check` says they do without overlap and fusion."""
     kind, shape = PLATFORMS[settings.platform], (4, *settings.volume_shape)
     with progress.phase(f"measuring {settings.platform} {settings.precision}"):
-        rates = ceilings.measure(kind, settings.precision, settings.threads)
+        top = rates.measure(kind, settings.precision, settings.threads)
     layers = flops.layers(random_plans(), shape, PRECISIONS[settings.precision].bytes)
     # A precision without a rate of its own has the volume read and written at least.
-    call = check.bounds(layers, rates.matmul_tflops, rates.copy_gbs).plain if rates.matmul_tflops else 0.0
+    ceiling = top.of(settings.precision)
+    call = check.bounds(layers, ceiling.tflops, top.copy_gbs).plain if ceiling else 0.0
     warm_up = WARM_UP if settings.warm_up is None else settings.warm_up
     return START_S + call * settings.batch_size * (settings.num_iterations + warm_up)

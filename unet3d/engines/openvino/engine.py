@@ -178,6 +178,10 @@ class OpenVINOEngine(Engine["openvino.Tensor", "openvino.Tensor"]):
         requests.put(request)
         return Profiled(*operators.profile(compiled, request, self._calls[shape], lambda: self.infer(staged)))
 
+    def executed(self) -> dict[str, float] | None:
+        work, _ = convolution_work(self._for_shape(self.request.shape)[0])
+        return work
+
     def effective(self) -> Effective:
         if not self._compiled:
             raise MismatchError("openvino: nothing was compiled yet; run compare or compile first")

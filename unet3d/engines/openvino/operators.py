@@ -92,7 +92,8 @@ def profile(
     for node in nodes(compiled):
         if node.name in after:
             ms = max(0.0, (calls + 1) * after[node.name] - calls * before.get(node.name, 0.0))
-            rows.append(Operator(f"{node.kind} {node.kernel}", node.shapes, ms, node.flop, node.bytes))
+            products = node.input_type if node.is_convolution else None
+            rows.append(Operator(f"{node.kind} {node.kernel}", node.shapes, ms, node.flop, node.bytes, products))
     return rows, whole
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import queue
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -64,10 +65,28 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         if request.device.is_host:
             reasons += cls._refuse_on_cpu(request)
         elif request.precision == "int8":
-            reasons.append(
-                "PRECISION=int8 with ENGINE=torch runs on CPUs with AMX only; use PRECISION=fp16, or ENGINE=openvino on an "
-                "Intel GPU"
-            )
+            reasons += cls._refuse_int8_on_gpu(request)
+        return reasons
+
+    @classmethod
+    def _refuse_int8_on_gpu(cls, request: Request) -> list[str]:
+        from unet3d.network.cuda_ops import kernels
+
+        if why := kernels.why_not(request.device.properties().architecture):
+            return [
+                f"PRECISION=int8 with ENGINE=torch on a GPU needs our CUDA kernels, but {why}; use PRECISION=fp16, or "
+                "ENGINE=openvino on an Intel GPU"
+            ]
+        return cls._refuse_int8_form(request)
+
+    @classmethod
+    def _refuse_int8_form(cls, request: Request) -> list[str]:
+        """What int8 needs on every device."""
+        reasons = []
+        if request.network != "fast" or request.ipex:
+            reasons.append("PRECISION=int8 with ENGINE=torch needs NETWORK=fast and IPEX=no")
+        if request.calibration is None:
+            reasons.append(NEEDS_CALIBRATION)
         return reasons
 
     @classmethod
@@ -99,11 +118,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
                 f"PRECISION=int8 with ENGINE=torch needs our C++ operators with AMX: {why}; use ENGINE=openvino, or "
                 "PRECISION=bf16 or fp32"
             )
-        if request.network != "fast" or request.ipex:
-            reasons.append("PRECISION=int8 with ENGINE=torch needs NETWORK=fast and IPEX=no")
-        if request.calibration is None:
-            reasons.append(NEEDS_CALIBRATION)
-        return reasons
+        return [*reasons, *cls._refuse_int8_form(request)]
 
     @classmethod
     def begin(cls) -> None:
@@ -277,14 +292,20 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
             return Watch(self._module, self._convolutions, staged, mark)
 
         if device.is_host:
-            return operators.on_host(watching, lambda: self.infer(staged), self.request.jit == "compile")
-        return operators.on_device(
-            device.kind,
-            watching,
-            lambda: self._infer_on(self._lanes[0], staged, by_graph=False),
-            lambda: self.infer(staged),
-            device.is_out_of_memory,
-        )
+            profiled = operators.on_host(watching, lambda: self.infer(staged), self.request.jit == "compile")
+        else:
+            profiled = operators.on_device(
+                device.kind,
+                watching,
+                lambda: self._infer_on(self._lanes[0], staged, by_graph=False),
+                lambda: self.infer(staged),
+                device.is_out_of_memory,
+            )
+        executed = self._form.executed(tuple(staged.shape)) if self._form.executed else ()
+        return replace(profiled, operators=operators.with_products(profiled.operators, executed))
+
+    def executed(self) -> dict[str, float] | None:
+        return dict(flops.by_type(self._form.executed(self.request.shape))) if self._form.executed else None
 
     def effective(self) -> Effective:
         torch = self._torch
@@ -305,6 +326,8 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         if not self.request.device.is_host:
             details["graph"] = self._graph_name() if self._no_graph is None else f"none: {self._no_graph}"
             details["input_on_device"] = self.request.input_on_device
+        if len(shares := self._witness.shares()) > 1:
+            details["precision_shares"] = {name: round(share, 3) for name, share in shares.items()}
         if self._form.convolutions:
             details["convolution_forms"] = self._form.convolutions()
         if ran_as == "compile":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from unet3d.network.flops import Executed
     from unet3d.network.quantization import Ranges
 
 # What Inductor is told for forms whose operators are kernels of their own: there is nothing for it to fuse.
@@ -35,6 +36,8 @@ class Form:
     operators: str = "PyTorch's"
     compile_backend: str = INDUCTOR
     convolutions: Callable[[], dict[str, str]] | None = None  # how each convolution, or each kind of them, is computed
+    # What each of our operators multiplies for a batch of a shape, in order of execution.
+    executed: Callable[[Sequence[int]], list[Executed]] | None = None
     warnings: list[tuple[str, str]] = field(default_factory=list)
     load_seconds: dict[str, float] = field(default_factory=dict)
 
@@ -76,15 +79,35 @@ def choose(request: Request, reference: nn.Module) -> Form:
                 )
             ],
         )
+    return _for_gpu(request, reference)
+
+
+def _for_gpu(request: Request, reference: nn.Module) -> Form:
+    from unet3d.network.cuda_ops import kernels
     from unet3d.network.gpu import GpuUNet
 
+    architecture = request.device.properties().architecture
+    warnings: list[tuple[str, str]] = []
+    ranges: dict[str, Ranges] | None = None
+    seconds: dict[str, float] = {}
+    why = kernels.why_not(architecture)
+    if why is not None and architecture == kernels.ARCHITECTURE and request.precision != "fp32":
+        told = f"our CUDA kernels cannot be used: {why}; Triton's and the library's run instead, slower than it could."
+        warnings.append(("no-cuda-kernels", f"{told} {kernels.REMEDY}"))
+    if request.precision == "int8":
+        from unet3d.engines.pytorch import int8
+
+        ranges, seconds = int8.ranges(reference, request)
     # Inductor needed more than 85 s for it without coming to an end on torch 2.11.
-    network = GpuUNet.from_reference(reference, storage_type(request.precision), request.device.properties().architecture)
+    network = GpuUNet.from_reference(reference, storage_type(request.precision), architecture, ranges=ranges)
     return Form(
         network,
         casts_itself=True,
         compile_backend=GRAPH_ONLY,
-        convolutions=lambda: {k: str(n) for k, n in network.forms().items()},
+        convolutions=network.forms,
+        executed=network.executed,
+        warnings=warnings,
+        load_seconds=seconds,
     )
 
 
@@ -113,5 +136,6 @@ def _for_cpu(request: Request, reference: nn.Module) -> Form:
         operators=f"{kind}: {told}",
         compile_backend=GRAPH_ONLY,
         convolutions=network.forms,
+        executed=network.executed,
         load_seconds=seconds,
     )

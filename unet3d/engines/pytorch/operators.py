@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from unet3d.engines.pytorch.kernels import Kernel
 from unet3d.engines.pytorch.layers import INPUT, Call, Watch
 
 if TYPE_CHECKING:
-    pass
+    from unet3d.network.flops import Executed
 
 OUTPUT = "output"
 GAPS = "gaps between kernels"
@@ -133,6 +134,24 @@ def rows_of_kernels(ran: Sequence[Kernel], calls: Sequence[Call], flop_of: dict[
             outer = INPUT if place < inside[0] else OUTPUT
         rows.append(Operator(kernel.name, [], kernel.ms, 0, 0, outer, kernel.name))
     return rows
+
+
+def with_products(rows: Sequence[Operator], executed: Sequence[Executed]) -> list[Operator]:
+    """Rows with the products that their layers really compute, where a form tells them. Rows of one layer share them by
+    their FLOP."""
+    layers = {layer.name: layer for layer in executed}
+    direct: defaultdict[str | None, int] = defaultdict(int)
+    for row in rows:
+        direct[row.layer] += row.flop
+    told = []
+    for row in rows:
+        layer = layers.get(row.layer or "")
+        if layer is not None and row.flop:
+            flop = round(layer.flop * row.flop / direct[row.layer])
+            told.append(replace(row, products=layer.products, executed_flop=flop))
+        else:
+            told.append(row)
+    return told
 
 
 def _part(ms: float, whole: float) -> float:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from unet3d.config.precisions import name_of_type
+from unet3d.config.precisions import PRECISIONS, name_of_type
 from unet3d.engines.pytorch import ipex_witness, profiler
 from unet3d.network.cpu_ops import ops
 from unet3d.network.flops import convolution_extent, convolution_flop
@@ -17,8 +17,6 @@ CONVOLUTIONS = ("aten::convolution", "aten::_convolution", "mkldnn::_convolution
 # Places among a library's convolution's arguments of three values, where Inductor's own operators differ from PyTorch's:
 # (x, weight, bias, padding, stride, …) and (x, weight, bias, padding, output_padding, stride, …).
 STRIDE_AND_PADDING = {"mkldnn::_convolution_pointwise": (1, 0), "mkldnn::_convolution_transpose_pointwise": (2, 0)}
-# A data type that computes more than this share of the FLOP names the run.
-MAIN = 0.9
 
 
 class Witness:
@@ -45,30 +43,44 @@ class Witness:
 
     def _note(self, event: Any) -> None:
         name, types = event.name(), event.dtypes()
-        computed = name_of_type(ops.computed_in(types) if name == ops.CONV else types[0])
+        computed = name_of_type(ops.computed_in(types) if name == ops.CONV else _computed_in(types))
         self.observed.setdefault(computed, set()).add(name)
         shapes = [list(shape) for shape in event.shapes()]
         self._flop[computed] += flop(name, shapes, event.concrete_inputs())
 
-    def precision(self) -> str:
-        """The data type that nearly all convolutions got, else all of them."""
+    def shares(self) -> dict[str, float]:
+        """Shares of the FLOP by data type, the largest first."""
         total = sum(self._flop.values())
-        for name, flop in self._flop.items():
-            if total and flop > MAIN * total:
+        return {name: count / total for name, count in self._flop.most_common()} if total else {}
+
+    def precision(self) -> str:
+        """The data type that nearly all convolutions got (`Precision.main_share`), else all of them."""
+        for name, share in self.shares().items():
+            precision = PRECISIONS.get(name)
+            if precision is not None and share > precision.main_share:
                 return name
         return "+".join(sorted(self.observed))
+
+
+def _computed_in(types: Sequence[str]) -> str:
+    """The data type of a convolution's products, from those of its arguments: bytes where its weight is of bytes."""
+    return next((kind for kind in types if kind in PRECISIONS["int8"].type_names), types[0])
 
 
 def flop(name: str, shapes: Sequence[Sequence[int]], arguments: Sequence[object]) -> int:
     """FLOP of a convolution of a library or of our CPU's form; 0 for one whose arguments do not tell.
 
     shapes: of all arguments, empty where they are no tensors. arguments: those that are; a library's are (x, weight, …,
-    stride, padding, …). Ours for GPUs have packed weights, whose shapes say nothing here.
+    stride, padding, …). Ours declare their own.
     """
     if name in (ops.CONV, ops.UPSAMPLE, ops.HEAD):
         return ops.flop(name, shapes, arguments)
+    if name.startswith("unet3d::"):
+        from unet3d.network.custom_ops import flop_of
+
+        return flop_of(name, shapes)
     tensors = [shape for shape in shapes if len(shape) == 5]
-    if name.startswith("unet3d::") or len(tensors) < 2:
+    if len(tensors) < 2:
         return 0
     x, weight = tensors[:2]
     # Under a trace both kinds are aten::_convolution, whose first truth value says which.

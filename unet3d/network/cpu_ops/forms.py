@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
+
 import torch
+
+from unet3d.config.precisions import name_of_type
 
 WINOGRAD = {
     tile: f"winograd {'x'.join(map(str, tile))}, fp32 products"
@@ -12,6 +17,27 @@ DIRECT = {torch.float32: "direct, fp32 products", torch.bfloat16: "direct, bf16 
 # Chosen for bf16 wherever there are tiles: on 16 threads of an Emerald Rapids the network takes half of the time that it
 # takes with Winograd's forms.
 AMX = {torch.bfloat16: "direct, bf16 products on AMX tiles", torch.int8: "direct, int8 products on AMX tiles"}
+
+TILES = {form: tile for tile, form in WINOGRAD.items()}
+TYPES = {
+    **dict.fromkeys(TILES, torch.float32),
+    **{form: dtype for dtype, form in (*DIRECT.items(), *AMX.items())},
+}
+
+
+def products(form: str) -> str:
+    """Data type of a form's products, of PRECISIONS, whatever the tensors' type is."""
+    return name_of_type(str(TYPES[form]).removeprefix("torch."))
+
+
+def executed_flop(form: str, numbers: int, samples: int, extent: Sequence[int]) -> int:
+    """FLOP of the products that a form computes; Winograd's transforms are no products.
+
+    numbers: of its packed weight, zeros that pad it too. extent: of its output, of an upsampling of its input. Each number is
+    multiplied once for each voxel, by Winograd's forms once for each tile, also one that reaches over the volume's edge.
+    """
+    tile = TILES.get(form, (1, 1, 1))
+    return 2 * numbers * samples * prod(-(-n // step) for n, step in zip(extent, tile, strict=True))
 
 
 def product_type(storage: torch.dtype, vectors: str) -> torch.dtype:

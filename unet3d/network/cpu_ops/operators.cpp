@@ -9,6 +9,7 @@
 #include "buffers.h"
 #include "kernels.h"
 #include "message.h"
+#include "peak.h"
 #include "products.h"
 
 namespace unet3d {
@@ -183,6 +184,8 @@ TORCH_LIBRARY(unet3d_fused, m) {
   m.def("head(Tensor x, Tensor? scale, Tensor? shift, float slope, Tensor weight, Tensor? bias, bool tiles=False) -> Tensor");
   m.def("vectors() -> str", vectors);
   m.def("amx() -> bool", has_amx);
+  m.def("product_loops() -> str[]", product_loops);
+  m.def("product_loop(str instructions, int rounds) -> float", product_loop);
 }
 
 TORCH_LIBRARY_IMPL(unet3d_fused, CPU, m) {

@@ -76,16 +76,12 @@ class Kernel:
         """On the current stream; grid of 3. Tensors go as addresses, None as a null pointer. Raises RuntimeError."""
         from cuda.bindings import driver
 
-        values = [a.data_ptr() if isinstance(a, torch.Tensor) else a or 0 for a in arguments]
-        types = [
-            ctypes.c_float if isinstance(a, float) else ctypes.c_int if isinstance(a, int) else ctypes.c_void_p for a in arguments
-        ]
+        kinds = {float: ctypes.c_float, int: ctypes.c_int}
+        values = tuple(a.data_ptr() if isinstance(a, torch.Tensor) else a or 0 for a in arguments)
+        types = tuple(kinds.get(type(a), ctypes.c_void_p) for a in arguments)
         stream = torch.cuda.current_stream().cuda_stream
-        _checked(
-            driver.cuLaunchKernel(
-                self.function, *grid, self.threads, 1, 1, self.shared, stream, (tuple(values), tuple(types)), 0
-            )
-        )
+        launched = driver.cuLaunchKernel(self.function, *grid, self.threads, 1, 1, self.shared, stream, (values, types), 0)
+        _checked(launched)
 
 
 @functools.cache

@@ -1,16 +1,22 @@
-"""The Triton kernels as operators of PyTorch, torch.ops.unet3d.*. A "raw" volume is a convolution's output not yet normalised; it goes with the
-scale and shift [N, C] that its consumer applies, with LeakyReLU.
+"""The Triton kernels as operators of PyTorch, torch.ops.unet3d.*.
+
+A "raw" volume is a convolution's output not yet normalised; it goes with the scale and shift [N, C] that its consumer
+applies, with LeakyReLU.
 """
 
 from __future__ import annotations
 
-from unet3d.network.custom_ops import fake_conv, fake_scales, operator
+from math import prod
+
+from unet3d.network.custom_ops import each, fake_conv, fake_scales, neighbours, operator
 from unet3d.network.triton_ops import conv, gemm, march, norm, planes
 from unet3d.network.triton_ops.layout import new_volume
+
 
 @operator(
     "conv_first(Tensor x, Tensor w, Tensor weight, Tensor bias, float eps) -> (Tensor, Tensor, Tensor)",
     lambda x, w, weight, bias, eps: fake_conv(x, w.shape[2], w),
+    lambda shapes: neighbours(shapes[0][1], shapes[1][2], shapes[0]),
 )
 def conv_first(x, w, weight, bias, eps):
     """See `conv.conv_first`: the raw output, its scale and shift."""
@@ -21,6 +27,7 @@ def conv_first(x, w, weight, bias, eps):
 @operator(
     "conv_march(Tensor x, Tensor w, Tensor weight, Tensor bias, float eps) -> (Tensor, Tensor, Tensor)",
     lambda x, w, weight, bias, eps: fake_conv(x, w.shape[1] // 4, x),
+    lambda shapes: neighbours(shapes[0][1], shapes[1][1] // 4, shapes[0]),
 )
 def conv_march(x, w, weight, bias, eps):
     """See `march.conv_march`: the raw output, its scale and shift."""
@@ -31,6 +38,7 @@ def conv_march(x, w, weight, bias, eps):
 @operator(
     "conv_planes(Tensor x, Tensor w, Tensor weight, Tensor bias, float eps, int chunk) -> (Tensor, Tensor, Tensor)",
     lambda x, w, weight, bias, eps, chunk: fake_conv(x, w.shape[0] // 3, x),
+    lambda shapes: neighbours(shapes[0][1], shapes[1][0] // 3, shapes[0]),
 )
 def conv_planes(x, w, weight, bias, eps, chunk):
     """See `planes.conv_planes`: the raw output, its scale and shift."""
@@ -64,6 +72,7 @@ def _fake_upsample(x, scale, shift, slope, w, skip, skip_scale, skip_shift):
     "conv_upsample(Tensor x, Tensor scale, Tensor shift, float slope, Tensor w, Tensor skip, Tensor skip_scale, "
     "Tensor skip_shift) -> Tensor",
     _fake_upsample,
+    lambda shapes: each(prod(shapes[4]), shapes[0]),
 )
 def conv_upsample(x, scale, shift, slope, w, skip, skip_scale, skip_shift):
     """The transposed convolution of a raw x and beside it, in channels, the raw skip connection, normalised."""
@@ -77,6 +86,7 @@ def conv_upsample(x, scale, shift, slope, w, skip, skip_scale, skip_shift):
 @operator(
     "conv_head(Tensor x, Tensor scale, Tensor shift, float slope, Tensor w, Tensor? bias) -> Tensor",
     lambda x, scale, shift, slope, w, bias: new_volume(x.shape[0], w.shape[1], x.shape[2:], w),
+    lambda shapes: each(prod(shapes[4]), shapes[0]),
 )
 def conv_head(x, scale, shift, slope, w, bias):
     """See `gemm.head`: logits from the raw output of the last block."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from unet3d.errors import shown
+from unet3d.results.reached import Reached
 from unet3d.results.report.theme import ACCENT, INK, MUTED, PANEL, REGION_COLOURS, SECOND, SMALL, SOFT, canvas, number
 from unet3d.results.schema import Accuracy, Layer, Samples, Statistics, dice_of
 from unet3d.workload import REGIONS
@@ -202,20 +203,22 @@ def _layer_name(row: Layer) -> str:
 
 
 def _reached(row: Layer) -> str:
-    reached = ((row.get("share_of_matmul"), "arithmetic"), (row.get("share_of_copy"), "copying"))
+    products = "the hardware's products" if "executed_flop" in row else "arithmetic"
+    reached = ((row.get("share_of_matmul"), products), (row.get("share_of_copy"), "copying"))
     shares = [f", {share:.0%} of {what}" for share, what in reached if share]
     return max(shares, key=lambda text: float(text[2:].partition("%")[0])) if shares else ""
 
 
-def ceilings(reached: float, ceiling: float, what: str) -> str:
+def ceilings(run: Reached) -> str:
     """TFLOP/s of the run on the measured ceiling."""
-    what = shown(what, 60)
-    label = f"{number(reached)} of {number(ceiling)} TFLOP/s, {reached / ceiling:.0%} of the measured ceiling"
+    counted = "nominal" if run.executed is None else "executed"
+    label = f"{number(run.tflops)} {counted} of {number(run.ceiling)} TFLOP/s, {run.share:.0%} of the measured {run.name}"
     with canvas("ceilings", label, 1.45) as drawn:
         axes = drawn.axes
-        axes.barh(0, ceiling, color=SOFT, height=0.5, label=f"ceiling {number(ceiling)} ({what})")
-        axes.barh(0, reached, color=ACCENT, height=0.5, label=f"this run {number(reached)} ({reached / ceiling:.0%})")
-        axes.set(xlabel="TFLOP/s", yticks=[], xlim=(0, 1.02 * max(ceiling, reached)))
+        ceiling = f"{run.name} {number(run.ceiling)} ({shown(run.how, 60)})"
+        axes.barh(0, run.ceiling, color=SOFT, height=0.5, label=ceiling)
+        axes.barh(0, run.tflops, color=ACCENT, height=0.5, label=f"this run {number(run.tflops)} ({run.share:.0%})")
+        axes.set(xlabel=f"TFLOP/s, {counted}", yticks=[], xlim=(0, 1.02 * max(run.ceiling, run.tflops)))
         axes.spines["left"].set_visible(False)
         drawn.figure.legend(loc="outside upper left", handlelength=1)
     return drawn.svg

@@ -6,6 +6,7 @@ import base64
 from pathlib import Path
 from typing import TypedDict
 
+from unet3d.results import reached
 from unet3d.results.console import fraction
 from unet3d.results.report import charts, slices, tables
 from unet3d.results.report.tables import Row3, Rows
@@ -65,6 +66,7 @@ class Context(TypedDict):
     ranks: tuple[list[str], list[list[str]]]
     together: str
     figures: dict[str, str]
+    ceiling: list[str]
     latency: Rows
     outlines: dict[str, str]
     cases: list[tuple[str, list[str]]]
@@ -90,6 +92,7 @@ def context(doc: Results, folder: Path) -> Context:
         "ranks": tables.ranks(doc),
         "together": tables.together(doc),
         "figures": _figures(doc),
+        "ceiling": reached.notes(doc),
         "latency": tables.latency(stats) if stats else [],
         "outlines": OUTLINES,
         "cases": _cases(accuracy) if accuracy else [],
@@ -107,8 +110,8 @@ def _figures(doc: Results) -> dict[str, str]:
             "series": charts.latency_series(doc["samples"], doc["warm_up"].get("latency_ms") or [], stats),
             "parts": charts.call_parts(doc["samples"]),
         }
-        if ceiling := _ceiling(doc):
-            figures["ceilings"] = charts.ceilings(stats["tflops"], *ceiling)
+        if ceiling := reached.of(doc):
+            figures["ceilings"] = charts.ceilings(ceiling)
     if layers := [layer for layer in doc.get("profile") or [] if layer["ms"]]:
         figures["layers"] = charts.layers(layers)
     telemetry = doc.get("telemetry")
@@ -119,14 +122,6 @@ def _figures(doc: Results) -> dict[str, str]:
     if doc["accuracy"]:
         figures["dice"] = charts.dice(doc["accuracy"])
     return figures
-
-
-def _ceiling(doc: Results) -> tuple[float, str] | None:
-    """TFLOP/s that the machine reached at best in this precision, and how."""
-    measured = doc.get("ceilings")
-    if not measured or not measured["matmul_tflops"]:
-        return None
-    return measured["matmul_tflops"], f"{measured['matmul_how']}, {measured['precision']}"
 
 
 def _title(doc: Results) -> str:
@@ -165,7 +160,7 @@ def _tiles(doc: Results) -> list[tuple[str, str, str]]:
             ("throughput", number(stats["throughput"]), "volumes/s"),
             ("latency, mean", number(stats["mean"]), "ms"),
             ("latency, p90", number(stats["p90"]), "ms"),
-            ("compute rate", number(stats["tflops"]), "TFLOP/s"),
+            ("compute rate", number(stats["tflops"]), "nominal TFLOP/s"),
         ]
     if accuracy and accuracy["total"] is not None:
         tiles.append(("Dice, mean of regions", f"{accuracy['total']:.4f}", f"{len(accuracy['cases'])} cases"))
