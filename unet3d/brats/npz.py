@@ -7,7 +7,7 @@ import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
-from typing import BinaryIO
+from io import BufferedReader
 
 import numpy as np
 
@@ -64,10 +64,10 @@ def place(archive: zipfile.ZipFile, name: str) -> Place | None:
     return Place(info.header_offset + LOCAL_HEADER + sum(lengths) + within, shape, dtype)
 
 
-def read_place(file: BinaryIO, where: Place) -> np.ndarray:
+def read_place(file: BufferedReader, where: Place) -> np.ndarray:
     """The array at a place of an open file. Raises EOFError where the file is shorter."""
     array: np.ndarray = np.empty(where.shape, where.dtype)
     file.seek(where.offset)
-    if file.readinto(array.reshape(-1).view(np.uint8)) != array.nbytes:
+    if file.readinto(array.data.cast("B")) != array.nbytes:
         raise EOFError
     return array

@@ -11,8 +11,8 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -83,7 +83,7 @@ class Store:
             raise UserError(f"{shown(file)} is damaged; remove it and run ./preprocess.sh") from None
         return self._padded(volume, file)
 
-    def _load_checked(self, name: str, opened: BinaryIO, status: tuple[int, ...]) -> Volume:
+    def _load_checked(self, name: str, opened: BufferedReader, status: tuple[int, ...]) -> Volume:
         with zipfile.ZipFile(opened) as content:
             properties = plain_properties(_about(content)["properties"])
             array = npz.read(content, "array", len(MODALITIES) * int(np.prod(self.padded_shape)) * 4)
@@ -177,7 +177,7 @@ class Store:
             raise UserError(f"{shown(file)}: {error}") from None
 
 
-def _status(opened: BinaryIO) -> tuple[int, ...]:
+def _status(opened: BufferedReader) -> tuple[int, ...]:
     """What changes when a file is written or replaced."""
     status = os.fstat(opened.fileno())
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
