@@ -37,10 +37,12 @@ needs_loadgen = pytest.mark.skipif(importlib.util.find_spec("mlperf_loadgen") is
 class Thresholds:
     """Stands for an engine: classes by the flair channel's brightness, after a pause where one is asked for."""
 
+    depth = 1
+
     def __init__(self, pause=0.0, fail_at=None):
         self.pause, self.fail_at, self.batches = pause, fail_at, []
 
-    def stage(self, volumes):
+    def stage(self, volumes, slot=None):
         return volumes
 
     def infer(self, staged):
@@ -56,6 +58,20 @@ class Thresholds:
 
     def labels(self, output):
         return self.logits(output).argmax(axis=1).astype(np.uint8)
+
+
+class Overlapping(Thresholds):
+    """The same with three calls under way; a call is made when it is waited for."""
+
+    depth = 3
+
+    def start(self, staged, slot):
+        self.calls = {**getattr(self, "calls", {}), slot: staged}
+
+    def finish(self, slot):
+        output = self.infer(self.calls[slot])
+        done = SimpleNamespace(labels=self.labels(output), latency=0.002, post=0.001, seconds_since=lambda earlier: 0.0025)
+        return done
 
 
 def settings_of(folder, **variables):
@@ -207,6 +223,29 @@ def test_offline_sends_every_volume_in_batches(tmp_path, out, cases, streams):
     assert {sample.stream for sample in samples} <= set(range(int(streams)))
     assert measured.section["performance"]["samples_per_second"] > 0
     assert ("loadgen_samples_per_second", "img/s") in {(key, unit) for key, _, unit in measured.told.figures}
+
+
+@needs_loadgen
+@pytest.mark.parametrize("batch", ["1", "3"])
+def test_offline_overlaps_the_calls_of_an_engine_that_can(tmp_path, out, cases, batch):
+    settings = settings_of(tmp_path, scenario="Offline", num_iterations="8", batch_size=batch)
+    engine = Overlapping()
+    samples, measured = measure(settings, engine, out, CaseVolumes(cases.store, cases.names, int(batch)), cases)
+    assert engine.batches == [int(batch)] * 8
+    assert len(samples) == 8 and sum(sample.volumes for sample in samples) == 8 * int(batch)
+    assert {sample.latency for sample in samples} == {0.002}
+    assert all(sample.stage + sample.latency + sample.post - sample.hidden == pytest.approx(0.0025) for sample in samples[1:])
+    assert measured.section["performance"]["samples_per_second"] > 0 and len({sample.cases for sample in samples}) > 1
+
+
+@needs_loadgen
+def test_what_an_overlapped_call_raises_comes_out_and_ends_the_run(tmp_path, out):
+    settings = settings_of(tmp_path, scenario="Offline", num_iterations="9")
+    engine, samples = Overlapping(fail_at=5), []
+    given = Input(RandomVolumes(1, SHAPE, 0), VolumesFacts(kind="random"), None)
+    with pytest.raises(MemoryError, match="the engine failed"):
+        performance.measure(asked_of(settings), settings, engine, given, 0.005, samples.append, out)
+    assert len(samples) == 4
 
 
 @needs_loadgen

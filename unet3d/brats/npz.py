@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import struct
 import zipfile
 import zlib
+from dataclasses import dataclass
+from io import BufferedReader
 
 import numpy as np
 
@@ -14,6 +17,17 @@ BROKEN = (
     OverflowError, SyntaxError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 MOST_AXES = 4
+# Of a zip file's local header: its length, and where in it are the lengths of the name and of what follows it.
+LOCAL_HEADER, LENGTHS_AT = 30, 26
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the numbers of an array lie in a file one after the other, from `offset` bytes on."""
+
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
 
 
 def read(archive: zipfile.ZipFile, name: str, limit: int) -> np.ndarray:
@@ -33,4 +47,27 @@ def read(archive: zipfile.ZipFile, name: str, limit: int) -> np.ndarray:
         # The end is read too: zipfile looks at the checksum there.
         if member.read(1):
             raise ValueError(f"{name} holds more than it says")
+    return array
+
+
+def place(archive: zipfile.ZipFile, name: str) -> Place | None:
+    """Where an array that `read` has read lies in the archive's file; None where it is compressed or in another order."""
+    info = archive.getinfo(f"{name}.npy")
+    with archive.open(info) as member:
+        np.lib.format.read_magic(member)
+        shape, in_columns, dtype = np.lib.format.read_array_header_1_0(member)
+        within = member.tell()
+    if info.compress_type != zipfile.ZIP_STORED or in_columns or archive.fp is None:
+        return None
+    archive.fp.seek(info.header_offset + LENGTHS_AT)
+    lengths = struct.unpack("<HH", archive.fp.read(4))
+    return Place(info.header_offset + LOCAL_HEADER + sum(lengths) + within, shape, dtype)
+
+
+def read_place(file: BufferedReader, where: Place) -> np.ndarray:
+    """The array at a place of an open file. Raises EOFError where the file is shorter."""
+    array: np.ndarray = np.empty(where.shape, where.dtype)
+    file.seek(where.offset)
+    if file.readinto(array.data.cast("B")) != array.nbytes:
+        raise EOFError
     return array

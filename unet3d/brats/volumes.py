@@ -49,7 +49,8 @@ class CaseVolumes:
 
     def batch(self, index: int) -> np.ndarray:
         """Float32 [N, 4, z, y, x]: cases index*N to index*N + N - 1, counted round the list."""
-        return np.stack([self._store.load(name).array for name in self.cases(index)])
+        volumes = [self._store.load(name).array for name in self.cases(index)]
+        return volumes[0][None] if len(volumes) == 1 else np.stack(volumes)
 
     def cases(self, index: int) -> tuple[str, ...]:
         """Names of the batch's cases."""

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 
 from unet3d.devices import known_issues
-from unet3d.devices.base import DeviceStream, Graph, PowerSource, Properties, Result
+from unet3d.devices.base import DeviceEvent, DeviceStream, Graph, PowerSource, Properties, Result
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +35,7 @@ class Runtime(Protocol):
     def set_device(self, index: int) -> None: ...
     def synchronize(self, index: int) -> None: ...
     def Stream(self) -> DeviceStream: ...
+    def Event(self, *, enable_timing: bool) -> DeviceEvent: ...
     def stream(self, stream: DeviceStream) -> AbstractContextManager[object]: ...
     def graph(self, graph: Graph, **options: str) -> AbstractContextManager[object]: ...
     def max_memory_reserved(self, index: int) -> int: ...
@@ -166,6 +167,21 @@ class AcceleratorDevice(ABC):
 
     def on_stream(self, stream: DeviceStream) -> AbstractContextManager[object]:
         return self.runtime().stream(stream)
+
+    @functools.cached_property
+    def times_events(self) -> bool:
+        """Tried once: not every release of PyTorch times events on every kind of device."""
+        try:
+            first, second = self.new_event(), self.new_event()
+            first.record()
+            second.record()
+            second.synchronize()
+            return first.elapsed_time(second) >= 0
+        except (AttributeError, NotImplementedError, RuntimeError, TypeError):
+            return False
+
+    def new_event(self) -> DeviceEvent:
+        return self.runtime().Event(enable_timing=True)
 
     def capture(self, call: Callable[[], Result]) -> tuple[Graph, Result]:
         make = self.graph_class()

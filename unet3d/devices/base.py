@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +63,26 @@ class DeviceStream(Protocol):
     """A queue of work on a device, beside its others."""
 
     def synchronize(self) -> None: ...
+
+
+class DeviceEvent(Protocol):
+    """A moment in a queue of work, by the device's clock."""
+
+    def record(self) -> None:
+        """Be the moment at which what the calling thread's current queue holds by now is finished."""
+        ...
+
+    def wait(self) -> None:
+        """What is put into the calling thread's current queue from now on begins after the moment."""
+        ...
+
+    def synchronize(self) -> None:
+        """Return when the moment is over."""
+        ...
+
+    def elapsed_time(self, later: Self) -> float:
+        """Milliseconds from this moment to a later one, both over."""
+        ...
 
 
 @runtime_checkable
@@ -165,6 +185,15 @@ class Device(Protocol):
 
     def on_stream(self, stream: DeviceStream) -> AbstractContextManager[object]:
         """Work that the calling thread starts inside goes to this queue."""
+        ...
+
+    @property
+    def times_events(self) -> bool:
+        """Whether there are events, with times between them."""
+        ...
+
+    def new_event(self) -> DeviceEvent:
+        """An event that can be timed. Only where `times_events`."""
         ...
 
     def capture(self, call: Callable[[], Result]) -> tuple[Graph, Result]:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, ClassVar
 
 from unet3d.devices import host, known_issues
-from unet3d.devices.base import DeviceStream, Graph, PowerSource, Properties, Result
+from unet3d.devices.base import DeviceEvent, DeviceStream, Graph, PowerSource, Properties, Result
 
 if TYPE_CHECKING:
     import torch
@@ -100,6 +100,13 @@ class CpuDevice:
 
     def on_stream(self, stream: DeviceStream) -> AbstractContextManager[object]:
         raise NotImplementedError("a CPU has no streams")
+
+    @property
+    def times_events(self) -> bool:
+        return False
+
+    def new_event(self) -> DeviceEvent:
+        raise NotImplementedError("a CPU has no events")
 
     def capture(self, call: Callable[[], Result]) -> tuple[Graph, Result]:
         raise NotImplementedError("a CPU has no graphs")

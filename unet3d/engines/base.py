@@ -8,8 +8,14 @@ The runner calls them in this order::
     engine.compare(volume)                 # float32 logits of a small volume, for the comparison with fp32
     engine.compile(staged)                 # all work that belongs to the real shape, with a first inference
     output = engine.infer(staged)          # the timed region: input transfer, network, synchronisation
-    labels = engine.labels(output)         # argmax on the host, outside the timed region
+    labels = engine.labels(output)         # most likely class of each voxel, outside the timed region
     engine.effective()                     # what really ran, read back from the running software
+
+Where a device works beside the host, `depth` calls may be under way, each in a slot from 0 to depth - 1::
+
+    staged = engine.stage(volumes, slot)   # into the slot's memory, in any thread
+    engine.start(staged, slot)             # returns at once; calls run in the order of their starts
+    finished = engine.finish(slot)         # waits for the labels; the slot is free when they were used
 """
 
 from __future__ import annotations
@@ -18,7 +24,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
 
 from unet3d import caches
 from unet3d.workload import input_shape
@@ -128,6 +134,22 @@ class Effective:
     details: Mapping[str, object] = field(default_factory=dict)
 
 
+class Finished(ABC):
+    """A call that was started with `start` and has come to its end; its times are the device's own.
+
+    labels: uint8 [N, z, y, x] in nnU-Net's labels, in the slot's memory. latency: seconds of the input transfer and of the
+    network, without waiting for other calls. post: seconds from complete logits to labels on the host.
+    """
+
+    labels: NDArray[np.uint8]
+    latency: float
+    post: float
+
+    @abstractmethod
+    def seconds_since(self, earlier: Self) -> float:
+        """Seconds between the ends of two calls, by the device's clock."""
+
+
 class Engine(ABC, Generic[Staged, Output]):
     """One way of running the network; a package an engine, heavy imports inside `load`."""
 
@@ -186,9 +208,17 @@ class Engine(ABC, Generic[Staged, Output]):
     def load(self, reference: torch.nn.Module) -> None:
         """Build the network to run from nnU-Net's own fp32 module on the CPU."""
 
+    @property
+    def depth(self) -> int:
+        """How many calls `start` takes before the first must be finished; 1 where calls are made by `infer` alone."""
+        return 1
+
     @abstractmethod
-    def stage(self, volumes: NDArray[np.float32]) -> Staged:
-        """Host work before the timed region: float32 [N, 4, z, y, x] made ready for `infer`."""
+    def stage(self, volumes: NDArray[np.float32], slot: int | None = None) -> Staged:
+        """Host work before the timed region: float32 [N, 4, z, y, x] made ready for `infer` or `start`.
+
+        slot: whose memory is used again, so that what was staged there before is lost; None: memory of its own.
+        """
 
     @abstractmethod
     def compile(self, staged: Staged) -> None:
@@ -201,14 +231,34 @@ class Engine(ABC, Generic[Staged, Output]):
         May be called from as many threads at a time as the request has streams.
         """
 
+    def start(self, staged: Staged, slot: int) -> None:
+        """Begin a call and its labels without waiting, behind those that were started before; by one thread.
+
+        Only with a `depth` of more than 1, and for a slot whose call was finished. An error of the device may be raised
+        by `finish`.
+        """
+        raise NotImplementedError(f"{self.name} finishes each call before the next")
+
+    def finish(self, slot: int) -> Finished:
+        """Wait for the slot's call; in the order of the starts, in any one thread."""
+        raise NotImplementedError(f"{self.name} finishes each call before the next")
+
     @abstractmethod
     def logits(self, output: Output) -> NDArray[np.float32]:
         """Float32 logits [N, 4, z, y, x] on the host."""
 
     def labels(self, output: Output) -> NDArray[np.uint8]:
         """Most likely class of each voxel: uint8 [N, z, y, x] on the host, in nnU-Net's labels."""
-        labels: NDArray[np.uint8] = self.logits(output).argmax(axis=1).astype("uint8")
-        return labels
+        import torch
+
+        from unet3d.engines import labels
+
+        # The calling thread is idle until the next call: its share of the cores is free for this.
+        threads = max(1, self.request.threads // self.request.streams)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        most_likely: NDArray[np.uint8] = labels.most_likely(torch.from_numpy(self.logits(output))).numpy()
+        return most_likely
 
     def compare(self, volumes: NDArray[np.float32]) -> NDArray[np.float32]:
         """Float32 logits of volumes of another shape than the request's, by the same code path."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,12 @@ from unet3d.config.values import Settings
 from unet3d.engines.base import Engine
 from unet3d.errors import UserError, shown
 from unet3d.files import prepare_folder
-from unet3d.measure.loop import timed_call
+from unet3d.measure import pipeline
 from unet3d.planning.group import Group
 from unet3d.results.console import Console, fraction
 from unet3d.results.facts import Dice, RunWarning, Scores, VolumesFacts
 from unet3d.results.report import slices
+from unet3d.results.timing import Sample
 from unet3d.workload import REGIONS
 
 
@@ -125,16 +125,27 @@ def predict(engine: Engine, cases: Cases, settings: Settings, group: Group) -> P
     """
     mine, batch, folder = list(cases.names)[group.rank :: group.size], settings.batch_size, segmentation_folder(settings)
     predictions = Predictions()
+    batches = [mine[first : first + batch] for first in range(0, len(mine), batch)]
+    properties: dict[str, dict[str, Any]] = {}
+
+    def read(index: int) -> np.ndarray:
+        volumes = [cases.store.load(name) for name in batches[index]]
+        properties.update({name: volume.properties for name, volume in zip(batches[index], volumes, strict=True)})
+        return fill_batch([volume.array for volume in volumes], batch)
+
+    def hand_on(index: int, sample: Sample, labels: np.ndarray) -> None:
+        for name, predicted in zip(batches[index], labels, strict=False):
+            predictions.add(cases.by_name[name], properties.pop(name), predicted, folder)
+            phase.advance()
+        predicting(index + 1)
+
+    def predicting(index: int) -> None:
+        if index < len(batches):
+            group.working(f"predicting {batches[index][0]}")
+
     with progress.phase("predicting", len(mine), "cases") as phase:
-        for first in range(0, len(mine), batch):
-            names = mine[first : first + batch]
-            group.working(f"predicting {names[0]}")
-            volumes = [cases.store.load(name) for name in names]
-            arrays = fill_batch([volume.array for volume in volumes], batch)
-            _, labels = timed_call(engine, partial(engine.stage, arrays), engine.labels)
-            for name, volume, predicted in zip(names, volumes, labels, strict=False):
-                predictions.add(cases.by_name[name], volume.properties, predicted, folder)
-                phase.advance()
+        predicting(0)
+        pipeline.run(engine, len(batches), read, hand_on, beside=True)
     everything = Predictions()
     for part in group.gather(predictions):
         everything.scores.update(part.scores)
@@ -144,6 +155,8 @@ def predict(engine: Engine, cases: Cases, settings: Settings, group: Group) -> P
 
 def fill_batch(volumes: Sequence[np.ndarray], batch: int) -> np.ndarray:
     """[N, 4, z, y, x] of up to N volumes; a last batch is filled up, so that the engine meets the shape it is compiled for."""
+    if batch == 1:
+        return volumes[0][None]
     return np.stack([*volumes, *[volumes[-1]] * (batch - len(volumes))])
 
 

@@ -1,7 +1,8 @@
 """Takes in each finished call: into the record, to the group, and now and then to console and files.
 
-All of it happens between two timed calls of the thread that made the call: no other thread prints or draws while a call
-is timed, and the bar is drawn four times a second at most.
+Where the host computes, all of it happens between two timed calls of the thread that made the call: no other thread prints or
+draws while a call is timed. Where a device works beside the host, it happens meanwhile. The bar is drawn four times a second
+at most.
 """
 
 from __future__ import annotations

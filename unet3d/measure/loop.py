@@ -1,4 +1,4 @@
-"""One timed call, for every mode of measuring, and the loop that makes them."""
+"""The loop that makes the timed calls, in one stream or in several."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TypeVar
+
+import numpy as np
 
 from unet3d.brats.volumes import Volumes
 from unet3d.engines.base import Engine
+from unet3d.measure import pipeline
+from unet3d.measure.pipeline import timed_call
 from unet3d.planning.group import Group
 from unet3d.planning.plan import Plan
 from unet3d.results.timing import Sample
@@ -24,23 +28,6 @@ def timed(call: Callable[..., Answer], *arguments: object) -> tuple[Answer, floa
     return result, perf_counter() - start
 
 
-def timed_call(
-    engine: Engine, stage: Callable[[], Any], answer: Callable[[Any], Answer], window: float = 0.0
-) -> tuple[Sample, Answer]:
-    """One inference with the host's work around it: the only place where the benchmark's clock is read for a sample.
-
-    stage: makes the volumes ready for `infer`. answer: what is done with the output, outside of the latency.
-    window: when the measured window began, by `perf_counter`. The sample's volumes, stream and cases are the caller's.
-    """
-    begin = perf_counter()
-    staged = stage()
-    start = perf_counter()
-    output = engine.infer(staged)
-    end = perf_counter()
-    result = answer(output)
-    return Sample(start=start - window, latency=end - start, stage=start - begin, post=perf_counter() - end), result
-
-
 def measure(plan: Plan, engine: Engine, volumes: Volumes, group: Group, keep: Callable[[Sample], None]) -> float:
     """The measured window: every rank starts together, `num_iterations` calls each.
 
@@ -52,14 +39,23 @@ def measure(plan: Plan, engine: Engine, volumes: Volumes, group: Group, keep: Ca
     group.barrier()
     window = perf_counter()
 
-    def call(index: int) -> None:
-        number = numbers.mine()
-        sample, _ = timed_call(engine, lambda: engine.stage(volumes.batch(index)), engine.labels, window)
+    def done(index: int, sample: Sample, stream: int) -> None:
         sample.volumes, sample.cases = settings.batch_size, volumes.cases(index)
-        sample.stream, sample.rank = number, group.rank
+        sample.stream, sample.rank = stream, group.rank
         keep(sample)
 
-    spread(call, settings.num_iterations, settings.streams)
+    def hand_on(index: int, sample: Sample, labels: np.ndarray) -> None:
+        done(index, sample, 0)
+
+    def call(index: int) -> None:
+        number = numbers.mine()
+        sample, _ = timed_call(engine, lambda: engine.stage(volumes.batch(index), number), engine.labels, window)
+        done(index, sample, number)
+
+    if settings.streams == 1:
+        pipeline.run(engine, settings.num_iterations, volumes.batch, hand_on, window=window)
+    else:
+        spread(call, settings.num_iterations, settings.streams)
     return window
 
 

@@ -115,6 +115,7 @@ def _samples(samples: Sequence[Sample]) -> Document:
         "latency_ms": [1e3 * sample.latency for sample in samples],
         "stage_ms": [1e3 * sample.stage for sample in samples],
         "post_ms": [1e3 * sample.post for sample in samples],
+        **({"hidden_ms": [1e3 * sample.hidden for sample in samples]} if any(sample.hidden for sample in samples) else {}),
         "volumes": [sample.volumes for sample in samples],
         "stream": [sample.stream for sample in samples],
         "rank": [sample.rank for sample in samples],

@@ -30,6 +30,7 @@ LARGEST_FILE = 2**29
 # By which a figure may differ from what the samples give: they are milliseconds of what was summed up in seconds.
 AGREEMENT = 1e-6
 COLUMNS = ("start_s", "latency_ms", "stage_ms", "post_ms", "volumes", "stream", "rank", "cases")
+HIDDEN = "hidden_ms"  # only of runs whose calls overlap
 _WHAT = "results.json of a run"
 
 
@@ -92,7 +93,7 @@ def contradiction(doc: Results) -> str | None:
     different length, cases without a mean."""
     samples, stats = cast(Mapping[str, Sequence[Any]], doc["samples"]), doc["statistics"]
     calls = len(samples["latency_ms"])
-    if uneven := [name for name in COLUMNS if len(samples[name]) != calls]:
+    if uneven := [name for name in (*COLUMNS, HIDDEN) if name in samples and len(samples[name]) != calls]:
         return f"samples has {calls} latency_ms and {len(samples[uneven[0]])} {uneven[0]}"
     if (stats is None) != (calls == 0):
         return f"there are {calls} samples and {'no' if stats is None else ''} statistics".replace("  ", " ")
@@ -212,12 +213,13 @@ def figures_of_samples(doc: Results) -> dict[str, float]:
     """What `statistics` has to be by the samples of a document that has some."""
     columns = doc["samples"]
     samples = [
-        Sample(start, latency / 1e3, stage / 1e3, post / 1e3, volumes, stream, rank)
-        for start, latency, stage, post, volumes, stream, rank in zip(
+        Sample(start, latency / 1e3, stage / 1e3, post / 1e3, volumes, stream, rank, hidden=hidden / 1e3)
+        for start, latency, stage, post, hidden, volumes, stream, rank in zip(
             columns["start_s"],
             columns["latency_ms"],
             columns["stage_ms"],
             columns["post_ms"],
+            columns.get("hidden_ms", [0.0] * len(columns["post_ms"])),
             columns["volumes"],
             columns["stream"],
             columns["rank"],

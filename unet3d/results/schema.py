@@ -172,6 +172,7 @@ class Samples(TypedDict):
     latency_ms: list[Latency]
     stage_ms: list[Milliseconds]
     post_ms: list[Milliseconds]
+    hidden_ms: NotRequired[list[Milliseconds]]
     volumes: list[AtLeastOne]
     stream: list[Count]
     rank: list[Count]

@@ -4,7 +4,8 @@ Latency is the time of one inference call, from handing over the staged volumes 
 network, synchronisation), whatever the batch size: what MLPerf's SingleStream scenario times, whose reported figure is
 the 90th percentile. Throughput is volumes per second of inference: with one call in flight the volumes over the sum
 of latencies, with several the volumes over the steady window, in which all of them are in flight
-(`unet3d.results.window`).
+(`unet3d.results.window`). With overhead it is volumes over the time on the clock, so that what runs beside another call's
+network is not counted twice.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ class Sample:
     start: float
     latency: float
     stage: float = 0.0  # host work before: loading, conversion, pinning
-    post: float = 0.0  # host work after: argmax and transfer of the labels
+    post: float = 0.0  # work after: argmax and transfer of the labels
     volumes: int = 1
     stream: int = 0
     rank: int = 0
     cases: tuple[str, ...] = ()
+    hidden: float = 0.0  # of stage, latency and post together, what ran while the network worked on other calls' volumes
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,14 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def calls_by_rank(samples: Sequence[Sample], overhead: bool) -> list[Calls]:
-    """The calls of each rank; overhead: from staging to the labels on the host, not the inference alone."""
+    """The calls of each rank; overhead: from staging to the labels on the host, without what other calls hide, not the
+    inference alone."""
     ranks: dict[int, list[Sample]] = {}
     for sample in samples:
         ranks.setdefault(sample.rank, []).append(sample)
     return [
         Calls(
-            np.array([sample.start - (sample.stage if overhead else 0.0) for sample in own]),
+            np.array([sample.start - (sample.stage - sample.hidden if overhead else 0.0) for sample in own]),
             np.array([sample.start + sample.latency + (sample.post if overhead else 0.0) for sample in own]),
             np.array([sample.volumes for sample in own]),
             np.array([sample.stream for sample in own]),

@@ -23,7 +23,8 @@ import numpy as np
 class Calls:
     """The calls of one rank [n]: when each begins and ends, in seconds, its volumes and its stream.
 
-    From its start to complete logits, or, with overhead, from staging to the labels on the host.
+    From its start to complete logits, or, with overhead, from staging to the labels on the host: of that the part which no
+    other call of its stream hides.
     """
 
     begin: np.ndarray
@@ -74,14 +75,15 @@ def rates(inference: Sequence[Calls], with_host: Sequence[Calls], streams: int) 
     """Throughput and throughput with overhead, in volumes per second, of the same calls by rank.
 
     With overhead and one call in flight in each of several ranks it is over the time on the clock, from the first rank's
-    start to the last one's end.
+    start to the last one's end. With one call in flight it is the larger one where transfers are hidden behind the network.
     """
     inferring = _rate(inference, streams, overhead=False)
     if streams == 1 and len(with_host) > 1:
         clock = max(calls.end.max() for calls in with_host) - min(calls.begin.min() for calls in with_host)
         return inferring, float(sum(calls.volumes.sum() for calls in with_host) / clock)
-    # The two windows differ by less than a call; the host's work can only add time.
-    return inferring, min(_rate(with_host, streams, overhead=True), inferring)
+    overall = _rate(with_host, streams, overhead=True)
+    # The two windows of streams differ by less than a call; the host's work can only add time.
+    return inferring, overall if streams == 1 else min(overall, inferring)
 
 
 def _rate(ranks: Sequence[Calls], streams: int, overhead: bool) -> float:

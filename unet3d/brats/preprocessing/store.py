@@ -4,11 +4,14 @@ A .npz of this store holds the cropped volume and a JSON text: preprocessing ver
 cheap and done on loading. No pickle is written, and those of MLPerf are read through an allow-list.
 """
 
+import copy
 import json
 import os
 import tempfile
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +29,25 @@ MLPERF_LIST = "preprocessed_files.pkl"
 LIST_BYTES, ABOUT_BYTES = 2**24, 2**20
 
 
+@dataclass(frozen=True)
+class Checked:
+    """A case's file that was read whole and found good: its status, and where its numbers lie."""
+
+    status: tuple[int, ...]
+    properties: dict
+    place: npz.Place
+
+
 class Store:
-    """Preprocessed cases in a folder. `padded_shape`: of the volumes that `load` gives."""
+    """Preprocessed cases in a folder. `padded_shape`: of the volumes that `load` gives.
+
+    Checksum and values of a file are looked at when it is first loaded, not again while its status stays the same.
+    """
 
     def __init__(self, folder: str | Path, padded_shape: Sequence[int] = PADDED_SHAPE):
         self.folder = Path(folder)
         self.padded_shape = tuple(padded_shape)
+        self._checked: dict[str, Checked] = {}
 
     @property
     def is_mlperf(self) -> bool:
@@ -57,15 +73,27 @@ class Store:
         if not os.path.lexists(file):
             raise UserError(f"{shown(name)} is not in {shown(self.folder)}; run ./preprocess.sh, or set PREPROCESSED_DIR")
         try:
-            with files.open_regular(file, "preprocessed case") as opened, zipfile.ZipFile(opened) as content:
-                properties = plain_properties(_about(content)["properties"])
-                array = npz.read(content, "array", len(MODALITIES) * int(np.prod(self.padded_shape)) * 4)
-            if array.dtype != np.float32 or array.shape != (len(MODALITIES), *properties["size_after_resampling"]):
-                raise ValueError(f"{array.shape} is no volume of its properties")
-            check_values(array)
+            with files.open_regular(file, "preprocessed case") as opened:
+                status, known = _status(opened), self._checked.get(name)
+                if known is not None and known.status == status:
+                    volume = Volume(npz.read_place(opened, known.place), copy.deepcopy(known.properties))
+                else:
+                    volume = self._load_checked(name, opened, status)
         except npz.BROKEN:
             raise UserError(f"{shown(file)} is damaged; remove it and run ./preprocess.sh") from None
-        return self._padded(Volume(array, properties), file)
+        return self._padded(volume, file)
+
+    def _load_checked(self, name: str, opened: BufferedReader, status: tuple[int, ...]) -> Volume:
+        with zipfile.ZipFile(opened) as content:
+            properties = plain_properties(_about(content)["properties"])
+            array = npz.read(content, "array", len(MODALITIES) * int(np.prod(self.padded_shape)) * 4)
+            place = npz.place(content, "array")
+        if array.dtype != np.float32 or array.shape != (len(MODALITIES), *properties["size_after_resampling"]):
+            raise ValueError(f"{array.shape} is no volume of its properties")
+        check_values(array)
+        if place is not None:
+            self._checked[name] = Checked(status, copy.deepcopy(properties), place)
+        return Volume(array, properties)
 
     def is_current(self, case: Case) -> bool:
         """Whether the case is there, made by this version from the files that the data set has now."""
@@ -147,6 +175,12 @@ class Store:
             return Volume(pad(volume.array, self.padded_shape), volume.properties)
         except ValueError as error:
             raise UserError(f"{shown(file)}: {error}") from None
+
+
+def _status(opened: BufferedReader) -> tuple[int, ...]:
+    """What changes when a file is written or replaced."""
+    status = os.fstat(opened.fileno())
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _is_name(name: str) -> bool:

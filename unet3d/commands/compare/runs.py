@@ -18,7 +18,7 @@ from unet3d.results.bootstrap import FEWEST
 from unet3d.results.schema import Results, Value
 
 METRICS = ("throughput", "throughput_with_overhead", "mean", "p50", "p90")
-SAMPLES = ("latency_ms", "start_s", "stage_ms", "post_ms", "rank", "stream", "volumes")
+SAMPLES = ("latency_ms", "start_s", "stage_ms", "post_ms", reader.HIDDEN, "rank", "stream", "volumes")
 # Settings that say where files are or how much is printed.
 UNIMPORTANT = ("output_dir", "status_prints", "verbose")
 

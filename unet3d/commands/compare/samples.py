@@ -8,18 +8,19 @@ from typing import cast
 import numpy as np
 
 from unet3d.results import window
+from unet3d.results.reader import HIDDEN
 from unet3d.results.schema import Results
 from unet3d.results.timing import percentiles
 from unet3d.results.window import Calls
 
 
 def compact(doc: Results, names: Sequence[str]) -> Results:
-    """The document with these lists of samples as arrays; without the others, and without series and profile.
+    """The document with these lists of samples, where it has them, as arrays; without other lists, series and profile.
 
     A list of a million numbers takes four times an array's memory.
     """
     lists = cast(Mapping[str, list[float]], doc["samples"])
-    changed: dict[str, object] = {**doc, "samples": {name: np.asarray(lists[name], float) for name in names}}
+    changed: dict[str, object] = {**doc, "samples": {name: np.asarray(lists[name], float) for name in names if name in lists}}
     changed.pop("profile", None)
     if telemetry := doc.get("telemetry"):
         changed["telemetry"] = {name: part for name, part in telemetry.items() if name != "series"}
@@ -41,7 +42,8 @@ def calls(doc: Results, overhead: bool) -> list[Calls]:
     every = arrays(doc)
     begin, end = every["start_s"], every["start_s"] + every["latency_ms"] / 1e3
     if overhead:
-        begin, end = begin - every["stage_ms"] / 1e3, end + every["post_ms"] / 1e3
+        begin = begin - (every["stage_ms"] - every.get(HIDDEN, 0.0)) / 1e3
+        end = end + every["post_ms"] / 1e3
     return [Calls(begin[own], end[own], every["volumes"][own], every["stream"][own]) for own in _own(every)]
 
 

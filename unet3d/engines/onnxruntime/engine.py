@@ -87,7 +87,7 @@ class OnnxRuntimeEngine(Engine["NDArray[np.float32]", "NDArray[np.float32]"]):
                 self._free.put(session)
         return self._free
 
-    def stage(self, volumes: NDArray[np.float32]) -> NDArray[np.float32]:
+    def stage(self, volumes: NDArray[np.float32], slot: int | None = None) -> NDArray[np.float32]:
         import numpy as np
 
         return np.ascontiguousarray(volumes, dtype=np.float32)

@@ -138,7 +138,7 @@ class OpenVINOEngine(Engine["openvino.Tensor", "openvino.Tensor"]):
                 self._compiled[shape] = compiled, requests
             return self._compiled[shape]
 
-    def stage(self, volumes: NDArray[np.float32]) -> openvino.Tensor:
+    def stage(self, volumes: NDArray[np.float32], slot: int | None = None) -> openvino.Tensor:
         import numpy as np
 
         return self._openvino.Tensor(np.ascontiguousarray(volumes, dtype=np.float32), shared_memory=True)

@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from unet3d.devices import host
+from unet3d.engines import labels as labels_of
 from unet3d.engines.base import (
     CHANNELS_LAST,
     CONTIGUOUS,
@@ -18,12 +19,14 @@ from unet3d.engines.base import (
     REFERENCE,
     Effective,
     Engine,
+    Finished,
     Profiled,
     Request,
 )
 from unet3d.engines.pytorch import form, jit, onednn, profiler
 from unet3d.engines.pytorch.lanes import Lane
 from unet3d.engines.pytorch.pinning import Pinning
+from unet3d.engines.pytorch.ring import DEPTH, Ring
 from unet3d.engines.pytorch.witness import Witness
 from unet3d.errors import MismatchError
 from unet3d.network import flops
@@ -172,6 +175,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         self._free: queue.SimpleQueue[Lane] = queue.SimpleQueue()
         for lane in self._lanes:
             self._free.put(lane)
+        self._ring = Ring(device)
         self.load_seconds["build"] = perf_counter() - start - sum(self._form.load_seconds.values())
 
     def _why_no_graph(self) -> str | None:
@@ -195,16 +199,34 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
             return self._torch.autocast(self.request.device.kind, dtype=self._dtype)
         return contextlib.nullcontext()
 
-    def stage(self, volumes: NDArray[np.float32]) -> torch.Tensor:
-        """Volumes in the network's data type and layout, in pinned memory where the device copies from it."""
-        torch = self._torch
-        staged = torch.from_numpy(volumes).to(dtype=self._dtype).contiguous(memory_format=torch.channels_last_3d)
-        device = self.request.device
-        if self.request.input_on_device:
-            staged = device.upload(staged)
-            device.synchronize()
+    @property
+    def depth(self) -> int:
+        """Streams are calls in flight already."""
+        return DEPTH if self._ring.overlaps and self.request.streams == 1 else 1
+
+    def stage(self, volumes: NDArray[np.float32], slot: int | None = None) -> torch.Tensor:
+        """Volumes in the network's data type and layout, in pinned memory where the device copies from it.
+
+        One pass over them changes both: less has to be sent to a device than of float32, and nothing is left to do there.
+        """
+        staged = self._ring.memory(tuple(volumes.shape), self._dtype, slot)
+        staged.copy_(self._torch.from_numpy(volumes))
+        if not self.request.input_on_device:
             return staged
-        return device.pin(staged)
+        if slot is not None and self._ring.overlaps:
+            return self._ring.upload(slot, staged)
+        staged = self.request.device.upload(staged)
+        self.request.device.synchronize()
+        return staged
+
+    def start(self, staged: torch.Tensor, slot: int) -> None:
+        captured = self._lanes[0].graphs.get(tuple(staged.shape))
+        with self._torch.inference_mode(), self._autocast():
+            run = captured.replay if captured else self._ensure_jit(staged)
+            self._ring.start(slot, staged, run, self.request.input_on_device)
+
+    def finish(self, slot: int) -> Finished:
+        return self._ring.finish(slot)
 
     def infer(self, staged: torch.Tensor) -> torch.Tensor:
         """See `Engine.infer`. With a graph and one stream the logits are those of the latest call only."""
@@ -248,8 +270,18 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         self._ensure_jit(staged)
         for lane in self._lanes:
             self._capture(lane, staged)
-            self._infer_on(lane, staged)
+            output = self._infer_on(lane, staged)
+        self.labels(output)
+        if self.depth > 1:
+            self._fill_ring(tuple(staged.shape))
         self.load_seconds["compile"] = perf_counter() - start
+
+    def _fill_ring(self, shape: tuple[int, ...]) -> None:
+        """Take the memory of every slot, which takes longer than a call: pages must be pinned."""
+        for slot in range(self.depth):
+            place = self._ring.memory(shape, self._dtype, slot).zero_()
+            self.start(self._ring.upload(slot, place) if self.request.input_on_device else place, slot)
+            self.finish(slot)
 
     def compare(self, volumes: NDArray[np.float32]) -> NDArray[np.float32]:
         staged = self.stage(volumes)
@@ -279,8 +311,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         return output.float().cpu().contiguous().numpy()
 
     def labels(self, output: torch.Tensor) -> NDArray[np.uint8]:
-        with self._torch.inference_mode():
-            return output.argmax(dim=1).to(self._torch.uint8).cpu().numpy()
+        return labels_of.most_likely(output).cpu().numpy()
 
     def operators(self, staged: torch.Tensor) -> Profiled:
         from unet3d.engines.pytorch import operators
@@ -326,6 +357,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         if not self.request.device.is_host:
             details["graph"] = self._graph_name() if self._no_graph is None else f"none: {self._no_graph}"
             details["input_on_device"] = self.request.input_on_device
+            details["calls_under_way"] = self.depth
         if len(shares := self._witness.shares()) > 1:
             details["precision_shares"] = {name: round(share, 3) for name, share in shares.items()}
         if self._form.convolutions:
@@ -352,3 +384,4 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
     def close(self) -> None:
         for lane in self._lanes:
             lane.graphs.clear()
+        self._ring.clear()

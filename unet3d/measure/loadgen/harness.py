@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from unet3d.engines.base import Engine
+from unet3d.measure import pipeline
 from unet3d.measure.accuracy import fill_batch
-from unet3d.measure.loop import StreamNumbers, spread, timed_call
+from unet3d.measure.loop import StreamNumbers, spread
+from unet3d.measure.pipeline import timed_call
 from unet3d.results.timing import Sample
 
 # Given the indices of a call's samples and the engine's output: what LoadGen logs of each sample.
@@ -84,19 +87,46 @@ class Harness:
             [(query.id, query.index) for query in queries[first : first + self._batch]]
             for first in range(0, len(queries), self._batch)
         ]
+        if self._answer is None and self._streams == 1 and len(parts) > 1 and self._engine.depth > 1:
+            self._guarded(lambda: self._overlap(parts))
+            return
         # LoadGen calls once for each set of samples that fits into memory, and each time the streams' threads are new.
         self._numbers = StreamNumbers(self._streams)
         spread(lambda index: self._call(parts[index]), len(parts), self._streams)
 
     def _call(self, queries: Sequence[tuple[int, int]]) -> None:
         """One inference call. After an error the rest is answered empty, so that LoadGen comes to its end."""
-        import mlperf_loadgen as lg
-
         answered: list[bool] = []
         if self.error is None:
             self._guarded(lambda: self._infer(queries, answered))
         if not answered:
-            lg.QuerySamplesComplete([lg.QuerySampleResponse(identity, 0, 0) for identity, _ in queries])
+            self._complete(queries)
+
+    def _overlap(self, parts: Sequence[Sequence[tuple[int, int]]]) -> None:
+        """All calls of a query, answered as they end. After an error the rest is answered empty."""
+        left = deque(parts)
+
+        def stage(queries: Sequence[tuple[int, int]], slot: int) -> Any:
+            return self._staged([index for _, index in queries], slot)
+
+        def hand_on(number: int, sample: Sample, labels: np.ndarray) -> None:
+            self._complete(left.popleft())
+            indices = [index for _, index in parts[number]]
+            sample.volumes = len(indices)
+            self._done(sample, indices)
+
+        try:
+            pipeline.run(self._engine, len(parts), parts.__getitem__, hand_on, stage=stage, window=self._window or 0.0)
+        finally:
+            for queries in left:
+                self._complete(queries)
+
+    @staticmethod
+    def _complete(queries: Sequence[tuple[int, int]]) -> None:
+        """Answer without content."""
+        import mlperf_loadgen as lg
+
+        lg.QuerySamplesComplete([lg.QuerySampleResponse(identity, 0, 0) for identity, _ in queries])
 
     def _infer(self, queries: Sequence[tuple[int, int]], answered: list[bool]) -> None:
         import mlperf_loadgen as lg
@@ -105,7 +135,7 @@ class Harness:
 
         def respond(output: Any) -> None:
             if self._answer is None:
-                lg.QuerySamplesComplete([lg.QuerySampleResponse(identity, 0, 0) for identity, _ in queries])
+                self._complete(queries)
             else:
                 # A response holds no more than an address: the arrays must live until LoadGen has copied them.
                 arrays = self._answer(indices, output)
@@ -122,10 +152,10 @@ class Harness:
         sample.post, sample.volumes, sample.stream = 0.0, len(indices), self._numbers.mine()
         self._done(sample, indices)
 
-    def _staged(self, indices: Sequence[int]) -> Any:
+    def _staged(self, indices: Sequence[int], slot: int | None = None) -> Any:
         if self._batch == 1:
             return self._held[indices[0]]
-        return self._engine.stage(fill_batch([self._held[index] for index in indices], self._batch))
+        return self._engine.stage(fill_batch([self._held[index] for index in indices], self._batch), slot)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """An error must not cross LoadGen's own frames: it is kept, and raised when the test is over."""

@@ -1,0 +1,165 @@
+#!/usr/bin/env python3
+"""Sets volumes per second of a whole run, from reading to labels, beside those of the network alone, with joules of both.
+
+    .venv/bin/python benchmarks/end_to_end.py
+    .venv/bin/python benchmarks/end_to_end.py --platform CPU --engines torch,openvino,onnxruntime --calls 20
+
+For each engine and precision the network is called again and again with one staged volume, which is the network alone. Then
+the same engine takes as many volumes through the pipeline of a run. Settings that all share come from the environment
+(WEIGHTS, THREADS, INPUT_ON_DEVICE, DATASET_DIR, …). On a GPU 200 calls take about 20 seconds a row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import runs  # noqa: E402 - found by the path set above
+from unet3d import caches, columns, json_files, progress  # noqa: E402
+from unet3d.commands.arguments import OneLineParser  # noqa: E402
+from unet3d.engines import registry  # noqa: E402
+from unet3d.engines.base import Engine  # noqa: E402
+from unet3d.errors import BenchmarkError, UserErrors, messages_of  # noqa: E402
+from unet3d.files import prepare_folder  # noqa: E402
+from unet3d.measure import loop, prepare  # noqa: E402
+from unet3d.measure.telemetry import watch  # noqa: E402
+from unet3d.planning.group import SingleProcess  # noqa: E402
+from unet3d.planning.plan import Plan, ask, make  # noqa: E402
+from unet3d.results.console import Console  # noqa: E402
+from unet3d.results.timing import Sample, summarise  # noqa: E402
+
+HEAD = ("engine", "precision", "alone/s", "with overhead/s", "ratio", "J alone", "J whole", "ms alone", "ms whole")
+
+
+@dataclass(frozen=True)
+class Row:
+    """An engine in a precision. Rates: volumes per second. Joules: per volume, None where no counter can be read.
+
+    alone: of the network, called again and again. whole: through the pipeline, where `latency_ms` is a call's own.
+    """
+
+    engine: str
+    precision: str
+    alone: float
+    whole: float
+    joules_alone: float | None
+    joules_whole: float | None
+    latency_ms_alone: float
+    latency_ms: float
+    calls_under_way: int
+
+    def cells(self) -> list[str]:
+        """A row of the table."""
+        joules = ["n/a" if value is None else f"{value:.2f}" for value in (self.joules_alone, self.joules_whole)]
+        rates = [f"{self.alone:.4g}", f"{self.whole:.4g}", f"{self.whole / self.alone:.3f}"]
+        return [self.engine, self.precision, *rates, *joules, f"{self.latency_ms_alone:.2f}", f"{self.latency_ms:.2f}"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print a row for each; 0 when all could be measured, 1 when some could not, 2 for bad input."""
+    return runs.guarded(lambda: _benchmark(_arguments(argv)))
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    def several(text: str) -> tuple[str, ...]:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+
+    parser = OneLineParser(prog="benchmarks/end_to_end.py", description=str(__doc__).splitlines()[0])
+    parser.add_argument("--platform", help="CUDA, Flex, Max or CPU; default: what is there")
+    parser.add_argument("--engines", type=several, default=("torch",), help="(torch)")
+    parser.add_argument("--precisions", type=several, help="default: fp16,bf16 on a GPU, all that run on a CPU")
+    parser.add_argument("--jit", default="trace", help="JIT of ENGINE=torch (trace)")
+    parser.add_argument("--calls", type=runs.count, default=200, help="calls alone, and as many through the pipeline (200)")
+    parser.add_argument("--shape", help="VOLUME_SHAPE, such as 224,224,160")
+    parser.add_argument("--output", type=Path, help="file for the rows as JSON")
+    return parser.parse_args(argv)
+
+
+def _benchmark(arguments: argparse.Namespace) -> int:
+    caches.share()
+    if arguments.output:
+        prepare_folder(arguments.output.parent, "--output")
+    out, rows, failed = Console(stream=sys.stderr, only_status=True), [], False
+    on_cpu = arguments.platform == "CPU"
+    precisions = arguments.precisions or (("fp32", "bf16", "int8") if on_cpu else ("fp16", "bf16"))
+    with tempfile.TemporaryDirectory(prefix="unet3d-end-to-end-") as scratch, progress.shown_on(out):
+        for engine in arguments.engines:
+            for precision in precisions:
+                words = ["--engine", engine, "--precision", precision, "--num-iterations", str(arguments.calls)]
+                words += ["--jit", arguments.jit] if engine == "torch" else []
+                words += ["--platform", arguments.platform] if arguments.platform else []
+                words += ["--volume-shape", arguments.shape] if arguments.shape else []
+                try:
+                    rows.append(measure(make(ask([*words, "--output-dir", scratch], os.environ)), out))
+                except (BenchmarkError, UserErrors) as error:
+                    print(f"not measured: {engine} {precision}: {'; '.join(messages_of(error))}", flush=True)
+                    failed = True
+    for line in columns.table(HEAD, [row.cells() for row in rows], words=(0, 1)):
+        print(line)
+    if arguments.output:
+        json_files.write(arguments.output, [vars(row) for row in rows])
+    return 1 if failed else 0
+
+
+def measure(plan: Plan, out: Console) -> Row:
+    """One engine in one precision: first alone, then through the pipeline.
+
+    Raises:
+        BenchmarkError: as a run does.
+    """
+    registry.engine_class(plan.settings.engine).begin()
+    group, settings = SingleProcess(), plan.settings
+    network = prepare.load_network(plan, out)
+    given = prepare.choose_input(plan, out, group)
+    engine = prepare.load_engine(plan, network.reference, out, group).engine
+    del network
+    try:
+        prepare.warm_up(plan, engine, given.volumes, out, group)
+        staged = engine.stage(given.volumes.batch(0))
+        alone_s, alone_joules = _watched(plan, out, lambda: _alone(engine, staged, settings.num_iterations))
+        samples: list[Sample] = []
+        _, joules = _watched(plan, out, lambda: loop.measure(plan, engine, given.volumes, group, samples.append))
+        under_way = engine.depth
+    finally:
+        engine.close()
+    volumes, stats = settings.num_iterations * settings.batch_size, summarise(samples, settings.streams)
+    return Row(
+        settings.engine,
+        settings.precision,
+        volumes / alone_s,
+        stats.throughput_with_overhead,
+        alone_joules and alone_joules / volumes,
+        joules and joules / volumes,
+        1e3 * alone_s / settings.num_iterations,
+        stats.mean,
+        under_way,
+    )
+
+
+def _alone(engine: Engine, staged: object, calls: int) -> float:
+    """Seconds of the calls, one after the other, with nothing between them."""
+    start = perf_counter()
+    for _ in range(calls):
+        engine.infer(staged)
+    return perf_counter() - start
+
+
+def _watched(plan: Plan, out: Console, work: Callable[[], float]) -> tuple[float, float | None]:
+    """What the work returns, and the joules of all counters meanwhile; None where none can be read."""
+    with watch.watching(plan.device, out) as watched:
+        answer = work()
+    joules = (watched.read or {}).get("joules") or {}
+    return answer, sum(joules.values()) if joules else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
