@@ -97,15 +97,17 @@ def on_cpu(ipex_python: str | None) -> list[Contestant]:
 
 def on_gpu(precisions: Sequence[str]) -> list[Contestant]:
     """Those of gpu.py: nnU-Net's module and our network in PyTorch, in each precision."""
+    tuned = {"TORCHINDUCTOR_MAX_AUTOTUNE": "1"}
     return [
-        _contestant(name, what, "torch", precision, "--jit", jit, ours=ours)
+        replace(_contestant(name, what, "torch", precision, "--jit", jit, ours=ours), environment=environment)
         for precision in precisions
-        for name, what, jit, ours in (
-            ("eager", "nnU-Net's module as it is", "none", False),
-            ("torch-compile", "nnU-Net's module, torch.compile", "compile", False),
-            ("torch-none", "our network, each kernel launched by itself", "none", True),
-            ("torch-trace", "our network, torch.jit.trace and freeze", "trace", True),
-            ("torch-compile", "our network, torch.compile", "compile", True),
+        for name, what, jit, ours, environment in (
+            ("eager", "nnU-Net's module as it is", "none", False, {}),
+            ("torch-compile", "nnU-Net's module, torch.compile", "compile", False, {}),
+            ("torch-compile-max-autotune", "nnU-Net's module, torch.compile, max-autotune", "compile", False, tuned),
+            ("torch-none", "our network, each kernel launched by itself", "none", True, {}),
+            ("torch-trace", "our network, torch.jit.trace and freeze", "trace", True, {}),
+            ("torch-compile", "our network, torch.compile", "compile", True, {}),
         )
     ]
 

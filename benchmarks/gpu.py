@@ -125,7 +125,7 @@ def row(contestant: Contestant, folder: str, batch: int, on_device: str, ended: 
     energy = telemetry["energy"] if telemetry else None
     return {
         "contestant": contestant.name,
-        "variant": label(results),
+        "variant": ", ".join([label(results), *(f"{name}={value}" for name, value in contestant.environment.items())]),
         "reason": None,
         "batch": requested["batch_size"],
         "input_on_device": requested["input_on_device"],

@@ -24,6 +24,8 @@ from unet3d.network.inference import ConvNormAct, InferenceUNet
 
 LEVELS, WEIGHT_LEVELS, MIDDLE = 255, 127, 128
 BINS = 2048
+# Values that are counted at a time: float32, in which PyTorch counts, has no whole numbers without gaps beyond.
+COUNTED = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class _Histogram:
             self.counts = torch.cat((self.counts.view(-1, 2).sum(1), self.counts.new_zeros(BINS // 2)))
             self.top *= 2
         if self.top > 0:
-            self.counts += torch.histc(values.float(), BINS, 0, self.top).double()
+            for part in values.flatten().split(COUNTED):
+                self.counts += torch.histc(part.float(), BINS, 0, self.top).double().cpu()
 
     def step(self, levels: int) -> float:
         """Of so many levels above zero, with the least squared error of rounding and clamping."""
@@ -88,7 +91,7 @@ def calibrate(
         def hook(_: nn.Module, inputs: tuple[torch.Tensor]) -> None:
             parts = inputs[0].split(channels, 1)
             for i, (part, histogram) in enumerate(zip(parts, seen[name], strict=True)):
-                histogram.add((part.abs() if _signed(channels, i) else part.clamp_min(0)).cpu())
+                histogram.add(part.abs() if _signed(channels, i) else part.clamp_min(0))
 
         return hook
 

@@ -46,7 +46,7 @@ def ranges(reference: nn.Module, request: Request) -> tuple[dict[str, Ranges], d
 
     def make(folder: Path) -> None:
         begin = perf_counter()
-        network = InferenceUNet.from_reference(reference)
+        network = InferenceUNet.from_reference(reference).to(request.device.torch_device)
         with progress.phase("finding int8's ranges"):
             ranges_by_name = quantization.calibrate(network, (torch.from_numpy(volume) for volume in volumes))
         json_files.write(folder / FILE, {name: dataclasses.asdict(item) for name, item in ranges_by_name.items()})
