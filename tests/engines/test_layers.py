@@ -47,11 +47,11 @@ def test_names_of_layers(tiny_reference):
 @pytest.mark.parametrize("half", [True, False])
 def test_the_gpus_form_says_nothing_and_is_known(tiny_reference, half):
     pytest.importorskip("triton")
-    from unet3d.network.gpu import GpuUNet, sm_90
+    from unet3d.network.gpu import GpuUNet, triton_sm_90
 
     device = next((kind for kind in ("cuda", "xpu") if getattr(torch, kind).is_available()), "cpu")
     dtype = torch.float16 if half else torch.float32
-    network = GpuUNet.from_reference(tiny_reference, dtype, choose=sm_90).to(device)
+    network = GpuUNet.from_reference(tiny_reference, dtype, choose=triton_sm_90).to(device)
     x = torch.randn(1, 4, 8, 8, 16, dtype=dtype, device=device)
     rows = watched(network, tiny_reference, x)
     assert [row.layer for row in rows if row.flop] == names(tiny_reference)

@@ -179,5 +179,8 @@ def test_flop_of_the_fused_layers_counted_by_hand():
 
 
 def test_packed_weights_of_the_gpus_form_are_not_taken_for_a_convolutions():
+    """Operators declare their own FLOP: a transposed convolution's are those of its input's voxels."""
+    pytest.importorskip("triton")
+
     shapes = [[1, 320, 7, 7, 5], [1, 320], [1, 320], [], [320, 2560], [1, 320, 14, 14, 10], [1, 320], [1, 320]]
-    assert witness.flop("unet3d::conv_upsample", shapes, ["", "", "", 0.01]) == 0
+    assert witness.flop("unet3d::conv_upsample", shapes, ["", "", "", 0.01]) == 2 * 320 * 320 * 8 * 7 * 7 * 5

@@ -10,8 +10,11 @@ GPU = next((kind for kind in ("cuda", "xpu") if getattr(torch, kind).is_availabl
 pytest.importorskip("triton")
 DEVICE = GPU or "cpu"
 
+from unet3d.engines.pytorch.witness import Witness  # noqa: E402
+from unet3d.network import flops, quantization  # noqa: E402
 from unet3d.network.cuda_ops import kernels  # noqa: E402
 from unet3d.network.gpu import Block, GpuUNet, form_of, sm_90, triton_sm_90  # noqa: E402
+from unet3d.network.inference import InferenceUNet  # noqa: E402
 
 ARCHITECTURE = "sm_{}{}".format(*torch.cuda.get_device_capability()) if GPU == "cuda" else None
 CHOOSERS = [triton_sm_90] if kernels.why_not(ARCHITECTURE) else [triton_sm_90, sm_90]
@@ -106,6 +109,51 @@ def test_forms_follow_the_measurements(tiny_reference):
     assert counted(network) == {"cuda first": 1, "cuda walk": 7, "library": 2}
     assert network.forms()["decoder.0.0"] == "cuda walk, fp16 products"
     assert form_of(torch.nn.Conv3d(64, 64, 3, padding=1), torch.float16, triton_sm_90) == "library"
+
+
+@pytest.mark.parametrize("choose", [triton_sm_90, sm_90])
+def test_executed_products_are_those_of_the_network(tiny_reference, choose):
+    network = GpuUNet.from_reference(tiny_reference, torch.float16, choose=choose)
+    executed = network.executed((2, 4, 8, 16, 16))
+    assert sum(layer.flop for layer in executed) == flops.flops(tiny_reference, (2, 4, 8, 16, 16))
+    assert [layer.name for layer in executed] == [conv.layer for conv in flops.convolutions(tiny_reference)]
+
+
+@pytest.mark.parametrize("choose", CHOOSERS)
+@torch.inference_mode()
+def test_operators_declare_the_flop_of_the_network(tiny_reference, choose):
+    network, x = built(tiny_reference, torch.float16, choose), volume(1, 4, 8, 8, 16).half().to(DEVICE)
+    witness = Witness(ipex_packed=False)
+    with witness.watching():
+        network(x)
+    assert sum(witness._flop.values()) == flops.flops(tiny_reference, (1, 4, 8, 8, 16))
+    assert witness.precision() == "fp16" and witness.shares() == {"fp16": 1.0}
+
+
+def ranges_of(reference):
+    generator = torch.Generator().manual_seed(3)
+    volumes = [torch.randn((4, 16, 16, 16), generator=generator)]
+    return quantization.calibrate(InferenceUNet.from_reference(reference), volumes)
+
+
+def test_layers_of_bytes_say_so(tiny_reference):
+    network = GpuUNet.from_reference(tiny_reference, torch.bfloat16, choose=sm_90, ranges=ranges_of(tiny_reference))
+    in_bytes = {name for name, told in network.forms().items() if told == "cuda walk, int8 products"}
+    assert {"encoder.0.1", "decoder.1.0", "decoder.1.1"} <= in_bytes and "encoder.0.0" not in in_bytes
+    types = {layer.name: layer.products for layer in network.executed((1, 4, 8, 16, 16))}
+    assert {name for name, products in types.items() if products == "int8"} == in_bytes and types["head"] == "bf16"
+
+
+@pytest.mark.skipif(sm_90 not in CHOOSERS, reason="our CUDA kernels cannot run here")
+@torch.inference_mode()
+def test_bytes_are_near_fp32(tiny_reference):
+    x = volume(2, 4, 16, 16, 16)
+    network = GpuUNet.from_reference(tiny_reference, torch.bfloat16, choose=sm_90, ranges=ranges_of(tiny_reference)).to(DEVICE)
+    witness = Witness(ipex_packed=False)
+    with witness.watching():
+        output = network(x.to(DEVICE, torch.bfloat16))
+    assert relative_error(output, tiny_reference(x)) < 0.2
+    assert witness.precision() == "int8"
 
 
 def test_biased_transposed_convolution_is_refused(tiny_reference):

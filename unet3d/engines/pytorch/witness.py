@@ -37,16 +37,22 @@ class Witness:
         ):
             yield
         assert profile.profiler is not None and profile.profiler.kineto_results is not None
-        for event in profile.profiler.kineto_results.events():
-            if event.name().startswith(CONVOLUTIONS) and event.dtypes():
-                self._note(event)
+        events = [event for event in profile.profiler.kineto_results.events() if event.name().startswith(CONVOLUTIONS)]
+        ended: dict[int, int] = {}
+        for event in sorted((e for e in events if e.dtypes()), key=lambda e: (e.start_ns(), -e.duration_ns())):
+            # Only the outermost: PyTorch's convolutions are made of others, and so are some of ours.
+            outermost = event.start_ns() >= ended.get(event.start_thread_id(), 0)
+            self._note(event, counted=outermost)
+            if outermost:
+                ended[event.start_thread_id()] = event.start_ns() + event.duration_ns()
 
-    def _note(self, event: Any) -> None:
+    def _note(self, event: Any, counted: bool) -> None:
         name, types = event.name(), event.dtypes()
         computed = name_of_type(ops.computed_in(types) if name == ops.CONV else _computed_in(types))
         self.observed.setdefault(computed, set()).add(name)
         shapes = [list(shape) for shape in event.shapes()]
-        self._flop[computed] += flop(name, shapes, event.concrete_inputs())
+        if counted:
+            self._flop[computed] += flop(name, shapes, event.concrete_inputs())
 
     def shares(self) -> dict[str, float]:
         """Shares of the FLOP by data type, the largest first."""

@@ -79,9 +79,7 @@ def pack_stride_weight(weight: torch.Tensor) -> torch.Tensor:
     """
     cout, cin = weight.shape[:2]
     if cout % STRIDE_OUT or cin != SLAB:
-        raise ValueError(
-            f"the strided convolution has {SLAB} inputs and multiples of {STRIDE_OUT} outputs, not {cin} and {cout}"
-        )
+        raise ValueError(f"the strided convolution has {SLAB} inputs and {STRIDE_OUT} outputs or more, not {cin} and {cout}")
     #                     block             half lane column number chunk  number kz ky kx
     split = weight.reshape(cout // STRIDE_OUT, 2, 4, 4, 2, HALF.chunks, HALF.numbers, 3, 3, 3)[:, :, :, :, :, :, :, [2, 0, 1]]
     packed = split.permute(0, 8, 9, 5, 7, 1, 3, 2, 4, 6)
