@@ -6,13 +6,16 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from unet3d.brats.volumes import Volumes
 from unet3d.engines.base import Engine
 from unet3d.planning.group import Group
 from unet3d.planning.plan import Plan
 from unet3d.results.timing import Sample
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Answer = TypeVar("Answer")
 
@@ -41,10 +44,17 @@ def timed_call(
     return Sample(start=start - window, latency=end - start, stage=start - begin, post=perf_counter() - end), result
 
 
-def measure(plan: Plan, engine: Engine, volumes: Volumes, group: Group, keep: Callable[[Sample], None]) -> float:
+# Shown of a call that has ended: a function that makes its volumes again, its cases, and a function that makes its labels.
+Look = Callable[[Callable[[], "np.ndarray"], tuple[str, ...], Callable[[], "np.ndarray"]], None]
+
+
+def measure(
+    plan: Plan, engine: Engine, volumes: Volumes, group: Group, keep: Callable[[Sample], None], look: Look | None = None
+) -> float:
     """The measured window: every rank starts together, `num_iterations` calls each.
 
-    keep: takes in each finished call, from several threads. Returns when the window began, by `perf_counter`.
+    keep: takes in each finished call, and look its output, from several threads. Returns when the window began, by
+    `perf_counter`.
     """
     settings = plan.settings
     numbers = StreamNumbers(settings.streams)
@@ -54,10 +64,12 @@ def measure(plan: Plan, engine: Engine, volumes: Volumes, group: Group, keep: Ca
 
     def call(index: int) -> None:
         number = numbers.mine()
-        sample, _ = timed_call(engine, lambda: engine.stage(volumes.batch(index)), engine.labels, window)
+        sample, labels = timed_call(engine, lambda: engine.stage(volumes.batch(index)), engine.labels, window)
         sample.volumes, sample.cases = settings.batch_size, volumes.cases(index)
         sample.stream, sample.rank = number, group.rank
         keep(sample)
+        if look is not None:
+            look(lambda: volumes.batch(index), sample.cases, lambda: labels)
 
     spread(call, settings.num_iterations, settings.streams)
     return window
