@@ -164,6 +164,18 @@ def test_series_of_an_intel_gpu_and_known_defects():
     assert not known_issues.find("cuda", "bf16", "2.11.0+cu130", 91900)
 
 
+def test_defects_of_rocm_builds_are_theirs_alone(monkeypatch):
+    # MIOpen's version stands where cuDNN's does.
+    assert [name for name, _ in known_issues.find("cuda", "bf16", "2.9.1+rocm6.4", 3004000, rocm=True)] == ["conv3d-bf16-slow"]
+    assert not known_issues.find("cuda", "fp16", "2.9.1+rocm6.4", 3004000, rocm=True)
+    assert "conv3d-bf16-slow" not in dict(known_issues.find("cuda", "bf16", "2.9.1+cu128", 91002))
+    monkeypatch.setattr(CudaDevice, "runtime", classmethod(lambda cls: FakeRuntime()))
+    assert "conv3d-bf16-slow" not in dict(CudaDevice(0).warnings("bf16"))
+    monkeypatch.setattr(torch.version, "hip", "6.4.43482")
+    [(name, text)] = CudaDevice(0).warnings("bf16")
+    assert name == "conv3d-bf16-slow" and "issues/167420" in text
+
+
 class HostGpu(AcceleratorDevice):
     """A GPU that the engine believes in: its memory and arithmetic are the host's, its graphs replay."""
 

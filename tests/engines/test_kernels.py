@@ -103,12 +103,17 @@ def test_other_kernels_are_told_and_not_guessed(names, told):
     assert [kernel.call for kernel in ran] == [None] * len(names)
 
 
-def call(layer, product=None, moved=0):
-    return Call("unet3d::conv", layer, product, [[1, 4, 8, 8, 8]], 0, moved, 0.0)
+def call(layer, *products, moved=0):
+    return Call("unet3d::conv", layer, products, [[1, 4, 8, 8, 8]], 0, moved, 0.0)
 
 
 def test_kernels_share_their_operators_flop_and_bytes_by_time():
-    calls = [call("input"), call("encoder.0.0", "encoder.0.0", 400), call("encoder.0.0", None, 60), call("head", "head", 8)]
+    calls = [
+        call("input"),
+        call("encoder.0.0", "encoder.0.0", moved=400),
+        call("encoder.0.0", moved=60),
+        call("decoder.0.1+head", "decoder.0.1", "head", moved=8),
+    ]
     ran = [
         Kernel("Memcpy HtoD", 5.0, None),
         Kernel("first", 3.0, 1),
@@ -117,13 +122,13 @@ def test_kernels_share_their_operators_flop_and_bytes_by_time():
         Kernel("head", 1.0, 3),
         Kernel("clone", 1.0, None),
     ]
-    rows = operators.rows_of_kernels(ran, calls, {"encoder.0.0": 1000, "head": 10})
+    rows = operators.rows_of_kernels(ran, calls, {"encoder.0.0": 1000, "decoder.0.1": 500, "head": 10})
     assert [(row.layer, row.kernel, row.flop, row.bytes) for row in rows] == [
         ("input", "Memcpy HtoD", 0, 0),
         ("encoder.0.0", "first", 750, 300),
         ("encoder.0.0", "fold", 250, 100),
         ("encoder.0.0", "apply", 0, 60),
-        ("head", "head", 10, 8),
+        ("decoder.0.1+head", "head", 510, 8),
         ("output", "clone", 0, 0),
     ]
 

@@ -1,5 +1,7 @@
 """The layers of operators by the tensors that they are called with, in every form of the network."""
 
+import warnings
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -82,6 +84,20 @@ def test_weights_that_are_cast_in_each_call_are_their_layers(tiny_reference):
 
     rows = watched(tiny_reference, tiny_reference, x, run)
     assert [row.layer for row in rows if row.flop] == names(tiny_reference)
+
+
+def test_equal_parameters_that_a_trace_keeps_once_are_each_layers(tiny_reference):
+    """A trace holds one constant for all normalisations' factors of 1."""
+    network, x = InferenceUNet.from_reference(tiny_reference), torch.randn(1, 4, 8, 8, 16)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.freeze(torch.jit.trace(network, x, check_trace=False).eval())
+        traced(x)
+    rows = watched(network, tiny_reference, x, traced)
+    assert list(dict.fromkeys(row.layer for row in rows if row.layer != layers.INPUT)) == names(tiny_reference)
+    place = {layer: number for number, layer in enumerate(names(tiny_reference))}
+    order = [place[row.layer] for row in rows if row.layer != layers.INPUT]
+    assert order == sorted(order)
 
 
 def test_an_unknown_weight_is_no_layers(tiny_reference):

@@ -213,6 +213,15 @@ SETTINGS: tuple[Setting, ...] = (
         default_text="600, as MLPerf asks for; 0 where NUM_ITERATIONS is set",
     ),
     Setting(
+        "compliance",
+        MEASURING,
+        kinds.yes_no,
+        "yes, no",
+        "After the timed calls, MLPerf's checks: outputs of timed calls are right, none is cached, other seeds are as fast",
+        default=False,
+        bare="yes",
+    ),
+    Setting(
         "telemetry",
         MEASURING,
         kinds.yes_no,

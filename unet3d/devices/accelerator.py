@@ -225,7 +225,8 @@ class AcceleratorDevice(ABC):
     def warnings(self, precision: str) -> list[tuple[str, str]]:
         import torch
 
-        return known_issues.find(self.kind, precision, torch.__version__, self.cudnn_version())
+        rocm = torch.version.hip is not None
+        return known_issues.find(self.kind, precision, torch.__version__, self.cudnn_version(), rocm)
 
     @classmethod
     def cudnn_version(cls) -> int | None:

@@ -1,4 +1,4 @@
-"""Released PyTorch versions that compute this network wrongly or waste memory on it, by version.
+"""Released PyTorch versions that compute this network wrongly, slowly or with wasted memory, by version.
 
 A warning only: the comparison with fp32 decides whether a run counts.
 """
@@ -10,7 +10,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Known:
-    """One defect: torch from `first` up to, not including, `fixed` (None: not fixed by torch) and the same for cuDNN."""
+    """One defect: torch from `first` up to, not including, `fixed` (None: not fixed by torch) and the same for cuDNN.
+
+    rocm: of builds for ROCm, whose devices PyTorch calls cuda too, and of no others; their libraries are not cuDNN.
+    """
 
     name: str
     kind: str
@@ -20,6 +23,7 @@ class Known:
     text: str
     cudnn_first: int | None = None  # as torch.backends.cudnn.version() says it: 91002 is 9.10.2
     cudnn_fixed: int | None = None
+    rocm: bool = False
 
 
 HALF = frozenset({"fp16", "bf16"})
@@ -55,6 +59,16 @@ KNOWN = (
         "(github.com/pytorch/pytorch/issues/166643); install nvidia-cudnn 9.15 or later, or torch 2.10 or later.",
         cudnn_fixed=91500,
     ),
+    Known(
+        "conv3d-bf16-slow",
+        "cuda",
+        frozenset({"bf16"}),
+        (),  # its report says of no version that it is without
+        None,
+        "Conv3d in bf16 is reported to be slow with MIOpen (github.com/pytorch/pytorch/issues/167420); compare with "
+        "another PRECISION.",
+        rocm=True,
+    ),
 )
 
 
@@ -75,12 +89,15 @@ def parse_version(text: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def find(kind: str, precision: str, torch_version: str, cudnn: int | None = None) -> list[tuple[str, str]]:
-    """(name, text) of every known defect of this software; `cudnn` as torch.backends.cudnn.version() gives it."""
+def find(kind: str, precision: str, torch_version: str, cudnn: int | None = None, rocm: bool = False) -> list[tuple[str, str]]:
+    """(name, text) of every known defect of this software; `cudnn` as torch.backends.cudnn.version() gives it.
+
+    rocm: whether this PyTorch is built for ROCm.
+    """
     version = parse_version(torch_version)
     defects = []
     for issue in KNOWN:
-        if issue.kind != kind or precision not in issue.precisions or version < issue.first:
+        if issue.kind != kind or issue.rocm != rocm or precision not in issue.precisions or version < issue.first:
             continue
         if issue.fixed is not None and version >= issue.fixed:
             continue

@@ -6,9 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
-from typing import TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, TypeVar
 
 from unet3d.brats.volumes import Volumes
 from unet3d.engines.base import Engine
@@ -17,6 +15,9 @@ from unet3d.measure.pipeline import timed_call
 from unet3d.planning.group import Group
 from unet3d.planning.plan import Plan
 from unet3d.results.timing import Sample
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Answer = TypeVar("Answer")
 
@@ -28,10 +29,17 @@ def timed(call: Callable[..., Answer], *arguments: object) -> tuple[Answer, floa
     return result, perf_counter() - start
 
 
-def measure(plan: Plan, engine: Engine, volumes: Volumes, group: Group, keep: Callable[[Sample], None]) -> float:
+# Shown of a call that has ended: a function that makes its volumes again, its cases, and a function that makes its labels.
+Look = Callable[[Callable[[], "np.ndarray"], tuple[str, ...], Callable[[], "np.ndarray"]], None]
+
+
+def measure(
+    plan: Plan, engine: Engine, volumes: Volumes, group: Group, keep: Callable[[Sample], None], look: Look | None = None
+) -> float:
     """The measured window: every rank starts together, `num_iterations` calls each.
 
-    keep: takes in each finished call, from several threads. Returns when the window began, by `perf_counter`.
+    keep: takes in each finished call, and look its output, from several threads. Returns when the window began, by
+    `perf_counter`.
     """
     settings = plan.settings
     numbers = StreamNumbers(settings.streams)
@@ -39,18 +47,20 @@ def measure(plan: Plan, engine: Engine, volumes: Volumes, group: Group, keep: Ca
     group.barrier()
     window = perf_counter()
 
-    def done(index: int, sample: Sample, stream: int) -> None:
+    def done(index: int, sample: Sample, stream: int, labels: np.ndarray) -> None:
         sample.volumes, sample.cases = settings.batch_size, volumes.cases(index)
         sample.stream, sample.rank = stream, group.rank
         keep(sample)
+        if look is not None:
+            look(lambda: volumes.batch(index), sample.cases, labels.copy)
 
     def hand_on(index: int, sample: Sample, labels: np.ndarray) -> None:
-        done(index, sample, 0)
+        done(index, sample, 0, labels)
 
     def call(index: int) -> None:
         number = numbers.mine()
-        sample, _ = timed_call(engine, lambda: engine.stage(volumes.batch(index), number), engine.labels, window)
-        done(index, sample, number)
+        sample, labels = timed_call(engine, lambda: engine.stage(volumes.batch(index), number), engine.labels, window)
+        done(index, sample, number, labels)
 
     if settings.streams == 1:
         pipeline.run(engine, settings.num_iterations, volumes.batch, hand_on, window=window)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import torch
 
     from unet3d.measure.accuracy import Cases, Predictions
+    from unet3d.measure.compliance import Kept
 
 Answer = TypeVar("Answer")
 
@@ -89,12 +90,16 @@ def _steps(plan: Plan, record: Record, out: Console, group: Group) -> None:
         warm = prepare.warm_up(plan, engine, given.volumes, out, group)
         record.load_seconds, record.warm_up = warm.load_seconds, warm.warm_up
         record.warn(*warm.warnings)
+        kept = _kept(plan, record, given)
+        look = kept.look if kept else None
         if plan.settings.scenario == mlperf.DEFAULT:
-            _default_loop(plan, record, given, engine, out, group)
+            _default_loop(plan, record, given, engine, out, group, look)
         else:
-            _loadgen(plan, record, given, engine, warm, out)
+            _loadgen(plan, record, given, engine, warm, out, look)
         record.memory = _peak_memory(plan)
         executed = engine.executed()
+        if kept is not None:
+            _compliance(plan, record, given, engine, kept, out)
         if plan.settings.profile and group.rank == 0:
             from unet3d.measure import profile
 
@@ -120,7 +125,28 @@ def _per_volume(executed: Mapping[str, float] | None, plan: Plan, nominal: float
     return {products: flop / 1e12 / plan.settings.batch_size for products, flop in executed.items()}
 
 
-def _default_loop(plan: Plan, record: Record, given: Input, engine: Engine, out: Console, group: Group) -> None:
+def _kept(plan: Plan, record: Record, given: Input) -> Kept | None:
+    """Keeps some outputs of the timed calls, where MLPerf's checks are asked for."""
+    if not plan.settings.compliance:
+        return None
+    from unet3d.measure.compliance import Kept
+
+    settings, calls = plan.settings, plan.settings.num_iterations
+    if settings.scenario != mlperf.DEFAULT:
+        calls = _loadgen_run(plan, record, given).calls(settings.batch_size)
+    return Kept(calls, settings.seed)
+
+
+def _compliance(plan: Plan, record: Record, given: Input, engine: Engine, kept: Kept, out: Console) -> None:
+    from unet3d.measure import compliance
+
+    record.compliance = compliance.check(plan.settings, engine, given, kept, record.samples, record.accuracy, out)
+    compliance.must_pass(record.compliance)
+
+
+def _default_loop(
+    plan: Plan, record: Record, given: Input, engine: Engine, out: Console, group: Group, look: loop.Look | None
+) -> None:
     settings = plan.settings
     if given.cases is not None:
         from unet3d.measure import accuracy
@@ -130,10 +156,14 @@ def _default_loop(plan: Plan, record: Record, given: Input, engine: Engine, out:
             record.accuracy = _score(record, given.cases, predictions, out)
     record.planned_calls = settings.num_iterations
     with collecting(record, out, group) as keep:
-        record.window_start = _watched(plan, record, lambda: loop.measure(plan, engine, given.volumes, group, keep), out, group)
+        record.window_start = _watched(
+            plan, record, lambda: loop.measure(plan, engine, given.volumes, group, keep, look), out, group
+        )
 
 
-def _loadgen(plan: Plan, record: Record, given: Input, engine: Engine, warm: Warm, out: Console) -> None:
+def _loadgen(
+    plan: Plan, record: Record, given: Input, engine: Engine, warm: Warm, out: Console, look: loop.Look | None
+) -> None:
     from unet3d.measure.loadgen import accuracy as loadgen_accuracy
     from unet3d.measure.loadgen import performance
 
@@ -154,7 +184,7 @@ def _loadgen(plan: Plan, record: Record, given: Input, engine: Engine, warm: War
         folder = _watched(
             plan,
             record,
-            lambda: performance.measure(asked, settings, engine, given, expected_s, keep, out),
+            lambda: performance.measure(asked, settings, engine, given, expected_s, keep, out, look),
             out,
             SingleProcess(),
         )

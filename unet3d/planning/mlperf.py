@@ -50,24 +50,20 @@ class LoadGenRun:
 
 def refuse_settings(asked: Asked) -> list[str]:
     """One line for each reason why these settings cannot run under LoadGen; none for the default loop."""
+    problems = _refuse_compliance(asked) if asked.compliance else []
     if asked.scenario == DEFAULT:
         if asked.min_duration is None:
-            return []
+            return problems
         return [
+            *problems,
             "MIN_DURATION with SCENARIO=Default is not possible; it is LoadGen's, use SCENARIO=SingleStream or "
-            "Offline, or set NUM_ITERATIONS"
+            "Offline, or set NUM_ITERATIONS",
         ]
-    problems = []
     if importlib.util.find_spec("mlperf_loadgen") is None:
         problems.append(
             f"SCENARIO={asked.scenario}, but mlcommons-loadgen is not installed; {INSTALL}, or use SCENARIO=Default"
         )
-    several = [
-        name.upper()
-        for name in ("multi_tile", "devices", "instances", "nnodes", "scaling")
-        if asked.value(name) is True or asked.value(name) not in (None, False, 1)
-    ]
-    if several:
+    if several := _several(asked):
         problems.append(
             f"{', '.join(several)} with SCENARIO={asked.scenario} is not possible, LoadGen drives one process; "
             f"leave {'it' if len(several) == 1 else 'them'} out, or use SCENARIO=Default"
@@ -80,6 +76,25 @@ def refuse_settings(asked: Asked) -> list[str]:
             if asked.value(name) != 1
         ]
     return problems
+
+
+def _several(asked: Asked) -> list[str]:
+    """The settings that ask for more than one process."""
+    return [
+        name.upper()
+        for name in ("multi_tile", "devices", "instances", "nnodes", "scaling")
+        if asked.value(name) is True or asked.value(name) not in (None, False, 1)
+    ]
+
+
+def _refuse_compliance(asked: Asked) -> list[str]:
+    several = _several(asked)
+    if not several or asked.scenario != DEFAULT:  # which refuses them itself
+        return []
+    return [
+        f"{', '.join(several)} with COMPLIANCE=yes is not possible, its checks are of one process; "
+        f"leave {'it' if len(several) == 1 else 'them'} out, or use COMPLIANCE=no"
+    ]
 
 
 def loadgen_run(settings: Settings, samples: int, weights: str | None, standard_cases: bool) -> LoadGenRun:

@@ -129,6 +129,7 @@ def _sections(record: Record) -> Document:
         "placement": record.placement and asdict(record.placement),
         "pool": record.pool,
         "loadgen": record.loadgen,
+        "compliance": record.compliance,
         "telemetry": record.telemetry,
         "disturbance": record.disturbance and asdict(record.disturbance),
         "profile": record.profile,
@@ -207,6 +208,7 @@ def labels(doc: Mapping[str, Any]) -> Document:
         "weights": doc["weights"].get("kind"),
         "data": doc["data"].get("kind"),
         **({"valid_for_submission": doc["loadgen"].get("valid_for_submission")} if "loadgen" in doc else {}),
+        **({"compliance": doc["compliance"]["passed"]} if "compliance" in doc else {}),
         "warnings": [warning["name"] for warning in doc["warnings"]],
     }
 

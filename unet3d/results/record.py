@@ -51,6 +51,7 @@ class Record:
     placement: Bound | None = None
     pool: Section | None = None
     loadgen: Section | None = None
+    compliance: Section | None = None
     telemetry: Section | None = None
     disturbance: Disturbance | None = None
     ceilings: Ceilings | None = None

@@ -71,6 +71,7 @@ class Requested(TypedDict, total=False):
     threads: AtLeastOne
     scenario: str
     min_duration: Count | None
+    compliance: bool
     telemetry: bool
     profile: bool
     input_on_device: Required[bool]
@@ -429,6 +430,22 @@ class LoadGen(TypedDict, total=False):
     accuracy: dict[str, Value]
 
 
+class ComplianceTest(TypedDict):
+    """One of MLPerf's checks: what was found, as it was printed, and the figures that decide."""
+
+    name: str
+    passed: bool
+    found: str
+    figures: dict[str, float | None]
+
+
+class Compliance(TypedDict):
+    """MLPerf's compliance checks, in the form that they have here."""
+
+    passed: bool
+    tests: list[ComplianceTest]
+
+
 class Results(TypedDict):
     """results.json of the 3D U-Net inference benchmark."""
 
@@ -467,3 +484,4 @@ class Results(TypedDict):
     profile: NotRequired[list[Layer]]
     ceilings: NotRequired[Ceilings]
     loadgen: NotRequired[LoadGen]
+    compliance: NotRequired[Compliance]

@@ -18,6 +18,7 @@ from unet3d.results.schema import Results, Value
 NOT_A_SERIES = (
     "num_iterations",
     "warm_up",
+    "compliance",
     "telemetry",
     "profile",
     "weights",

@@ -1,6 +1,6 @@
 """Which layer of the network an operator belongs to, what it computes and moves: from the tensors that it is called with.
 
-An operator that takes a parameter belongs to that parameter's layer; one that takes none, such as a normalisation or a
+An operator that takes a convolution's weight belongs to its layer; one that takes none, such as a normalisation or a
 concatenation, belongs to the layer that made its latest input. No form of the network has to say anything for it. Where
 an input's origin is not known the layer is not either.
 
@@ -13,7 +13,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 from time import perf_counter
 from typing import Any
 
@@ -32,12 +32,13 @@ OURS = re.compile(r"((?:encoder|decoder)\.\d+\.\d+|upsamplings\.\d+|head)(?:[._]
 class Call:
     """One operator that was called.
 
-    product: the layer whose FLOP it computes, alone or with others. flop: of a convolution whose layer is not known.
+    layer: several are joined by "+". products: the layers whose FLOP it computes, alone or with other operators. flop: of a
+    convolution whose layer is not known.
     """
 
     name: str
     layer: str | None
-    product: str | None
+    products: tuple[str, ...]
     shapes: list[list[int]]
     flop: int
     bytes: int
@@ -76,14 +77,15 @@ class Watch(TorchDispatchMode):
         flop = [layer.flop for layer in of(passed, tuple(volumes.shape))]
         self.flop_of = {conv.layer: count for conv, count in zip(passed, flop, strict=True)}
         self._mark = mark or (lambda _: contextlib.nullcontext())
+        # A convolution's weight has a byte for each of its numbers at least, in whatever type and order it is packed; what
+        # belongs to a normalisation is smaller.
+        self._least = {conv.layer: prod(conv.weight) for conv in passed}
         layers = names(module, passed)
-        self._weights: dict[int, str] = {}
-        self._largest: dict[str, int] = {}
-        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-            if name in layers and tensor.numel() and _start(tensor):
-                layer = layers[name]
-                self._weights[_start(tensor)] = layer
-                self._largest[layer] = max(self._largest.get(layer, 0), tensor.numel())
+        self._weights = {
+            _start(tensor): layers[name]
+            for name, tensor in (*module.named_parameters(), *module.named_buffers())
+            if name in layers and tensor.numel() and _start(tensor)
+        }
         # By their memory, the layers that made the tensors, with numbers that count up.
         self._made: dict[int, tuple[int, str | None]] = {_memory(volumes): (0, INPUT)}
 
@@ -93,7 +95,7 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         read = _tensors((args, kwargs or {}))
-        layer, product, weights_only = self._belongs(func._schema.name, read)
+        layer, products, weights_only = self._belongs(func._schema.name, read)
         with self._mark(len(self.calls)):
             start = perf_counter()
             result = func(*args, **(kwargs or {}))
@@ -101,20 +103,22 @@ class Watch(TorchDispatchMode):
         written = _tensors(result)
         memory = {_memory(tensor) for tensor in read}
         fresh = [tensor for tensor in written if _memory(tensor) not in memory]
-        if weights_only and layer is not None:
-            # A weight in another type or layout.
-            self._weights |= {_start(tensor): layer for tensor in written if _start(tensor)}
+        for tensor in fresh:
+            # Whatever was there is gone. What is made of weights alone is a weight in another type or layout.
+            self._weights.pop(_start(tensor), None)
+            if weights_only and layer is not None and _start(tensor):
+                self._weights[_start(tensor)] = layer
         changes = _changed(func, args, kwargs or {})
         for tensor in (*fresh, *changes):
             # What has no place of its own is not known again.
             self._made[_memory(tensor) or -1] = (len(self.calls) + 1, layer)
         if fresh or changes:
-            unknown = product is None and _convolves(func._schema.name)
+            unknown = not products and _convolves(func._schema.name)
             self.calls.append(
                 Call(
                     name=func._schema.name,
                     layer=layer,
-                    product=product,
+                    products=products,
                     shapes=[list(tensor.shape) for tensor in read],
                     flop=_convolution(read, written) if unknown else 0,
                     bytes=sum(_bytes(tensor) for tensor in (*read, *fresh, *changes)),
@@ -123,20 +127,22 @@ class Watch(TorchDispatchMode):
             )
         return result
 
-    def _belongs(self, name: str, read: Sequence[torch.Tensor]) -> tuple[str | None, str | None, bool]:
-        """The layer of an operator with these inputs, the layer whose convolution it computes, and whether its inputs are
+    def _belongs(self, name: str, read: Sequence[torch.Tensor]) -> tuple[str | None, tuple[str, ...], bool]:
+        """The layer of an operator with these inputs, the layers whose convolutions it computes, and whether its inputs are
         all weights."""
-        weights = [(tensor.numel(), layer) for tensor in read if (layer := self._weights.get(_start(tensor)))]
+        weights = [(_bytes(tensor), layer) for tensor in read if (layer := self._weights.get(_start(tensor)))]
         if weights:
-            size, layer = max(weights)
-            others = len(weights) < len(read)
-            is_product = others and size == self._largest[layer] and layer in self.flop_of
-            return layer, layer if is_product else None, not others
+            if len(weights) == len(read):
+                return max(weights)[1], (), True
+            found = {layer for size, layer in weights if size >= self._least.get(layer, inf)}
+            if products := tuple(layer for layer in self._least if layer in found):
+                return "+".join(products), products, False
         if _convolves(name):  # with a weight that a compiler has made
-            return None, None, False
-        made = [self._made.get(_memory(tensor)) for tensor in read if tensor.dim()]
+            return None, (), False
+        # Parameters of a normalisation do not tell: where those of several layers are equal a trace keeps one of them.
+        made = [self._made.get(_memory(tensor)) for tensor in read if tensor.dim() and _start(tensor) not in self._weights]
         known = [origin for origin in made if origin is not None]
-        return (max(known)[1] if known and len(known) == len(made) else None), None, False
+        return (max(known)[1] if known and len(known) == len(made) else None), (), False
 
 
 def _convolves(name: str) -> bool:

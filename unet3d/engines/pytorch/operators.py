@@ -96,19 +96,13 @@ def rows_of_calls(calls: Sequence[Call], flop_of: dict[str, int]) -> list[Operat
     """A row for each operator. Operators that compute one convolution together share its FLOP by their time."""
     times: defaultdict[str, float] = defaultdict(float)
     for call in calls:
-        if call.product is not None:
-            times[call.product] += call.ms
-    return [
-        Operator(
-            call.name,
-            call.shapes,
-            call.ms,
-            call.flop if call.product is None else round(_part(call.ms, times[call.product]) * flop_of[call.product]),
-            call.bytes,
-            call.layer,
-        )
-        for call in calls
-    ]
+        for layer in call.products:
+            times[layer] += call.ms
+    rows = []
+    for call in calls:
+        flop = sum(round(_part(call.ms, times[layer]) * flop_of[layer]) for layer in call.products)
+        rows.append(Operator(call.name, call.shapes, call.ms, call.flop + flop, call.bytes, call.layer))
+    return rows
 
 
 def rows_of_kernels(ran: Sequence[Kernel], calls: Sequence[Call], flop_of: dict[str, int]) -> list[Operator]:

@@ -20,6 +20,8 @@ from unet3d.results.timing import Sample
 
 # Given the indices of a call's samples and the engine's output: what LoadGen logs of each sample.
 Answer = Callable[[Sequence[int], Any], Sequence[np.ndarray]]
+# Shown of a call when LoadGen's clock has stopped for it: the indices of its samples, and a function that makes its labels.
+Look = Callable[[Sequence[int], Callable[[], np.ndarray]], None]
 # Told of each call when LoadGen's clock has stopped for it, with our own times and the indices of its samples.
 Done = Callable[[Sample, Sequence[int]], None]
 
@@ -39,8 +41,9 @@ class Harness:
         streams: int,
         done: Done,
         answer: Answer | None = None,
+        look: Look | None = None,
     ):
-        self._engine, self._load, self._done, self._answer = engine, load, done, answer
+        self._engine, self._load, self._done, self._answer, self._look = engine, load, done, answer, look
         self._batch, self._streams = batch, streams
         self._held: dict[int, Any] = {}
         self._window: float | None = None
@@ -113,6 +116,8 @@ class Harness:
             self._complete(left.popleft())
             indices = [index for _, index in parts[number]]
             sample.volumes = len(indices)
+            if self._look is not None:
+                self._look(indices, labels.copy)
             self._done(sample, indices)
 
         try:
@@ -146,6 +151,8 @@ class Harness:
                     ]
                 )
             answered.append(True)
+            if self._look is not None:
+                self._look(indices, lambda: self._engine.labels(output))
 
         sample, _ = timed_call(self._engine, lambda: self._staged(indices), respond, self._window or 0.0)
         # LoadGen's clock has stopped when it was answered: nothing of ours comes after the inference.

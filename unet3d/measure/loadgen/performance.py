@@ -14,6 +14,8 @@ import numpy as np
 
 from unet3d.config.values import Settings
 from unet3d.engines.base import Engine
+from unet3d.measure import loop
+from unet3d.measure.accuracy import fill_batch
 from unet3d.measure.loadgen import logs
 from unet3d.measure.loadgen.harness import Harness
 from unet3d.measure.loadgen.session import LoadGenResult, log_folder, test_settings, version
@@ -36,8 +38,11 @@ def measure(
     expected_s: float,
     keep: Callable[[Sample], None],
     out: Console,
+    look: loop.Look | None = None,
 ) -> Path:
     """LoadGen's performance mode, our own times of each call given to `keep`; returns the folder of LoadGen's logs.
+
+    look: is shown the output of each call when LoadGen's clock has stopped for it.
 
     expected_s: seconds of one call.
 
@@ -59,7 +64,12 @@ def measure(
     def load(index: int) -> np.ndarray:
         return given.volumes.batch(index)[0] if given.cases is None else given.cases.store.load(names[index]).array
 
-    harness = Harness(engine, load, settings.batch_size, settings.streams, done)
+    def shown(indices: Sequence[int], labels: Callable[[], np.ndarray]) -> None:
+        if look is not None:
+            cases = tuple(names[index] for index in indices) if names else ()
+            look(lambda: fill_batch([load(index) for index in indices], settings.batch_size), cases, labels)
+
+    harness = Harness(engine, load, settings.batch_size, settings.streams, done, look=shown)
     chosen = test_settings(plan, "PerformanceOnly", expected_s, settings)
     harness.run(chosen, max(1, len(names)), plan.performance_samples, folder)
     return folder

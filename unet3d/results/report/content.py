@@ -63,6 +63,7 @@ class Context(TypedDict):
     software: Rows
     ran: Rows
     loadgen: Rows
+    compliance: Rows
     ranks: tuple[list[str], list[list[str]]]
     together: str
     figures: dict[str, str]
@@ -89,6 +90,7 @@ def context(doc: Results, folder: Path) -> Context:
         "software": tables.software(doc),
         "ran": tables.ran(doc),
         "loadgen": tables.loadgen(doc),
+        "compliance": tables.compliance(doc),
         "ranks": tables.ranks(doc),
         "together": tables.together(doc),
         "figures": _figures(doc),

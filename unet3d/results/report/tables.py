@@ -137,6 +137,13 @@ def together(doc: Results) -> str:
     )
 
 
+def compliance(doc: Results) -> Rows:
+    """MLPerf's checks with their outcomes; empty where they did not run."""
+    told = doc.get("compliance")
+    tests = told["tests"] if told else []
+    return [(test["name"], f"{'PASSED' if test['passed'] else 'FAILED'}: {test['found']}") for test in tests]
+
+
 def loadgen(doc: Results) -> Rows:
     """LoadGen's own figures and verdict beside our clock's; empty where it did not run."""
     told: Mapping[str, Any] = cast(Mapping[str, Any], doc.get("loadgen") or {})
