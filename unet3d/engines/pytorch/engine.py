@@ -116,7 +116,11 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
                 "PRECISION=int8 with ENGINE=torch needs a CPU with AMX; use ENGINE=openvino, or PRECISION=bf16 or fp32"
             )
         elif not (build.available() and build.amx()):
-            why = "they were built without AMX" if build.available() else build.status()[1]
+            why = (
+                "they were built without AMX, or the system keeps the tiles from this process"
+                if build.available()
+                else build.status()[1]
+            )
             reasons.append(
                 f"PRECISION=int8 with ENGINE=torch needs our C++ operators with AMX: {why}; use ENGINE=openvino, or "
                 "PRECISION=bf16 or fp32"

@@ -12,8 +12,8 @@
 namespace unet3d::amx {
 namespace {
 
-// Costs in units of one tile product: loading a tile, where this is not hidden; staging a position, hidden behind products
-// and not; storing a voxel's 32 channels; and beginning an item.
+// Costs in units of one tile product, estimated: loading a tile, as far as products do not hide it; staging a position
+// behind products and without; storing a voxel's 32 channels; and beginning an item.
 constexpr double kLoad = 0.35, kStage = 0.3, kStageAlone = 0.6, kStore = 0.25, kItem = 800;
 // Staged planes up to the first size share a core's cache with weights and another thread; beyond, products wait.
 constexpr double kCacheBytes = 500 << 10, kSlower = 0.25;

@@ -2,7 +2,8 @@
 //
 // With stride 1 an input plane is read by three output planes. Its tile is loaded once and multiplied with the weights of
 // each, and a tile of weights stays for all output planes: four planes take 9 loads for 12 products, where three tiles of
-// voxels by one of weights would take 16. Loads are what bounds: they and what they bring in from a core's second cache.
+// voxels by one of weights take 16. Of what is read from a core's second cache weights are the most, and four tiles of
+// voxels read them once.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
 """Weights in the order in which the fused layers read them, see winograd.h, direct.h, upsample.cpp,
-head.cpp and amx_conv.h.
+head.cpp, amx_conv.h and, for the bytes of int8, amx_int8.cpp.
 
 Channels are padded by zeros to multiples of 32 (BLOCK): padded outputs are exactly zero, padded inputs add nothing.
 """
