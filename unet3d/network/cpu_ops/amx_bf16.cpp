@@ -108,12 +108,13 @@ class Bf16Input : public Bf16Products {
     int64_t channels = layer_.sources[0].channels;
     const uint16_t* from = (const uint16_t*)layer_.sources[0].data + at.voxel * channels;
     std::fill(to, to + piece.end - piece.begin, 0);
-    to -= piece.begin;
+    if (at.end <= at.begin) return;
+    to += at.begin - piece.begin;
     if (channels == 4) {
-      if (at.end > at.begin) std::memcpy(to + at.begin, from + at.begin * 4, (at.end - at.begin) * 8);
+      std::memcpy(to, from + at.begin * 4, (at.end - at.begin) * 8);
       return;
     }
-    for (int64_t x = at.begin; x < at.end; ++x) std::memcpy(to + x, from + x * channels, channels * 2);
+    for (int64_t x = at.begin; x < at.end; ++x) std::memcpy(to++, from + x * channels, channels * 2);
   }
 
   const Layer& layer_;
