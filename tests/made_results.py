@@ -62,7 +62,8 @@ def dice_of_cases(cases):
 
 
 def full():
-    """A document with every section that a run may have: accuracy, telemetry, profile, ceilings, LoadGen, ranks."""
+    """A document with every section that a run may have: accuracy, telemetry, profile, ceilings, LoadGen, compliance,
+    ranks."""
     record = record_of(
         settings_of(precision="bf16", network="reference", num_iterations=4, threads=4),
         command=["predict.py", "--dataset-dir", "data"],
@@ -105,8 +106,10 @@ def full():
                 "share_of_copy": None,
                 "products": "bf16",
                 "executed_flop": 10**9,
+                "layer": layer,
+                "kernel": layer and "void kernel<float>(Params)",
             }
-            for name, ms in (("aten::conv3d", 10.0), ("outside operators", 5.0))
+            for name, ms, layer in (("aten::conv3d", 10.0, "encoder.0.0"), ("outside operators", 5.0, None))
         ],
         loadgen={
             "version": "6.0.17",
@@ -114,7 +117,16 @@ def full():
             "settings": {"min_queries": 64, "schedule_rng_seed": 10051496985653635065},
             "valid_for_submission": False,
             "why_not": ["too few"],
-            "performance": {"scenario": "SingleStream", "latency_ms": {"p90": 100.0}},
+            "performance": {
+                "scenario": "SingleStream",
+                "latency_ms": {"p90": 100.0},
+                "own_latency_ms": {"p90": 101.0},
+                "difference": {"p90": 0.01},
+            },
+        },
+        compliance={
+            "passed": True,
+            "tests": [{"name": "TEST01", "passed": True, "found": "labels agree", "figures": {"label_agreement": 1.0}}],
         },
         pool={
             "ranks": 2,

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from made_events import MadeUpGpu
 
 from unet3d.devices import known_issues
 from unet3d.devices import xpu as xpu_module
@@ -14,7 +15,9 @@ from unet3d.devices.cuda import CudaDevice
 from unet3d.devices.nvml import Nvml
 from unet3d.devices.xpu import KernelCounter, XpuDevice
 from unet3d.engines.base import Request
+from unet3d.engines.pytorch import operators
 from unet3d.engines.pytorch.engine import CALLS_BEFORE_CAPTURE, TorchEngine
+from unet3d.network import flops
 
 
 class FakeGraph:
@@ -304,3 +307,21 @@ def test_jit_none_launches_by_itself(narrow_reference):
     engine = engine_for(narrow_reference, gpu, jit="none")
     engine.compare(VOLUME)
     assert gpu.captures == 0 and engine.effective().details["graph"].startswith("none: JIT=none")
+
+
+@pytest.mark.parametrize("jit", ["trace", "none"])
+def test_a_profile_is_of_the_kernels_and_layers_of_what_was_timed(narrow_reference, monkeypatch, jit):
+    gpu = MadeUpGpu(0.001)
+    gpu.stands_in(monkeypatch)
+    engine = engine_for(narrow_reference, HostGpu(), jit=jit, profile=True)
+    staged = engine.stage(VOLUME)
+    engine.compile(staged)
+    before = {shape: captured.graph.replays for shape, captured in engine._lanes[0].graphs.items()}
+    told = engine.operators(staged)
+    assert told.notes == () and told.rest == "gaps between kernels"
+    assert sum(row.flop for row in told.operators) == flops.flops(narrow_reference, VOLUME.shape)
+    assert all(row.layer and row.kernel for row in told.operators)
+    # Calls that are timed and one that is profiled are those of the graph, the launched ones are not.
+    assert [captured.graph.replays - before[shape] for shape, captured in engine._lanes[0].graphs.items()] == (
+        [] if jit == "none" else [operators.CALLS + 1]
+    )

@@ -1,6 +1,5 @@
 """Which operator a GPU's kernels belong to: made-up events of PyTorch's profiler, and a profile of real ones on a GPU."""
 
-import itertools
 import warnings
 from statistics import median
 from time import perf_counter
@@ -8,8 +7,9 @@ from time import perf_counter
 import numpy as np
 import pytest
 import torch
+from made_events import MadeUpGpu
+from marks import needs_cuda
 
-from tests.marks import needs_cuda
 from unet3d.devices import registry as devices
 from unet3d.devices.cpu import CpuDevice
 from unet3d.engines.base import Request
@@ -139,28 +139,6 @@ def test_operators_that_compute_one_convolution_share_its_flop():
     assert [row.flop for row in operators.rows_of_kernels(ran, calls, {"encoder.0.0": 1000})] == [750, 250, 0]
 
 
-class MadeUpGpu:
-    """Stands in for PyTorch's profiler on a GPU: two kernels for each operator that was marked, of `ms` each; a call without
-    marks has the same ones, with no operators."""
-
-    def __init__(self, ms, changes=lambda names: names):
-        self.ms, self.changes, self.names = ms, changes, []
-
-    def __call__(self, profile):
-        seen, tell = [], itertools.count(1)
-        for event in profile.profiler.kineto_results.events():
-            if event.name().startswith(MARK):
-                host = Event(event.name(), False, event.start_ns(), event.duration_ns(), next(tell), 0)
-                inner = Event("aten::inner", False, event.start_ns() + 1, 1, next(tell), 0)
-                names = [f"kernel_{len(self.names)}", "fold"]
-                self.names += names
-                seen += [host, inner, *self._kernels(names, event.start_ns(), inner.number)]
-        return seen or self._kernels(["Memcpy HtoD", *self.changes(self.names)], 0, 0)
-
-    def _kernels(self, names, start, operator):
-        return [Event(name, True, start + i, round(1e6 * self.ms), 0, operator) for i, name in enumerate(names)]
-
-
 @pytest.fixture
 def engine(narrow_reference):
     engine = TorchEngine(Request("torch", CpuDevice(), "fp32", network="reference", profile=True))
@@ -174,10 +152,9 @@ def told(engine, staged, monkeypatch, gpu):
     """The profile of an engine as of one on a GPU."""
     from unet3d.engines.pytorch.layers import Watch
 
-    monkeypatch.setattr(kernels, "events", gpu)
+    gpu.stands_in(monkeypatch)
     infer = lambda: engine.infer(staged)  # noqa: E731
     watching = lambda mark: Watch(engine._module, engine._convolutions, staged, mark)  # noqa: E731
-    monkeypatch.setattr(operators.profiler, "recording", lambda kind, record=operators.profiler.recording: record())
     return operators.on_device("cuda", watching, infer, infer, lambda error: False)
 
 
@@ -207,7 +184,7 @@ def test_kernels_that_take_longer_than_the_call_are_said(engine, monkeypatch):
 
 
 def test_a_profiler_that_sees_no_kernels_is_said(engine, monkeypatch):
-    told_ = told(*engine, monkeypatch, lambda profile: [])
+    told_ = told(*engine, monkeypatch, MadeUpGpu(0.001, sees=False))
     assert told_.operators == [] and "saw no kernels" in told_.notes[0]
 
 

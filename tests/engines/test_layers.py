@@ -1,5 +1,6 @@
 """The layers of operators by the tensors that they are called with, in every form of the network."""
 
+import contextlib
 import warnings
 
 import pytest
@@ -118,6 +119,12 @@ def test_an_unknown_weight_is_no_layers(tiny_reference):
 
 
 def test_views_are_no_rows(tiny_reference):
-    x = torch.randn(1, 4, 8, 8, 16)
+    x, numbers = torch.randn(1, 4, 8, 8, 16), []
+    mark = lambda number: numbers.append(number) or contextlib.nullcontext()  # noqa: E731
+    with Watch(tiny_reference, flops.convolutions(tiny_reference), x, mark) as watch:
+        x.transpose(0, 1).add(1).transpose(0, 1).mul(2)
+    # What a view launches is not the next operator's.
+    assert numbers == [0, 1, 2, 3] and watch.places == {1: 0, 3: 1}
+    assert [call.name for call in watch.calls] == ["aten::add", "aten::mul"]
     rows = watched(tiny_reference, tiny_reference, x, lambda x: x.permute(0, 2, 3, 4, 1)[:, 1:].contiguous())
     assert [(row.layer, row.bytes) for row in rows] == [(layers.INPUT, 2 * 4 * 4 * 7 * 8 * 16)]

@@ -177,6 +177,21 @@ def test_outputs_are_kept_of_calls_chosen_before():
     assert len(few.batches) == 2
 
 
+@pytest.mark.parametrize(
+    ("interval", "passes", "is_open"),
+    [
+        ((0.99, 1.01), True, False),
+        ((0.95, 1.3), True, True),
+        ((0.5, 0.95), True, True),
+        ((1.2, 1.4), False, False),
+        ((0.7, 0.8), False, False),
+    ],
+)
+def test_what_noise_hides_is_said(interval, passes, is_open):
+    assert compliance._agree(1.0, *interval) is passes
+    assert ("noise leaves open" in compliance._told(1.0, *interval)) is is_open
+
+
 def test_volumes_are_never_the_same():
     moved, first = compliance._moved(np.arange(2 * 3 * 4).reshape(1, 1, 2, 3, 4)), None
     for _ in range(11):

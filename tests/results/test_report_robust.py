@@ -43,6 +43,13 @@ def test_any_text_and_number_that_is_read_is_drawn(data, tmp_path, capsys, recwa
     one_line_or_drawn(path, capsys, recwarn)
 
 
+@pytest.mark.parametrize("key", ["latency_ms", "own_latency_ms", "difference"])
+def test_text_in_place_of_loadgens_figures_is_refused(key, tmp_path, capsys, recwarn):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(replaced(full(), ("loadgen", "performance", key, "p90"), "$x^$")))
+    assert one_line_or_drawn(path, capsys, recwarn) == 2
+
+
 @pytest.mark.parametrize("latencies", [[100.0, 100.00000000000001], [1e-9, 1e12], [1e10] * 3, [1e-9] * 3])
 def test_latencies_of_any_size_are_drawn(latencies, tmp_path, capsys, recwarn):
     (tmp_path / "results.json").write_text(json.dumps(results(latencies)))

@@ -235,5 +235,9 @@ def _agree(value: float, low: float | None, high: float | None) -> bool:
 
 
 def _told(value: float, low: float | None, high: float | None) -> str:
-    interval = "" if low is None or high is None else f", {low:.3f} to {high:.3f}"
-    return f"{value:.3f} times as long{interval} (at most {SPEED:.0%} apart)"
+    interval = open_ = ""
+    if low is not None and high is not None:
+        interval = f", {low:.3f} to {high:.3f}"
+        if _agree(value, low, high) and not 1 - SPEED <= low <= high <= 1 + SPEED:
+            open_ = ", which noise leaves open"
+    return f"{value:.3f} times as long{interval} (at most {SPEED:.0%} apart{open_})"

@@ -418,6 +418,20 @@ class Pool(TypedDict):
     slowest_behind: float
 
 
+class LoadGenPerformance(TypedDict, total=False):
+    """LoadGen's own figures of a performance run, and how our clock's latencies differ from them, relative to LoadGen's."""
+
+    scenario: str
+    verdict: str | None
+    queries: Count | None
+    latency_ms: dict[str, Milliseconds]
+    own_latency_ms: dict[str, Milliseconds]
+    difference: dict[str, float]
+    samples_per_second: float | None
+    early_stopping: Value
+    problems: list[str]
+
+
 class LoadGen(TypedDict, total=False):
     """What MLPerf's LoadGen said of the run."""
 
@@ -426,7 +440,7 @@ class LoadGen(TypedDict, total=False):
     rules: str
     settings: dict[str, Value]
     why_not: list[str]
-    performance: dict[str, Value]
+    performance: LoadGenPerformance
     accuracy: dict[str, Value]
 
 

@@ -13,6 +13,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from math import inf, prod
 from time import perf_counter
 from typing import Any
@@ -74,8 +75,11 @@ class Watch(TorchDispatchMode):
         the operator of this number in."""
         super().__init__()
         self.calls: list[Call] = []
+        # Of operators by their numbers among `calls`, which has none for what only looks at a tensor in another way.
+        self.places: dict[int, int] = {}
+        self._numbers = count()
         flop = [layer.flop for layer in of(passed, tuple(volumes.shape))]
-        self.flop_of = {conv.layer: count for conv, count in zip(passed, flop, strict=True)}
+        self.flop_of = {conv.layer: work for conv, work in zip(passed, flop, strict=True)}
         self._mark = mark or (lambda _: contextlib.nullcontext())
         # A convolution's weight has a byte for each of its numbers at least, in whatever type and order it is packed; what
         # belongs to a normalisation is smaller.
@@ -96,7 +100,8 @@ class Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         read = _tensors((args, kwargs or {}))
         layer, products, weights_only = self._belongs(func._schema.name, read)
-        with self._mark(len(self.calls)):
+        number = next(self._numbers)
+        with self._mark(number):
             start = perf_counter()
             result = func(*args, **(kwargs or {}))
             seconds = perf_counter() - start
@@ -113,6 +118,7 @@ class Watch(TorchDispatchMode):
             # What has no place of its own is not known again.
             self._made[_memory(tensor) or -1] = (len(self.calls) + 1, layer)
         if fresh or changes:
+            self.places[number] = len(self.calls)
             unknown = not products and _convolves(func._schema.name)
             self.calls.append(
                 Call(

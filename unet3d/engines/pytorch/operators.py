@@ -64,7 +64,11 @@ def on_device(
         watch = watching(lambda number: torch.profiler.record_function(f"{kernels.MARK}{number}"))
         with profiler.recording(kind) as profile, watch:
             launch()
-        calls, flop_of, named = watch.calls, watch.flop_of, kernels.launched(kernels.events(profile))
+        calls, flop_of = watch.calls, watch.flop_of
+        named = [
+            replace(kernel, call=None if kernel.call is None else watch.places.get(kernel.call))
+            for kernel in kernels.launched(kernels.events(profile))
+        ]
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
