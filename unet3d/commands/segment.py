@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -33,6 +34,7 @@ SETTINGS = ("platform", "precision", "engine", "jit", "network", "ipex", "amp", 
 HEAD = ("case", "total", *STEPS)
 # Written again at most as often while cases end.
 EVERY_S = 5.0
+_WRITING = threading.Lock()
 
 
 def main(argv: Sequence[str]) -> int:
@@ -147,8 +149,14 @@ def _write(record: Record, outcome: Outcome) -> None:
     Raises:
         UserError: when the folder cannot be written to.
     """
+    # The thread that works must not put "still running" over what a signal has closed meanwhile.
+    with _WRITING:
+        json_files.write(record.settings.output_dir / FILE, document.plain(_facts(record, outcome)))
+
+
+def _facts(record: Record, outcome: Outcome) -> dict[str, Any]:
     settings = record.settings
-    facts: dict[str, Any] = {
+    return {
         "schema_version": 1,
         "complete": record.complete,
         "incomplete_reason": record.incomplete_reason,
@@ -165,7 +173,6 @@ def _write(record: Record, outcome: Outcome) -> None:
         "warnings": [asdict(warning) for warning in record.warnings],
         **segment.document(outcome),
     }
-    json_files.write(settings.output_dir / FILE, document.plain(facts))
 
 
 def _tell(record: Record, outcome: Outcome, out: Console) -> None:

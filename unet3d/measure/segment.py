@@ -184,7 +184,7 @@ def _exported(case: Case, ready: Ready, sample: Sample, labels: np.ndarray, fold
 
 def document(outcome: Outcome) -> dict[str, Any]:
     """What segment.json holds of the cases: each one's seconds by step, means, and cases per second of the whole."""
-    done = outcome.done
+    done = list(outcome.done)  # another thread may add to them
     means = {step: float(np.mean([case.seconds[step] for case in done])) for step in STEPS} if done else {}
     return {
         "cases": [{**asdict(case), "file": case.file.name} for case in done],
