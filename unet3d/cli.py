@@ -16,6 +16,7 @@ RUN = "unet3d.commands.run"
 VERBS = {
     "check": ("unet3d.commands.check", "what this machine can run, how fast that should be, what is missing"),
     "preprocess": ("unet3d.commands.preprocess", "prepare every case of DATASET_DIR ahead of runs"),
+    "segment": ("unet3d.commands.segment", "segment a case or a data set, from NIfTI to NIfTI, each step timed"),
     "sweep": ("unet3d.commands.sweep", "run many configurations and rank them"),
     "compare": ("unet3d.commands.compare", "is one run faster than another, or is it noise"),
     "report": ("unet3d.commands.report", "draw report.html of a finished run anew"),

@@ -79,11 +79,11 @@ def carry_out(plan: Plan, argv: Sequence[str], lock: FolderLock) -> int:
             record.warn(warning)
             out.warning(warning)
         registry.engine_class(plan.settings.engine).begin()
-        _in_thread(_work(plan, record, out))
+        in_thread(_work(plan, record, out))
         record.finish()
         signals.not_at_all()
     except (Exception, Stopped) as error:  # noqa: BLE001 - the last line of defence: a user never sees a traceback
-        reason, code = _why(error, folder)
+        reason, code = why(error, folder)
         _end_early(record, out, reason, code, lock)
     if plan.settings.node_rank:
         out.line(f"The results of all nodes are in node 0's OUTPUT_DIR; this node's log is in {shown(folder)}")
@@ -94,7 +94,7 @@ def carry_out(plan: Plan, argv: Sequence[str], lock: FolderLock) -> int:
     return ExitCode.DONE if complete else ExitCode.NOT_ALL
 
 
-def _why(error: BaseException, folder: Path) -> tuple[str, int]:
+def why(error: BaseException, folder: Path) -> tuple[str, int]:
     """Why a run ends early, told where it has to be, and its exit code."""
     signals.not_at_all()
     if isinstance(error, Stopped):
@@ -190,7 +190,7 @@ def _report(record: Record, results: Document, folder: Path) -> Document:
     return results
 
 
-def _in_thread(work: Callable[[], None]) -> None:
+def in_thread(work: Callable[[], None]) -> None:
     """Do the work in a thread of its own, so that this one answers signals at once.
 
     A signal's handler runs between two instructions of the main thread only; one inference on a CPU can last half a
@@ -236,18 +236,18 @@ def _end_early(record: Record, out: Console, reason: str, code: int, lock: Folde
             _report(record, results, folder)
             out.line(f"Report: {shown(folder / report.FILE)}")
     out.close()
-    _leave(code, lock)
+    leave(code, lock)
 
 
 def _limit_report(code: int, lock: FolderLock) -> None:
     """After SIGTERM the report has some seconds: `docker stop` kills after ten, which would hide the exit code."""
     if code == ExitCode.TERMINATED:
-        limit = threading.Timer(REPORT_S, _leave, [code, lock])
+        limit = threading.Timer(REPORT_S, leave, [code, lock])
         limit.daemon = True
         limit.start()
 
 
-def _leave(code: int, lock: FolderLock) -> NoReturn:
+def leave(code: int, lock: FolderLock) -> NoReturn:
     streams.finish(code)
     caches.remove_temporary()
     lock.release()

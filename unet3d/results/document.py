@@ -23,7 +23,8 @@ from unet3d.version import __version__
 from unet3d.workload import MODALITIES, SHAPE
 
 Document = dict[str, Any]  # results.json, or a part of it
-# All that a run may write into its folder; the first that is there gives the time that earlier ones are renamed after.
+# All that a run, or the verb segment, may write into its folder; the first that is there gives the time that earlier ones
+# are renamed after.
 FILES = (
     "results.json",
     "results.yaml",
@@ -33,6 +34,7 @@ FILES = (
     "profile.json",
     "traceback.log",
     "segmentations",
+    "segment.json",
     "loadgen",
 )
 REGION_KEYS = (("WT", "accuracy_whole_tumor"), ("TC", "accuracy_tumor_core"), ("ET", "accuracy_enhancing_tumor"))

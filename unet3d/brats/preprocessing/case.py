@@ -2,6 +2,9 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +20,14 @@ from unet3d.workload import MODALITIES
 SCALING_TOLERANCE = 1e-4
 
 
+@dataclass(frozen=True)
+class Scan:
+    """A case's images as nnU-Net reads them: float32 [modality, z, y, x], and its properties of the case."""
+
+    array: np.ndarray
+    properties: dict
+
+
 def prepare(case: Case, padded_shape: Sequence[int] = PADDED_SHAPE) -> Volume:
     """Checks and preprocesses a case. The returned array is cropped, not yet padded.
 
@@ -24,32 +35,58 @@ def prepare(case: Case, padded_shape: Sequence[int] = PADDED_SHAPE) -> Volume:
     finite, for files that do not fit together, for unexpected labels in the true segmentation (which may be absent), and
     for a brain larger than `padded_shape`.
     """
+    return process(read(case), padded_shape)
+
+
+def read(case: Case, truth: bool = True, threads: int = 1) -> Scan:
+    """Reads the files of a case and checks them. truth: the true segmentation too, where there is one.
+
+    Raises UserError as `prepare` does.
+    """
     check_presence(case)
     files = dict(zip(MODALITIES, case.images, strict=True))
     # A truth that cannot be read is not an absent one.
-    if os.path.lexists(case.truth):
+    if truth and os.path.lexists(case.truth):
         files["seg"] = case.truth
-    grids, images = {}, {}
-    for kind, file in files.items():
-        grids[kind], voxels = nifti.read(kind, file)
-        if kind == "seg":
-            segmentations.renumbered(voxels, file)
-        elif not voxels.any():
-            raise UserError(f"{kind} is zero everywhere")
-        else:
-            images[kind] = voxels
+    with ThreadPoolExecutor(threads) as pool:
+        checking = {kind: pool.submit(_checked, kind, file) for kind, file in files.items()}
+        grids, images = {}, {}
+        for kind, future in checking.items():
+            grids[kind], images[kind] = future.result()
     _check_grids(grids)
     try:
-        array, properties = nnunet.load(case.images)
+        array, properties = nnunet.load(case.images, threads)
     except RuntimeError as error:
         raise UserError(f"ITK cannot read the images ({shown(' '.join(str(error).split())[-150:])})") from None
-    for voxels, (modality, image) in zip(array, images.items(), strict=True):
-        if not np.allclose(voxels, image, rtol=0, atol=SCALING_TOLERANCE * float(np.abs(image).max())):
-            raise UserError(
-                f"{modality} has a header that programs read in different ways; write the file anew: {shown(files[modality])}"
-            )
-    del images
-    array, properties, outside = nnunet.crop(array, properties)
+    with ThreadPoolExecutor(threads) as pool:
+        kinds = zip(MODALITIES, array, strict=True)
+        scaling = [pool.submit(_check_scaling, kind, voxels, images[kind], files[kind]) for kind, voxels in kinds]
+        for checked in scaling:
+            checked.result()
+    return Scan(array, properties)
+
+
+def _checked(kind: str, file: Path) -> tuple[nifti.Grid, np.ndarray]:
+    grid, voxels = nifti.read(kind, file)
+    if kind == "seg":
+        segmentations.renumbered(voxels, file)
+    elif not voxels.any():
+        raise UserError(f"{kind} is zero everywhere")
+    return grid, voxels
+
+
+def _check_scaling(modality: str, voxels: np.ndarray, image: np.ndarray, file: Path) -> None:
+    """See that ITK's voxels of a file are ours."""
+    if not np.allclose(voxels, image, rtol=0, atol=SCALING_TOLERANCE * float(np.abs(image).max())):
+        raise UserError(f"{modality} has a header that programs read in different ways; write the file anew: {shown(file)}")
+
+
+def process(scan: Scan, padded_shape: Sequence[int] = PADDED_SHAPE) -> Volume:
+    """Crops, resamples and normalises a scan, which is given up. The returned array is cropped, not yet padded.
+
+    Raises UserError as `prepare` does.
+    """
+    array, properties, outside = nnunet.crop(scan.array, scan.properties)
     _check_size(nnunet.resampled_size(array.shape[1:], properties), padded_shape)
     array, properties = nnunet.resample_normalise(array, properties, outside)
     try:

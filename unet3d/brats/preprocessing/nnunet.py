@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,22 +13,54 @@ import numpy as np
 TARGET_SPACING = (1.0, 1.0, 1.0)
 
 
+class _Silence:
+    """Standard output and warnings belong to the whole process: the first thread puts them away, the last one back."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._restore = threading.Lock(), 0, contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._restore.enter_context(contextlib.redirect_stdout(io.StringIO()))
+                self._restore.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore", DeprecationWarning)
+                warnings.simplefilter("ignore", RuntimeWarning)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._restore.close()
+
+
+_SILENCE = _Silence()
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps nnU-Net's progress messages, its imports' and numpy's warnings off the console: values are checked after it."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", RuntimeWarning)
+    """Keeps nnU-Net's progress messages, its imports' and numpy's warnings off the console: values are checked after it.
+
+    Several threads may be inside.
+    """
+    with _SILENCE:
         yield
 
 
-def load(files: Sequence[Path]) -> tuple[np.ndarray, dict]:
-    """Float32 [modality, z, y, x] as in the files, and nnU-Net's properties of the case."""
+def load(files: Sequence[Path], threads: int = 1) -> tuple[np.ndarray, dict]:
+    """Float32 [modality, z, y, x] as in the files, and nnU-Net's properties of the case. threads: files read at a time."""
     with quiet():
         from nnunet.preprocessing.cropping import load_case_from_list_of_files
 
-        array, _, properties = load_case_from_list_of_files([str(file) for file in files])
-    return array, properties
+        names = [str(file) for file in files]
+        if threads == 1:
+            array, _, properties = load_case_from_list_of_files(names)
+            return array, properties
+        # The properties are those of the first file but for the list of all.
+        with ThreadPoolExecutor(threads) as pool:
+            loaded = list(pool.map(lambda name: load_case_from_list_of_files([name]), names))
+    return np.concatenate([array for array, _, _ in loaded]), {**loaded[0][2], "list_of_data_files": names}
 
 
 def crop(array: np.ndarray, properties: dict) -> tuple[np.ndarray, dict, np.ndarray]:
