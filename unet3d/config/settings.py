@@ -213,6 +213,15 @@ SETTINGS: tuple[Setting, ...] = (
         default_text="600, as MLPerf asks for; 0 where NUM_ITERATIONS is set",
     ),
     Setting(
+        "full_size_check",
+        MEASURING,
+        kinds.yes_no,
+        "yes, no",
+        "Before timing, compare one inference of a whole volume with fp32, which is computed once for each weights and shape",
+        default=True,
+        bare="yes",
+    ),
+    Setting(
         "telemetry",
         MEASURING,
         kinds.yes_no,

@@ -42,6 +42,7 @@ class Asked:
     threads: int | None
     scenario: str
     min_duration: int | None
+    full_size_check: bool
     telemetry: bool
     profile: bool
     input_on_device: bool
