@@ -120,10 +120,11 @@ def measure(plan: Plan, out: Console) -> Row:
     group, settings = SingleProcess(), plan.settings
     network = prepare.load_network(plan, out)
     given = prepare.choose_input(plan, out, group)
-    engine = prepare.load_engine(plan, network.reference, out, group).engine
+    checked = prepare.load_engine(plan, network.reference, out, group)
+    engine = checked.engine
     del network
     try:
-        prepare.warm_up(plan, engine, given.volumes, out, group)
+        prepare.warm_up(plan, checked, given.volumes, out, group)
         staged = engine.stage(given.volumes.batch(0))
         alone_s, alone_joules = _watched(plan, out, lambda: _alone(engine, staged, settings.num_iterations))
         samples: list[Sample] = []

@@ -44,6 +44,7 @@ KINDS = {
     "onnx": Kind("onnx", "networks exported for ONNX Runtime"),
     "int8-ranges": Kind("int8-ranges", "ranges of activations, for int8 by PyTorch"),
     "fp32-dice": Kind("fp32-dice", "Dice of each case in fp32, which int8 is compared with"),
+    "fp32-voxels": Kind("fp32-voxels", "fp32's logits of sampled voxels, for the check at full size"),
     TRITON: Kind("triton", "GPU kernels compiled by Triton", "TRITON_CACHE_DIR"),
     INDUCTOR: Kind("inductor", "what torch.compile has made", "TORCHINDUCTOR_CACHE_DIR"),
     OTHER: Kind("*", "files of other versions of this benchmark"),

@@ -89,8 +89,11 @@ def test_norms_take_what_convolutions_give_and_activations_become_unsigned(run, 
 
     model = openvino.Core().read_model(run("fast")._path)
     quantisers = [op for op in model.get_ops() if op.get_type_name() == "FakeQuantize"]
-    before_norms = {op.input_value(0).get_node().get_type_name() for op in model.get_ops() if op.get_type_name() == "MVN"}
-    assert before_norms == {"Convolution", "Add"}
+    norms = [op for op in model.get_ops() if op.get_friendly_name().endswith(".norm")]
+    assert len(norms) == sum(isinstance(module, torch.nn.InstanceNorm3d) for module in network.modules())
+    assert {op.input_value(0).get_node().get_type_name() for op in norms} == {"Convolution", "Add"}
+    # Nothing between a convolution and its activation is quantised.
+    assert {op.input_value(0).get_node().get_type_name() for op in quantisers} <= {"PRelu", "Parameter", "Constant", "Convert"}
     after_activation = [op for op in quantisers if op.input_value(0).get_node().get_type_name() == "PRelu"]
     assert len(after_activation) == sum("LeakyReLU" in type(module).__name__ for module in network.modules())
     assert all(op.input_value(1).get_node().data.max() == 0 for op in after_activation)
@@ -101,16 +104,16 @@ def test_layers_hand_on_without_a_pass_between(run):
     engine = run("fast")
     engine.compare(np.zeros((1, 4, *SHAPE), dtype=np.float32))
     compiled = next(iter(engine._compiled.values()))[0]
-    norms = [
-        op
-        for op in compiled.get_runtime_model().get_ordered_ops()
-        if "encoder" in op.get_friendly_name() and layer_type(op) == "MVN"
-    ]
-    assert len(norms) == 6
-    for norm in norms:
-        assert layer_type(norm.input_value(0).get_node()) == "Convolution"
-        readers = {layer_type(reader.get_node()) for reader in norm.output(0).get_target_inputs()}
-        assert readers <= {"Convolution", "Deconvolution"}
+    executed = compiled.get_runtime_model().get_ordered_ops()
+    convolutions = [op for op in executed if layer_type(op) == "Convolution" and op.get_friendly_name().startswith("encoder.")]
+    assert len(convolutions) == 6
+    for convolution in convolutions:
+        assert convolution.get_output_element_type(0).get_type_name() in ("bf16", "f32")
+        assert convolution.get_input_element_type(0).get_type_name() == "u8"
+        readers = {layer_type(reader.get_node()) for reader in convolution.output(0).get_target_inputs()}
+        assert readers <= {"Pooling", "Reduce", "Subgraph"}
+    # The pass that normalises and activates writes the bytes that the next convolution reads.
+    assert [layer_type(convolution.input_value(0).get_node()) for convolution in convolutions[1:]] == ["Subgraph"] * 5
 
 
 def test_transposed_convolutions_write_the_type_that_the_decoder_adds_in(run):

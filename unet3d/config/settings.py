@@ -222,6 +222,15 @@ SETTINGS: tuple[Setting, ...] = (
         bare="yes",
     ),
     Setting(
+        "full_size_check",
+        MEASURING,
+        kinds.yes_no,
+        "yes, no",
+        "Before timing, compare one inference of a whole volume with fp32, which is computed once for each weights and shape",
+        default=True,
+        bare="yes",
+    ),
+    Setting(
         "telemetry",
         MEASURING,
         kinds.yes_no,

@@ -43,6 +43,7 @@ class Asked:
     scenario: str
     min_duration: int | None
     compliance: bool
+    full_size_check: bool
     telemetry: bool
     profile: bool
     input_on_device: bool

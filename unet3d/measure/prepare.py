@@ -11,14 +11,14 @@ from unet3d.devices import host
 from unet3d.engines import registry
 from unet3d.engines.base import Effective, Engine
 from unet3d.errors import MismatchError, OutOfMemory
-from unet3d.measure import against_fp32
+from unet3d.measure import against_fp32, full_size
 from unet3d.measure.loop import timed
 from unet3d.planning import memory
 from unet3d.planning.group import Group
 from unet3d.planning.plan import Plan
 from unet3d.results import advice
 from unet3d.results.console import Console
-from unet3d.results.facts import Agreement, RunWarning, VolumesFacts, WarmUpFacts, WeightsFacts
+from unet3d.results.facts import Agreement, PeakMemory, RunWarning, VolumesFacts, WarmUpFacts, WeightsFacts
 from unet3d.results.timing import WarmUp
 from unet3d.workload import MODALITIES
 
@@ -61,11 +61,17 @@ class Checked:
 
 @dataclass(frozen=True)
 class Warm:
-    """What is known of an engine after it was compiled and warmed up."""
+    """What is known of an engine after it was compiled and warmed up.
+
+    full_size: the agreement with fp32 at full size, where it was checked. memory: the peak before that check, whose own volume
+    and logits are no part of what is measured.
+    """
 
     load_seconds: dict[str, float]
     warm_up: WarmUpFacts
     warnings: tuple[RunWarning, ...]
+    full_size: Agreement | None = None
+    memory: PeakMemory | None = None
 
 
 def load_network(plan: Plan, out: Console) -> Network:
@@ -147,8 +153,27 @@ def load_engine(plan: Plan, reference: torch.nn.Module, out: Console, group: Gro
     return Checked(engine, agreement, effective, tuple(told))
 
 
-def warm_up(plan: Plan, engine: Engine, volumes: Volumes, out: Console, group: Group) -> Warm:
-    """Compile for the volumes' shape and call until the latencies settle, or as often as WARM_UP says."""
+def expect_full_size(plan: Plan, network: Network, group: Group) -> tuple[full_size.Expected | None, list[RunWarning]]:
+    """fp32's logits for the check at full size; None where there is none. One rank checks for all, which run the same."""
+    settings = plan.settings
+    if group.rank != 0 or not full_size.applies(settings):
+        return None, []
+    if warnings := full_size.lacks_memory(settings, network.facts.base_features):
+        return None, warnings
+    group.working("computing fp32's logits at full size")
+    return full_size.expected(network.reference, settings.volume_shape, plan.request.cache_dir), []
+
+
+def warm_up(
+    plan: Plan, checked: Checked, volumes: Volumes, out: Console, group: Group, expected: full_size.Expected | None = None
+) -> Warm:
+    """Compile for the volumes' shape, compare with fp32 at that size, and call until the latencies settle, or as often as
+    WARM_UP says.
+
+    Raises:
+        MismatchError: when the output at full size is far from fp32's.
+    """
+    engine = checked.engine
     # Weights in other forms, which are free by now, are not the measured network's memory.
     host.give_back_freed_memory()
     plan.device.reset_peak_memory()
@@ -156,6 +181,7 @@ def warm_up(plan: Plan, engine: Engine, volumes: Volumes, out: Console, group: G
     group.working("compiling")
     with out.phase("compiling for the volume's shape"):
         engine.compile(staged)
+    agreement, memory_before, warnings = _check_full_size(plan, checked, out, group, expected)
     calls = WarmUp(plan.settings.warm_up)
     with out.phase("warming up") as phase:
         while not calls.done:
@@ -169,7 +195,31 @@ def warm_up(plan: Plan, engine: Engine, volumes: Volumes, out: Console, group: G
         settled=calls.settled,
         latency_ms=[1e3 * seconds for seconds in calls.latencies],
     )
-    return Warm(dict(engine.load_seconds), facts, tuple(RunWarning(name, text) for name, text in engine.warnings))
+    warnings += [RunWarning(name, text) for name, text in engine.warnings]
+    return Warm(dict(engine.load_seconds), facts, tuple(warnings), agreement, memory_before)
+
+
+def _check_full_size(
+    plan: Plan, checked: Checked, out: Console, group: Group, expected: full_size.Expected | None
+) -> tuple[Agreement | None, PeakMemory | None, list[RunWarning]]:
+    if expected is None:
+        return None, None, []
+    before = peak_memory(plan)
+    group.working("checking the output at full size")
+    with out.phase("checking the output at full size"):
+        agreement, warnings = full_size.check(checked.engine, expected, checked.agreement)
+    out.info(
+        f"check at full size: relative error {agreement.relative_error:.2g}, labels agree in "
+        f"{agreement.label_agreement:.2%} of {full_size.VOXELS} voxels"
+    )
+    host.give_back_freed_memory()
+    plan.device.reset_peak_memory()
+    return agreement, before, warnings
+
+
+def peak_memory(plan: Plan) -> PeakMemory:
+    """Most memory in use at one time since the last reset."""
+    return PeakMemory(host.peak_memory(), None if plan.settings.platform == "CPU" else plan.device.peak_memory())
 
 
 def must_match(plan: Plan, effective: Effective) -> None:

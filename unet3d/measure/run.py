@@ -82,12 +82,15 @@ def _steps(plan: Plan, record: Record, out: Console, group: Group) -> None:
     checked = prepare.load_engine(plan, network.reference, out, group)
     record.check, record.effective = checked.agreement, checked.effective
     record.warn(*checked.warnings)
+    expected, warnings = prepare.expect_full_size(plan, network, group)
+    record.warn(*warnings)
     # From here on only the comparison of int8's Dice needs it: what is not held is not counted as the engine's memory.
     reference = network.reference if plan.settings.precision == "int8" and given.cases else None
     del network
     engine = checked.engine
     try:
-        warm = prepare.warm_up(plan, engine, given.volumes, out, group)
+        warm = prepare.warm_up(plan, checked, given.volumes, out, group, expected)
+        record.full_size_check = warm.full_size
         record.load_seconds, record.warm_up = warm.load_seconds, warm.warm_up
         record.warn(*warm.warnings)
         kept = _kept(plan, record, given)
@@ -96,7 +99,7 @@ def _steps(plan: Plan, record: Record, out: Console, group: Group) -> None:
             _default_loop(plan, record, given, engine, out, group, look)
         else:
             _loadgen(plan, record, given, engine, warm, out, look)
-        record.memory = _peak_memory(plan)
+        record.memory = _largest(prepare.peak_memory(plan), warm.memory)
         executed = engine.executed()
         if kept is not None:
             _compliance(plan, record, given, engine, kept, out)
@@ -240,5 +243,9 @@ def _int8_loss(plan: Plan, record: Record, reference: torch.nn.Module, cases: Ca
     return loss.dice
 
 
-def _peak_memory(plan: Plan) -> PeakMemory:
-    return PeakMemory(host.peak_memory(), None if plan.settings.platform == "CPU" else plan.device.peak_memory())
+def _largest(peak: PeakMemory, before: PeakMemory | None) -> PeakMemory:
+    """Of two windows that follow on each other."""
+    if before is None:
+        return peak
+    device = [memory for memory in (peak.peak_device_bytes, before.peak_device_bytes) if memory is not None]
+    return PeakMemory(max(peak.peak_host_bytes, before.peak_host_bytes), max(device, default=None))

@@ -21,7 +21,6 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from unet3d.network import reference
 from unet3d.network.cpu_ops import build, forms, pack
 from unet3d.network.flops import Executed
 from unet3d.network.inference import ConvNormAct, InferenceUNet
@@ -249,5 +248,7 @@ class CpuUNet(nn.Module):
 
 def planned(plans: dict[str, Any], dtype: torch.dtype, shape: Sequence[int]) -> list[Executed]:
     """What nnU-Net's network of these plans would multiply here for a batch of `shape` [N, Cin, D, H, W]; see `CpuUNet`."""
+    from unet3d.network import reference  # nnU-Net, which nothing else here needs
+
     with torch.device("meta"):
         return CpuUNet.from_reference(reference.build(plans, device="meta"), dtype).executed(shape)

@@ -32,6 +32,7 @@ FIELDS = (
     "weights",
     "data",
     "check",
+    "full_size_check",
     "load_seconds",
     "warm_up",
     "planned_calls",
@@ -47,6 +48,7 @@ FIELDS = (
     "telemetry",
     "disturbance",
     "ceilings",
+    "executed_tflop",
     "profile",
 )
 # What has to be the same on every rank for one number to be of one thing.

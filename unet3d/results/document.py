@@ -128,6 +128,7 @@ def _samples(samples: Sequence[Sample]) -> Document:
 def _sections(record: Record) -> Document:
     """Parts that only some runs have."""
     parts: Document = {
+        "full_size_check": record.full_size_check and asdict(record.full_size_check),
         "placement": record.placement and asdict(record.placement),
         "pool": record.pool,
         "loadgen": record.loadgen,

@@ -126,10 +126,10 @@ def _not_complete(doc: Results) -> str | None:
         return f"it is complete with {calls} calls of {max(asked, doc['planned_calls'])}"
     if doc["finished"] is None or doc["finished"] < doc["started"]:
         return f"it is complete, began {shown(doc['started'], 40)} and finished {shown(doc['finished'], 40)}"
-    check = doc["check"]
-    if check and not (check["finite"] and check["relative_error"] <= check["limit"]):
-        error, limit = check["relative_error"], check["limit"]
-        return f"it is complete, and its check against fp32 has an error of {error:g}, {limit:g} is allowed"
+    for check in (doc["check"], doc.get("full_size_check")):
+        if check and not (check["finite"] and check["relative_error"] <= check["limit"]):
+            error, limit = check["relative_error"], check["limit"]
+            return f"it is complete, and its check against fp32 has an error of {error:g}, {limit:g} is allowed"
     ranks = max(1, len(doc["ranks"]))
     if doc["ranks"] and sorted(rank["rank"] for rank in doc["ranks"]) != list(range(ranks)):
         return f"its {ranks} ranks are not numbered from 0 to {ranks - 1}"

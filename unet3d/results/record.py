@@ -37,6 +37,7 @@ class Record:
     tflop_per_volume: float = 0.0
     data: VolumesFacts | None = None
     check: Agreement | None = None
+    full_size_check: Agreement | None = None
     effective: Effective | None = None
     load_seconds: dict[str, float] = field(default_factory=dict)
     warm_up: WarmUpFacts | None = None

@@ -72,6 +72,7 @@ class Requested(TypedDict, total=False):
     scenario: str
     min_duration: Count | None
     compliance: bool
+    full_size_check: bool
     telemetry: bool
     profile: bool
     input_on_device: Required[bool]
@@ -148,7 +149,7 @@ class Data(TypedDict, total=False):
 
 
 class Check(TypedDict):
-    """The comparison with fp32 on a small volume."""
+    """A comparison with fp32: on a small volume, or of sampled voxels of a volume of the run's own shape."""
 
     shape: list[AtLeastOne]
     relative_error: float
@@ -491,6 +492,7 @@ class Results(TypedDict):
     ranks: list[Rank]
     figures: list[Figure]
     warnings: list[Warned]
+    full_size_check: NotRequired[Check]
     placement: NotRequired[Place]
     pool: NotRequired[Pool]
     telemetry: NotRequired[Telemetry]

@@ -5,8 +5,8 @@ our graph and the ranges that NNCF finds, and moves the quantisers to where they
 
 - NNCF quantises what a convolution gives before the normalisation reads it, with one range for all channels, although
   the normalisation is about to give each channel its own: a channel of small variance is left with a few levels. These
-  quantisers and those of the decoder's sums are taken out. Convolutions hand on the plugin's floating-point type, and
-  the normalisation quantises once, in the pass that writes.
+  quantisers, those of the decoder's sums and those inside the normalisation are taken out. Convolutions hand on the
+  plugin's floating-point type, and the normalisation quantises once, in the pass that writes.
 - A LeakyReLU of slope 0.01 has next to nothing below zero, but a symmetric range spends half of its 256 levels there.
   The range starts at zero instead: the step is half as wide, which gains more than the negative values lose (they are
   smaller than a step), and unsigned levels without zero point are what AVX512-VNNI and AMX multiply at full speed.
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 # Beyond every activation, and finite in bf16.
 UNREACHED = 1e30
 CONVOLUTIONS = ("Convolution", "ConvolutionBackpropData")
-PRODUCERS = (*CONVOLUTIONS, "Add")
 
 
 def quantised(reference: torch.nn.Module, request: Request) -> tuple[Path, dict[str, float]]:
@@ -111,7 +110,7 @@ def place_quantisers(model: openvino.Model) -> None:
             low = opset13.constant(np.zeros_like(high))
             high = opset13.constant(high)
             replacement = opset13.fake_quantize(source, low, high, low, high, 256).output(0)
-        elif kind not in PRODUCERS or any(reader.get_node().get_type_name() in CONVOLUTIONS for reader in readers):
+        elif any(reader.get_node().get_type_name() in CONVOLUTIONS for reader in readers):
             continue
         elif kind == "ConvolutionBackpropData":
             replacement = opset13.clamp(source, -UNREACHED, UNREACHED).output(0)

@@ -89,14 +89,15 @@ def ran(doc: Results) -> Rows:
     if data:
         cases = f", fold {data['fold']}, {len(data['cases'])} cases" if data.get("cases") else ""
         rows.append(("volumes", data["kind"] + cases))
-    if check:
-        rows.append(
-            (
-                "check against fp32",
-                f"relative error {check['relative_error']:.2g} (limit {check['limit']}), labels "
-                f"agree in {check['label_agreement']:.2%} of voxels",
-            )
+    rows += [
+        (
+            name,
+            f"relative error {made['relative_error']:.2g} (limit {made['limit']}), labels "
+            f"agree in {made['label_agreement']:.2%} of voxels",
         )
+        for name, made in (("check against fp32", check), ("the same at full size", doc.get("full_size_check")))
+        if made
+    ]
     if doc["load_seconds"]:
         rows.append(("before timing", ", ".join(f"{name} {seconds:.3g} s" for name, seconds in doc["load_seconds"].items())))
     if doc["warm_up"].get("rule"):
