@@ -131,10 +131,11 @@ def test_int8_needs_amx_and_volumes_to_calibrate_with(monkeypatch):
     assert "with AMX: they were built without AMX, or the system" in TorchEngine.refuse(request)[0]
     monkeypatch.setattr(build, "status", lambda: ("fallback", "no C++ compiler (install g++)"))
     assert "with AMX: no C++ compiler (install g++); use ENGINE=openvino" in TorchEngine.refuse(request)[0]
-    [reason] = TorchEngine.refuse(
-        dataclasses.replace(request, device=SimpleNamespace(kind="cuda", is_host=False, platform=lambda: "CUDA"))
+    gpu = SimpleNamespace(
+        kind="cuda", is_host=False, platform=lambda: "CUDA", properties=lambda: SimpleNamespace(architecture="sm_80")
     )
-    assert "runs on CPUs with AMX only" in reason
+    [reason] = TorchEngine.refuse(dataclasses.replace(request, device=gpu))
+    assert "written for sm_90, this GPU is sm_80; use PRECISION=fp16" in reason
 
 
 @pytest.mark.skipif(not build.available(), reason=build.status()[1])

@@ -32,7 +32,9 @@ PAUSE = 0.02
 class Honest:
     """Stands for an engine: classes by the flair channel's brightness, after a pause."""
 
-    def stage(self, volumes):
+    depth = 1
+
+    def stage(self, volumes, slot=None):
         return volumes
 
     def infer(self, staged):

@@ -138,7 +138,9 @@ def test_executed_products_are_those_of_the_method(dtype):
         form = forms[executed.name]
         assert f"{executed.products} products" in form
         if not form.startswith("winograd"):
-            assert executed.flop == layer.flop
+            # Tiles of the network's input are filled up with zeros, which are multiplied too.
+            filled = "AMX" in form and executed.name == "encoder.0.0"
+            assert layer.flop < executed.flop < 4 * layer.flop if filled else executed.flop == layer.flop
             continue
         tile = [int(extent) for extent in form.split()[1].rstrip(",").split("x")]
         level = 2 ** int(executed.name.split(".")[1])
@@ -149,7 +151,8 @@ def test_executed_products_are_those_of_the_method(dtype):
             tiles = math.ceil(extent // level / outputs)
             saved *= tiles * (outputs + 2) / (3 * extent // level)
         assert executed.flop == pytest.approx(saved * layer.flop) and executed.products == "fp32"
-    assert 0 < sum(layer.flop for layer in planned) < 0.5 * sum(layer.flop for layer in nominal)
+    if any(form.startswith("winograd") for form in forms.values()):
+        assert 0 < sum(layer.flop for layer in planned) < 0.5 * sum(layer.flop for layer in nominal)
 
 
 @pytest.mark.parametrize("tiles", [False, True])
