@@ -115,7 +115,7 @@ def test_failed_runs_are_rows_with_their_reason():
 def test_every_form_takes_part_in_every_precision():
     everyone = contestants.on_gpu(["fp16", "int8"])
     names = [contestant.name for contestant in everyone]
-    assert len(set(names)) == len(names) == 10
+    assert len(set(names)) == len(names) == 12
     for contestant in everyone:
         words = dict(zip(contestant.settings[::2], contestant.settings[1::2], strict=True))
         assert words["--network"] == ("fast" if contestant.ours else "reference")

@@ -60,7 +60,7 @@ SETTINGS: tuple[Setting, ...] = (
         PERFORMANCE,
         kinds.choice(*PRECISIONS),
         ", ".join(PRECISIONS),
-        "Data type of the convolutions; int8 needs ENGINE=openvino, or a CPU with AMX",
+        "Data type of the convolutions; int8 needs ENGINE=openvino, a CPU with AMX, or an H100 or H200",
         default_text="fp16 on Flex, Max and CUDA; bf16 on a CPU with AMX or AVX512-BF16, else fp32",
     ),
     Setting(
