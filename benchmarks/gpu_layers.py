@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/gpu_layers.py
 
 A layer is no run of the benchmark, so this has a clock of its own: the median of rounds in which several calls follow
-each other, so that launches are hidden. `unet3d.network.gpu` takes its choice of forms from this table.
+each other, so that launches are hidden. `unet3d.network.gpu_forms` takes its choice of forms from this table.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _time_layers(options: argparse.Namespace) -> int:
     caches.share()
     import torch
 
-    from unet3d.network import flops, gpu, reference
+    from unet3d.network import flops, gpu, gpu_forms, reference
     from unet3d.network.inference import InferenceUNet
     from unet3d.network.triton_ops.march import CHANNELS
 
@@ -74,13 +74,13 @@ def _time_layers(options: argparse.Namespace) -> int:
         for block, size in dict.fromkeys(blocks):
             conv = block.conv
             forms = [("library", 0)]
-            if gpu.form_of(conv, dtype, lambda *_: "planes") == "planes" and conv.stride == (1, 1, 1):
+            if gpu_forms.form_of(conv, dtype, lambda *_: "planes") == "planes" and conv.stride == (1, 1, 1):
                 forms += [("planes", chunk) for chunk in (2, 3, 4, 8, 16, 32, size[0])]
                 if {conv.in_channels, conv.out_channels} <= set(CHANNELS):
                     forms.append(("march", 0))
-            elif gpu.form_of(conv, dtype, gpu.elsewhere) == "first":
+            elif gpu_forms.form_of(conv, dtype, gpu_forms.elsewhere) == "first":
                 forms.append(("first", 0))
-            best = gpu.form_of(conv, dtype, gpu.chooser(device.properties().architecture))
+            best = gpu_forms.form_of(conv, dtype, gpu_forms.chooser(device.properties().architecture))
             if best not in dict(forms):
                 forms.append((best, 0))
             x = torch.randn((1, *size, conv.in_channels), device=device.torch_device, dtype=dtype).permute(0, 4, 1, 2, 3)

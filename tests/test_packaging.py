@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BUILT_FROM = ["MANIFEST.in", "pyproject.toml", "setup.py", "*.md", "LICENSE", "predict.py", "requirements*.txt"]
 FOLDERS = ["benchmarks", "folds", "samples", "unet3d"]
-SUFFIXES = {".py", ".cpp", ".h", ".html", ".css", ".js", ".json"}
+SUFFIXES = {".py", ".cpp", ".h", ".cu", ".cuh", ".html", ".css", ".js", ".json"}
 
 # Not find_spec: to look for pip's module makes setuptools take another distutils, and PyTorch's Inductor fails after that.
 pytestmark = pytest.mark.skipif(

@@ -50,7 +50,8 @@ def test_names_of_layers(tiny_reference):
 @pytest.mark.parametrize("half", [True, False])
 def test_the_gpus_form_says_nothing_and_is_known(tiny_reference, half):
     pytest.importorskip("triton")
-    from unet3d.network.gpu import GpuUNet, triton_sm_90
+    from unet3d.network.gpu import GpuUNet
+    from unet3d.network.gpu_forms import triton_sm_90
 
     device = next((kind for kind in ("cuda", "xpu") if getattr(torch, kind).is_available()), "cpu")
     dtype = torch.float16 if half else torch.float32

@@ -144,6 +144,38 @@ def test_upsample(dtype, extent, n, inputs, outputs):
     assert relative_error(y, expected) < TYPES[dtype]
 
 
+@pytest.mark.skipif(kernels.why_not(kernels.ARCHITECTURE) is not None, reason="cuda-bindings and NVRTC are not installed")
+@pytest.mark.parametrize("types", [(), ("BFLOAT16",)])
+@pytest.mark.parametrize(
+    ("name", "defines", "shared"),
+    [
+        ("walk", ("SLABS=1",), layers.HALF.room(layers.WALK_PIXELS, layers.HALF.weight_bytes(layers.OUT))),
+        ("walk", ("SLABS=2",), layers.HALF.room(layers.WALK_PIXELS, 2 * layers.HALF.weight_bytes(layers.OUT))),
+        ("walk", ("SLABS=4", "INT8"), layers.BYTES.room(layers.WALK_PIXELS, 4 * layers.BYTES.weight_bytes(layers.OUT))),
+        ("stride", (), layers.HALF.room(layers.STRIDE_PIXELS, layers.HALF.weight_bytes(layers.STRIDE_OUT))),
+        ("first", (), (0, 0)),
+        *(("upsample", (f"CIN={inputs}",), (0, 0)) for inputs in layers.UPSAMPLED),
+    ],
+)
+def test_kernels_compile_and_fit(name, defines, shared, types):
+    """Without a GPU too: the machine code has the matrix instructions, and two slabs or more fit beside the weights."""
+    stages, size = shared
+    code, remarks = kernels.compiled(name, (*defines, f"STAGES={stages}", *types))
+    assert code.startswith(b"\x7fELF") and "Used" in remarks
+    assert size <= kernels.SHARED_BYTES and (stages >= 2 or not size)
+
+
+@pytest.mark.skipif(kernels.why_not(kernels.ARCHITECTURE) is not None, reason="cuda-bindings and NVRTC are not installed")
+def test_what_does_not_compile_is_told_in_the_compilers_words():
+    with pytest.raises(RuntimeError, match=r"walk.cu with SLABS=1: NVRTC_ERROR_COMPILATION(.|\n)*STAGES"):
+        kernels.compiled("walk", ("SLABS=1",))
+
+
+def test_other_gpus_are_told_why():
+    assert kernels.why_not("sm_80") == "they are written for sm_90, this GPU is sm_80"
+    assert kernels.why_not(None) == "they are written for sm_90, this GPU is of another kind"
+
+
 def test_weights_of_other_widths_are_refused():
     with pytest.raises(ValueError, match="multiples of 32"):
         layers.pack_walk_weight(torch.zeros(32, 48, 3, 3, 3))

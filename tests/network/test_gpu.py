@@ -13,7 +13,8 @@ DEVICE = GPU or "cpu"
 from unet3d.engines.pytorch.witness import Witness  # noqa: E402
 from unet3d.network import flops, quantization  # noqa: E402
 from unet3d.network.cuda_ops import kernels  # noqa: E402
-from unet3d.network.gpu import Block, GpuUNet, form_of, sm_90, triton_sm_90  # noqa: E402
+from unet3d.network.gpu import Block, GpuUNet  # noqa: E402
+from unet3d.network.gpu_forms import form_of, sm_90, triton_sm_90  # noqa: E402
 from unet3d.network.inference import InferenceUNet  # noqa: E402
 
 ARCHITECTURE = "sm_{}{}".format(*torch.cuda.get_device_capability()) if GPU == "cuda" else None

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import queue
 from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from unet3d.devices import host
 from unet3d.engines import labels as labels_of
 from unet3d.engines.base import (
     CHANNELS_LAST,
     CONTIGUOUS,
     FAST,
-    NEEDS_CALIBRATION,
     REFERENCE,
     Effective,
     Engine,
@@ -23,7 +20,7 @@ from unet3d.engines.base import (
     Profiled,
     Request,
 )
-from unet3d.engines.pytorch import form, jit, onednn, profiler
+from unet3d.engines.pytorch import form, jit, profiler, refusals
 from unet3d.engines.pytorch.lanes import Lane
 from unet3d.engines.pytorch.pinning import Pinning
 from unet3d.engines.pytorch.ring import DEPTH, Ring
@@ -59,73 +56,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
 
     @classmethod
     def _refuse_on_machine(cls, request: Request) -> list[str]:
-        reasons = []
-        if request.ipex and importlib.util.find_spec("intel_extension_for_pytorch") is None:
-            reasons.append(
-                "IPEX=yes, but intel-extension-for-pytorch is not installed; "
-                "pip install -r requirements-ipex.txt, or use IPEX=no"
-            )
-        if request.device.is_host:
-            reasons += cls._refuse_on_cpu(request)
-        elif request.precision == "int8":
-            reasons += cls._refuse_int8_on_gpu(request)
-        return reasons
-
-    @classmethod
-    def _refuse_int8_on_gpu(cls, request: Request) -> list[str]:
-        from unet3d.network.cuda_ops import kernels
-
-        if why := kernels.why_not(request.device.properties().architecture):
-            return [
-                f"PRECISION=int8 with ENGINE=torch on a GPU needs our CUDA kernels, but {why}; use PRECISION=fp16, or "
-                "ENGINE=openvino on an Intel GPU"
-            ]
-        return cls._refuse_int8_form(request)
-
-    @classmethod
-    def _refuse_int8_form(cls, request: Request) -> list[str]:
-        """What int8 needs on every device."""
-        reasons = []
-        if request.network != "fast" or request.ipex:
-            reasons.append("PRECISION=int8 with ENGINE=torch needs NETWORK=fast and IPEX=no")
-        if request.calibration is None:
-            reasons.append(NEEDS_CALIBRATION)
-        return reasons
-
-    @classmethod
-    def _refuse_on_cpu(cls, request: Request) -> list[str]:
-        if request.precision == "int8":
-            return cls._refuse_int8(request)
-        if request.precision not in onednn.HALF_NEEDS or onednn.computes(request.precision):
-            return []
-        # Only now: this may have to compile the operators.
-        if request.network == "fast" and not request.ipex and build.computes(request.precision)[0] == "native":
-            return []
-        needs = f"a CPU with {onednn.HALF_NEEDS[request.precision]}"
-        other = "bf16" if request.precision == "fp16" and onednn.computes("bf16") else "fp32"
-        return [
-            f"PRECISION={request.precision} with ENGINE=torch needs {needs}, without it PyTorch takes hours per volume; "
-            f"use PRECISION={other}"
-        ]
-
-    @classmethod
-    def _refuse_int8(cls, request: Request) -> list[str]:
-        reasons = []
-        if "amx_int8" not in host.cpu_flags():
-            reasons.append(
-                "PRECISION=int8 with ENGINE=torch needs a CPU with AMX; use ENGINE=openvino, or PRECISION=bf16 or fp32"
-            )
-        elif not (build.available() and build.amx()):
-            why = (
-                "they were built without AMX, or the system keeps the tiles from this process"
-                if build.available()
-                else build.status()[1]
-            )
-            reasons.append(
-                f"PRECISION=int8 with ENGINE=torch needs our C++ operators with AMX: {why}; use ENGINE=openvino, or "
-                "PRECISION=bf16 or fp32"
-            )
-        return [*reasons, *cls._refuse_int8_form(request)]
+        return refusals.on_machine(request)
 
     @classmethod
     def begin(cls) -> None:

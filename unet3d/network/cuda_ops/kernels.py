@@ -20,15 +20,26 @@ FOLDER = Path(__file__).parent
 # The kernels use instructions that this architecture has and later ones do not.
 ARCHITECTURE = "sm_90"
 SHARED_BYTES = 227 * 1024  # of a multiprocessor, for one program
-REMEDY = "install the cuda-bindings that belongs to this torch: pip install 'cuda-bindings>=12.9'"
+REMEDY = "pip install -r requirements-nvidia.txt"
 
 
 def why_not(architecture: str | None) -> str | None:
     """Why these kernels cannot be used on a GPU of this architecture; None where they can."""
     if architecture != ARCHITECTURE:
         return f"they are written for {ARCHITECTURE}, this GPU is {architecture or 'of another kind'}"
+    return _why_no_compiler()
+
+
+@functools.cache
+def _why_no_compiler() -> str | None:
     if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.bindings") is None:
         return "cuda-bindings is not installed"
+    try:
+        from cuda.bindings import nvrtc
+
+        _checked(nvrtc.nvrtcVersion())
+    except (ImportError, RuntimeError) as error:
+        return f"NVRTC cannot be loaded: {str(error).partition(chr(10))[0]}"
     return None
 
 
@@ -103,4 +114,4 @@ def _checked(returned: tuple) -> Any:
     status, *rest = returned
     if status.value:
         raise RuntimeError(f"CUDA: {status.name}")
-    return rest[0] if rest else None
+    return rest[0] if len(rest) == 1 else tuple(rest)
