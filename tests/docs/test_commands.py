@@ -122,7 +122,11 @@ def test_the_readme_shows_a_verdict_as_runs_end_with():
     known = set()
     for latencies in ([100.0], [100.0 + 2 * (call % 3) for call in range(12)], [100.0, 400.0] * 6):
         for rate in (None, 1.0, 1e4):
+            hardware = [{"products": "fp32", "tflops": rate or 1.0, "how": "a loop"}]
+            by_type = {"matmul_tflops": 1.0, "hardware": hardware, "executed_tflop": {"fp32": 0.5}}
             doc = results(latencies, ceilings={**ceilings, "matmul_tflops": rate})
+            known |= {numbers_masked(part) for part in verdict.verdict(doc, None).split(", ")}
+            doc = results(latencies, ceilings={**ceilings, **by_type})
             for scale in (1, 3):
                 last = Side("last", [results([scale * latency for latency in latencies])])
                 known |= {numbers_masked(part) for part in verdict.verdict(doc, last).split(", ")}
