@@ -1,5 +1,6 @@
 """The layer-by-layer profile: FLOP against PyTorch's own counter, rows that are those of the network that ran."""
 
+import importlib
 from dataclasses import replace
 from time import perf_counter
 
@@ -181,6 +182,6 @@ def test_flop_of_the_fused_layers_counted_by_hand():
 def test_packed_weights_of_the_gpus_form_are_not_taken_for_a_convolutions():
     """Operators declare their own FLOP: a transposed convolution's are those of its input's voxels."""
     pytest.importorskip("triton")
-
+    importlib.import_module("unet3d.network.triton_ops.ops")  # registers them
     shapes = [[1, 320, 7, 7, 5], [1, 320], [1, 320], [], [320, 2560], [1, 320, 14, 14, 10], [1, 320], [1, 320]]
     assert witness.flop("unet3d::conv_upsample", shapes, ["", "", "", 0.01]) == 2 * 320 * 320 * 8 * 7 * 7 * 5

@@ -71,7 +71,8 @@ def _share(amount: float, ms: float, ceiling: float | None) -> float | None:
     return amount / (ms / 1e3) / ceiling if amount and ms and ceiling else None
 
 
-NUMBERS = ("ms", "time", "GFLOP", "executed", "products", "hardware", "MB", "copy")
+# A narrow terminal has no room for the last ones.
+NUMBERS = ("ms", "time", "hardware", "copy", "products", "executed", "GFLOP", "MB")
 MEANING = (
     "GFLOP are as of direct convolutions. Hardware is the share of the hardware ceiling of an operator's own products, by the "
     "GFLOP that it executed; copy is the share of copying memory."
@@ -96,12 +97,12 @@ def table(layers: list[Layer], width: int | None = None, least: float = 0.002) -
             _kernel(layer.kernel or "") if on_gpu else _first_inputs(layer),
             f"{layer.ms:.2f}",
             f"{layer.share_of_time:.1%}",
-            f"{layer.flop / 1e9:.1f}",
-            f"{(layer.executed_flop or 0) / 1e9:.1f}",
-            layer.products or "",
             _percent(layer.share_of_matmul),
-            f"{layer.bytes / 1e6:.1f}",
             _percent(layer.share_of_copy),
+            layer.products or "",
+            f"{(layer.executed_flop or 0) / 1e9:.1f}",
+            f"{layer.flop / 1e9:.1f}",
+            f"{layer.bytes / 1e6:.1f}",
         ]
         for layer in shown
     ]
