@@ -14,13 +14,6 @@ constexpr int STEPS = 7, THREADS = 256;
 // The place of neighbour t of 27 in a tile; the 28th has zero weights.
 __device__ constexpr int neighbour(int t) { return t < 27 ? t / 9 * PLANE + t / 3 % 3 * ROW + t % 3 : 0; }
 
-__device__ __forceinline__ void product(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32." HALF_TYPE "." HALF_TYPE
-        ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
 struct Tile {
     int z, y, x;
     __device__ Tile(int index, int tiles_y, int tiles_x)
@@ -86,7 +79,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
                 for (int i = 0; i < 4; i++)  // rows lane / 4 and 8 further of the first two neighbours, then of the others
                     asm volatile("ld.shared.b32 %0, [%1];" : "=r"(a[i]) : "r"(here + near[s][i / 2] + i % 2 * 64));
 #pragma unroll
-                for (int block = 0; block < 4; block++) product(sums[block], a, weights[s][block][0], weights[s][block][1]);
+                for (int block = 0; block < 4; block++) product(sums[block], a, weights[s][block]);
             }
             const int z = at.z + dz, yy = at.y + warp;
 #pragma unroll
@@ -97,8 +90,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 #pragma unroll
                 for (int i = 0; i < 8; i++) value[i] = sums[i / 2][half * 2 + i % 2];
                 moments.add(value);
-                *reinterpret_cast<uint4*>(y + (((long long)z * height + yy) * width + xx) * 64) = make_uint4(
-                    pack(value[0], value[1]), pack(value[2], value[3]), pack(value[4], value[5]), pack(value[6], value[7]));
+                *reinterpret_cast<uint4*>(y + (((long long)z * height + yy) * width + xx) * 64) = pack(value);
             }
         }
     }

@@ -21,6 +21,14 @@ constexpr int CONSUMERS = 2, PRODUCERS = 2, THREADS = (CONSUMERS + PRODUCERS) * 
 constexpr int ROUNDS = (PIXELS * 4 + GROUP - 1) / GROUP;  // units of 8 channels of a pixel, of a thread
 constexpr int BATCH = ROUNDS > 12 ? (ROUNDS + 1) / 2 : ROUNDS;  // loads of a thread that are under way at a time
 
+// A program's packed weights to the beginning of its shared memory, by all its threads; finished after a barrier.
+template <int BYTES>
+__device__ __forceinline__ void bring_weights(char* shared, const char* w, u32 block) {
+    const uint4* packed = reinterpret_cast<const uint4*>(w + (long long)block * BYTES);
+    for (int i = threadIdx.x; i < BYTES / 16; i += THREADS) reinterpret_cast<uint4*>(shared)[i] = packed[i];
+    shared_fence();
+}
+
 // Registers are dealt out anew: sums need many, loading few.
 __device__ __forceinline__ void become_consumer() { asm volatile("setmaxnreg.inc.sync.aligned.u32 152;"); }
 __device__ __forceinline__ void become_producer() { asm volatile("setmaxnreg.dec.sync.aligned.u32 104;"); }

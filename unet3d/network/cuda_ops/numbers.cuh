@@ -26,6 +26,18 @@ __device__ __forceinline__ u32 pack(float low, float high) {
     return pair;
 }
 
+__device__ __forceinline__ uint4 pack(const float (&v)[8]) {
+    return make_uint4(pack(v[0], v[1]), pack(v[2], v[3]), pack(v[4], v[5]), pack(v[6], v[7]));
+}
+
+// d [16, 8] += a [16, 16] * b [16, 8], of a warp.
+__device__ __forceinline__ void product(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32." HALF_TYPE "." HALF_TYPE
+        ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
 // leaky_relu(x * scale + shift) in float32, for a slope from 0 to 1.
 __device__ __forceinline__ float activate(float x, float scale, float shift, float slope) {
     const float y = fmaf(x, scale, shift);

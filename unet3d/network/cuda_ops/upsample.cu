@@ -63,10 +63,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
                              : "r"(here + k * 32));
 #pragma unroll
                 for (int column = 0; column < 4; column++)
-                    asm("mma.sync.aligned.m16n8k16.row.col.f32." HALF_TYPE "." HALF_TYPE
-                        ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                        : "+f"(sums[column][0]), "+f"(sums[column][1]), "+f"(sums[column][2]), "+f"(sums[column][3])
-                        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(weights[k][column][0]), "r"(weights[k][column][1]));
+                    product(sums[column], a, weights[k][column]);
             }
 #pragma unroll
             for (int half = 0; half < 2; half++) {

@@ -86,9 +86,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const int group = __shfl_sync(~0u, threadIdx.x / GROUP, 0), thread = threadIdx.x % GROUP;
     const u32 weights = shared_address(shared);
     Ring ring(weights + WEIGHTS, threadIdx.x == 0);
-    const uint4* packed = reinterpret_cast<const uint4*>(w + (long long)blockIdx.y * WEIGHTS);
-    for (int i = threadIdx.x; i < WEIGHTS / 16; i += THREADS) reinterpret_cast<uint4*>(shared)[i] = packed[i];
-    shared_fence();
+    bring_weights<WEIGHTS>(shared, w, blockIdx.y);
     __syncthreads();
 
     const long long voxels = (long long)depth * height * width;
@@ -172,9 +170,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 #endif
                         }
                         moments.add(value);
-                        *reinterpret_cast<uint4*>(y + (plane + row * width + column) * channels * 2) =
-                            make_uint4(pack(value[0], value[1]), pack(value[2], value[3]), pack(value[4], value[5]),
-                                       pack(value[6], value[7]));
+                        *reinterpret_cast<uint4*>(y + (plane + row * width + column) * channels * 2) = pack(value);
                     }
 #pragma unroll
                 for (int block = 0; block < 2; block++)
