@@ -119,6 +119,18 @@ def test_stride(dtype, extent, n, outputs):
 
 
 @on_hopper
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@torch.inference_mode()
+def test_a_volume_on_another_device_than_the_current_one():
+    x, w = draw(1, 4, 5, 7, 33, dtype=torch.float16), weights(32, 4, 3, 3, 3, dtype=torch.float16)
+    expected = functional.conv3d(x.double(), w.double(), padding=1)
+    assert torch.cuda.current_device() == 0
+    y, _ = layers.first(x.to("cuda:1"), layers.pack_first_weight(w.to("cuda:1")))
+    assert y.device == torch.device("cuda:1")
+    assert relative_error(y.to("cuda:0"), expected) < TYPES[torch.float16]
+
+
+@on_hopper
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("extent", EXTENTS)
 @pytest.mark.parametrize("n", [1, 2])

@@ -1,4 +1,4 @@
-"""Compiles the CUDA C++ kernels for the GPU at hand, in memory, and launches them on PyTorch's current stream.
+"""Compiles the CUDA C++ kernels for the GPU at hand, in memory, and launches them on PyTorch's stream.
 
 NVRTC and the driver are called through cuda-bindings, which torch's CUDA wheels bring with them from 2.11 on. A kernel
 compiles in less than a second, so nothing is kept on disk.
@@ -82,16 +82,23 @@ class Kernel:
     function: Any
     threads: int
     shared: int  # bytes of dynamic shared memory
+    device: int  # CUDA's number
 
     def launch(self, grid: Sequence[int], *arguments: torch.Tensor | int | float | None) -> None:
-        """On the current stream; grid of 3. Tensors go as addresses, None as a null pointer. Raises RuntimeError."""
+        """On its device's current stream, whichever device is the current one; grid of 3.
+
+        Tensors go as addresses, None as a null pointer. Raises RuntimeError.
+        """
         from cuda.bindings import driver
 
         kinds = {float: ctypes.c_float, int: ctypes.c_int}
         values = tuple(a.data_ptr() if isinstance(a, torch.Tensor) else a or 0 for a in arguments)
         types = tuple(kinds.get(type(a), ctypes.c_void_p) for a in arguments)
-        stream = torch.cuda.current_stream().cuda_stream
-        launched = driver.cuLaunchKernel(self.function, *grid, self.threads, 1, 1, self.shared, stream, (values, types), 0)
+        # The driver launches in the context of the current device only.
+        with torch.cuda.device(self.device):
+            stream = torch.cuda.current_stream().cuda_stream
+            size = (*grid, self.threads, 1, 1, self.shared)
+            launched = driver.cuLaunchKernel(self.function, *size, stream, (values, types), 0)
         _checked(launched)
 
 
@@ -106,7 +113,7 @@ def load(name: str, defines: tuple[str, ...], threads: int, shared: int, device:
         function = _checked(driver.cuModuleGetFunction(module, name.encode()))
         attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         _checked(driver.cuFuncSetAttribute(function, attribute, shared))
-    return Kernel(function, threads, shared)
+    return Kernel(function, threads, shared, device)
 
 
 def _checked(returned: tuple) -> Any:
