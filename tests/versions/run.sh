@@ -36,16 +36,16 @@ wanted() {
     esac
 }
 
-# environment WORD: makes it where it is not there yet
+# environment WORD: makes it where it is not there yet, with all that is wanted
 environment() {
     local folder=$work/$1 list=$work/$1.txt
-    [ ! -e "$folder/.complete" ] || return 0
     wanted "$1" >"$list"
     cat "$root/requirements-common.txt" >>"$list"
-    grep -E '^(pytest|pytest-timeout|hypothesis)==' "$root/requirements-test.txt" >>"$list"
+    grep -E '^(pytest|pytest-timeout|hypothesis|fastjsonschema)==' "$root/requirements-test.txt" >>"$list"
+    ! cmp -s "$list" "$folder/.complete" || return 0
     "$python" -m venv "$folder"
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check -r "$list"
-    touch "$folder/.complete"
+    cp "$list" "$folder/.complete"
 }
 
 # row WORD NAME LABELS COMMAND...: one thing that is run; LABELS is a folder whose results are shown, or -
