@@ -174,10 +174,12 @@ def test_calibrates_with_cases_outside_the_fold(data):
 def test_without_data_noise_is_used_and_called_so(monkeypatch, tmp_path):
     monkeypatch.setattr(places, "SAMPLE_DATA", tmp_path)
     chosen = choose()
-    assert "standard normal noise (64, 64, 64), seed 3; there is no data set" in chosen.source
+    assert "standard normal noise (64, 64, 64)" in chosen.source and "seed 3; there is no data set" in chosen.source
     first, again = list(chosen.volumes()), list(chosen.volumes())
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first[0], first[1])
+    # As dummy runs have it, and as cases are.
+    assert [(volume == 0).mean() > 0.7 for volume in first] == [False, True]
 
 
 def test_sample_data_beside_the_program_is_used_in_dummy_mode(monkeypatch, data):

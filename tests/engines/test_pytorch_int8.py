@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from unet3d import places
+from unet3d.brats import calibration, noise
 from unet3d.devices.cpu import CpuDevice
 from unet3d.engines.base import Request
 from unet3d.engines.pytorch import int8
@@ -41,3 +43,18 @@ def test_the_label_is_what_nearly_all_products_were_computed_in(narrow_reference
     # The first convolution stays in bf16.
     assert set(witness.observed) == ({"int8", "bf16"} if quantised else {"bf16"})
     assert witness.precision() == label
+
+
+def test_ranges_of_noise_suit_volumes_with_a_background_too(narrow_reference, tmp_path, monkeypatch):
+    """Where most of a volume is background, what is not lies further from the mean: beyond ranges of noise alone."""
+    shape = (64, 32, 32)
+    monkeypatch.setattr(places, "SAMPLE_DATA", tmp_path)
+    chosen = calibration.choose(shape, 1, 0, None, None)
+    request = Request("torch", CpuDevice(), "int8", calibration=chosen.volumes, cache_dir=tmp_path / "cache")
+    network = CpuUNet.from_reference(narrow_reference, torch.bfloat16, int8.ranges(narrow_reference, request)[0])
+    for make in (noise.everywhere, noise.with_background):
+        volume = torch.from_numpy(make(shape, np.random.default_rng(7)))[None]
+        with torch.inference_mode():
+            expected = narrow_reference(volume)
+            error = (network(volume).float() - expected).norm() / expected.norm()
+        assert error < 0.15, make.__name__

@@ -2,7 +2,8 @@
 
 Whole volumes, as the network meets them: InstanceNorm's statistics depend on how much of a volume is background, so
 the ranges found on a crop around the brain would be too narrow. Where the run itself has smaller volumes
-(VOLUME_SHAPE), their middle of that shape serves. Noise is the same everywhere, so a small volume of it is enough.
+(VOLUME_SHAPE), their middle of that shape serves. Without cases a volume of noise, as dummy runs measure, and one with a
+background around it stand in; small ones, since noise is the same everywhere.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from unet3d import places
+from unet3d.brats import noise
 from unet3d.errors import UserError, shown
 
 # Two cases decide the ranges of activations well enough: InstanceNorm brings every case to the same scale.
@@ -47,12 +49,13 @@ def choose(
         return _from_cases(places.SAMPLE_DATA, None, fold, shape)
     extents = tuple(min(extent, NOISE_EXTENT) for extent in shape)
 
-    def noise() -> Iterator[np.ndarray]:
+    def volumes() -> Iterator[np.ndarray]:
         generator = np.random.default_rng([seed, 1])
-        for _ in range(CASES):
-            yield generator.standard_normal((4, *extents), dtype=np.float32)
+        yield noise.everywhere(extents, generator)
+        yield noise.with_background(extents, generator)
 
-    return Calibration(noise, f"{CASES} volumes of standard normal noise {extents}, seed {seed}; there is no data set")
+    told = f"standard normal noise {extents}, one volume with and one without a background, seed {seed}; there is no data set"
+    return Calibration(volumes, told)
 
 
 def _from_cases(dataset_dir: Path | None, store_dir: Path | None, fold: int, shape: tuple[int, ...]) -> Calibration:

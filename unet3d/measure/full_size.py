@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unet3d import progress
+from unet3d.brats import noise
 from unet3d.devices import host
 from unet3d.engines import export_cache
 from unet3d.errors import MismatchError
 from unet3d.measure import against_fp32
 from unet3d.planning import memory
 from unet3d.results.facts import Agreement, RunWarning
-from unet3d.workload import MODALITIES
 
 if TYPE_CHECKING:
     import torch
@@ -36,10 +36,12 @@ FILE = "logits.npy"
 SEED = 20190224
 # Voxels that are compared: half of them anywhere, half of them inside the ellipsoid.
 VOXELS = 2**15
-INSIDE = 0.7  # the ellipsoid's axes over the volume's extents, so that 18% of the volume are inside
 # An engine that is right is about as far from fp32 as it is on a small volume. What is further away by more than this factor is
-# warned of, and what is further than its precision explains ends the run. The least: sums of fp32 in another order.
-FACTOR, LEAST = 2.0, 1e-3
+# warned of, and what is further than its precision explains ends the run.
+FACTOR = 2.0
+# No warning below this. In floating point sums in another order explain it. The steps of int8 suit the volumes that they were
+# found with; on others the error is a few times that of calibrated ones.
+LEAST, LEAST_OF_INT8 = 1e-3, 0.05
 
 
 @dataclass(frozen=True)
@@ -70,25 +72,16 @@ def lacks_memory(settings: Settings, base_features: int) -> list[RunWarning]:
     ]
 
 
-def inside(shape: tuple[int, int, int]) -> NDArray[np.bool_]:
-    """Whether a voxel [z, y, x] is inside the ellipsoid."""
-    z, y, x = np.ogrid[tuple(slice(-1, 1, extent * 1j) for extent in shape)]
-    found: NDArray[np.bool_] = z * z + y * y + x * x < INSIDE**2
-    return found
-
-
 def volume(shape: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Standard normal noise inside the ellipsoid, zeros around it: float32 [1, 4, z, y, x]."""
-    noise = np.random.default_rng(SEED).standard_normal((1, len(MODALITIES), *shape), dtype=np.float32)
-    noise *= inside(shape)
-    return noise
+    """Noise with a background: float32 [1, 4, z, y, x]."""
+    return noise.with_background(shape, np.random.default_rng(SEED))[None]
 
 
 def voxels(shape: tuple[int, int, int]) -> NDArray[np.int64]:
     """Places of the voxels that are compared, in the flattened volume."""
     rng = np.random.default_rng(SEED)
     anywhere = rng.integers(0, prod(shape), VOXELS // 2)
-    return np.concatenate([anywhere, rng.choice(np.flatnonzero(inside(shape)), VOXELS // 2)])
+    return np.concatenate([anywhere, rng.choice(np.flatnonzero(noise.inside(shape)), VOXELS // 2)])
 
 
 def expected(reference: torch.nn.Module, shape: tuple[int, int, int], cache_dir: Path) -> Expected:
@@ -105,7 +98,7 @@ def expected(reference: torch.nn.Module, shape: tuple[int, int, int], cache_dir:
         export_cache.parameters_hash(reference),
         repr(reference),
         repr(shape),
-        export_cache.sources_hash(sys.modules[__name__], inference),
+        export_cache.sources_hash(sys.modules[__name__], noise, inference),
         *export_cache.versions(("torch", "numpy")),
     ]
 
@@ -146,7 +139,8 @@ def check(engine: Engine, wanted: Expected, small: Agreement) -> tuple[Agreement
             f"{told}. At most {worst.limit} is plausible; nothing was timed. Try another ENGINE, NETWORK, PRECISION or version "
             "of the engine, or FULL_SIZE_CHECK=no to time it all the same"
         )
-    if worst.relative_error > max(LEAST, FACTOR * small.relative_error):
+    least = LEAST_OF_INT8 if engine.request.precision == "int8" else LEAST
+    if worst.relative_error > max(least, FACTOR * small.relative_error):
         return worst, [
             RunWarning(
                 "full-size-error",

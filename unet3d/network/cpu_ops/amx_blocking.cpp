@@ -6,40 +6,32 @@
 #include <map>
 #include <mutex>
 
-#include "amx_products.h"
 #include "driver.h"
 
 namespace unet3d::amx {
 namespace {
 
-// Costs in units of one tile product, estimated: loading a tile, as far as products do not hide it; staging a position
-// behind products and without; storing a voxel's 32 channels; and beginning an item.
-constexpr double kLoad = 0.35, kStage = 0.3, kStageAlone = 0.6, kStore = 0.25, kItem = 800;
+// Costs in units of four tile products with the loads of their operands, measured with two threads a core: staging
+// a cell of 64 bytes, storing a voxel's 32 channels, and beginning an item.
+constexpr double kStage = 0.1, kStore = 0.1, kItem = 200;
 // Staged planes up to the first size share a core's cache with weights and another thread; beyond, products wait.
-constexpr double kCacheBytes = 500 << 10, kSlower = 0.25;
+constexpr double kCacheBytes = 400 << 10, kSlower = 0.25;
 
 // Threads that blocks of voxels are chosen for.
 constexpr int64_t kThreads = 16;
-
-// Of the products of one tile of voxels and one of outputs, one offset and chunk, in so many planes: see amx_products.h.
-double products(const Shape& s, int64_t planes) {
-  bool shared = s.stride == 1 && s.kernel == 3;
-  int64_t loads = shared ? planes + 2 + 3 : s.kernel * (planes + 1);
-  return s.kernel * planes + kLoad * loads;
-}
 
 double cost(const Shape& s, const Blocking& b, int64_t samples, int64_t threads) {
   int64_t items = samples * divide_up(s.out.d, b.z) * divide_up(s.out.h, b.y) * divide_up(s.out.w, b.x) *
                   divide_up(s.panels, b.panels);
   int64_t pitch = b.x + (s.stride == 1 ? s.kernel - 1 : 1);
   int64_t tiles = std::min(b.y * divide_up(b.x, 16), divide_up((b.y - 1) * pitch + b.x, 16));
-  double a_tile = b.z / kPlanes * products(s, kPlanes) + (b.z % kPlanes ? products(s, b.z % kPlanes) : 0);
-  auto extent = [&](int64_t n) { return double((n - 1) * s.stride + s.kernel); };
-  double plane = extent(b.y) * extent(b.x) * s.chunks, ring = extent(std::min<int64_t>(b.z, kPlanes));
-  double slower = 1 + kSlower * std::max(0.0, ring * plane * s.position / kCacheBytes - 1);
-  double staging = plane * (extent(b.z) * kStage + ring * (kStageAlone - kStage));
-  double item = a_tile * tiles * b.panels * 2 * s.chunks * s.offsets * slower + staging +
-                double(b.z * b.y * b.x) * b.panels * kStore + kItem;
+  double steps = double(divide_up(b.z, b.planes)) * divide_up(b.planes * tiles, 3) * 1.5 * b.panels * s.chunks * s.kernel * s.offsets;
+  double cells = double((b.z - 1) * s.stride + s.kernel) * ((b.y - 1) * s.stride + s.kernel) *
+                 ((b.x - 1) * s.stride + s.kernel) * s.chunks;
+  double ring = double((b.planes - 1) * s.stride + s.kernel) * (b.y * s.stride + s.kernel - s.stride) *
+                (b.x * s.stride + s.kernel - s.stride) * s.chunks * s.cell_bytes;
+  double slower = 1 + kSlower * std::max(0.0, ring / kCacheBytes - 1);
+  double item = steps * slower + cells * kStage + double(b.z * b.y * b.x) * b.panels * kStore + kItem;
   // Threads that the system interrupts end later: the fewer items, the more the others wait for them.
   return (divide_up(items, threads) + 0.3) * item;
 }
@@ -62,11 +54,12 @@ Blocking search(const Shape& s) {
   for (int64_t ny = 1; ny <= s.out.h; ny = next(ny)) {
     for (int64_t nx = 1; nx <= std::min<int64_t>(4, s.out.w); ++nx) {
       for (int64_t nz = 1; nz <= s.out.d; nz = next(nz)) {
-        // All items but the last along z have whole steps.
-        int64_t z = std::min(s.out.d, divide_up(divide_up(s.out.d, nz), kPlanes) * kPlanes);
-        Blocking b = with_panels(s, {z, divide_up(s.out.h, ny), divide_up(s.out.w, nx), s.panels}, 1, kThreads);
-        double now = cost(s, b, 1, kThreads);
-        if (now < least) least = now, best = b;
+        Blocking b{1, divide_up(s.out.d, nz), divide_up(s.out.h, ny), divide_up(s.out.w, nx), s.panels};
+        for (b.planes = 1; b.planes <= std::min<int64_t>(b.z, 4); b.planes *= 2) {
+          Blocking whole = with_panels(s, b, 1, kThreads);
+          double now = cost(s, whole, 1, kThreads);
+          if (now < least) least = now, best = whole;
+        }
       }
     }
   }
@@ -78,7 +71,7 @@ Blocking search(const Shape& s) {
 Blocking blocking_of(const Shape& s, int64_t samples, int64_t threads) {
   static auto* mutex = new std::mutex;
   static auto* kept = new std::map<std::array<int64_t, 9>, Blocking>;
-  std::array<int64_t, 9> key{s.out.d, s.out.h, s.out.w, s.stride, s.panels, s.chunks, s.kernel, s.offsets, s.position};
+  std::array<int64_t, 9> key{s.out.d, s.out.h, s.out.w, s.stride, s.panels, s.chunks, s.kernel, s.offsets, s.cell_bytes};
   std::lock_guard<std::mutex> lock(*mutex);
   auto found = kept->find(key);
   if (found == kept->end()) found = kept->emplace(key, search(s)).first;

@@ -7,9 +7,9 @@
 
 namespace unet3d::amx {
 
-// Output voxels and panels of an item.
+// Output voxels and panels of an item, and the planes that it computes at once on its way along z.
 struct Blocking {
-  int64_t z, y, x, panels;
+  int64_t planes, z, y, x, panels;
 };
 
 // What the model must know of a layer's form.
@@ -18,7 +18,7 @@ struct Shape {
   int64_t stride, panels, chunks;
   int64_t kernel;   // extent of a plane's neighbourhood: 3, or 1 for an upsampling
   int64_t offsets;  // products with a pair of tiles of weights for one plane and chunk
-  int64_t position;  // bytes
+  int64_t cell_bytes;
 };
 
 // The cheapest blocking, kept for the next time. Threads and samples decide how many panels an item has, and nothing else:

@@ -1,12 +1,12 @@
-// The driver of the convolutions on AMX tiles. A work item is a column of output voxels that it walks along z, four planes
-// a step. What vector instructions do, staging the next step's input and storing the last tiles' outputs and moments, is
-// done in small pieces between the products, so that the tiles' unit need not wait for it.
+// The driver of the convolutions on AMX tiles. A work item is a column of output voxels that it walks along z: for each
+// step it stages the input planes that are new into a ring of planes, multiplies tiles of sixteen output voxels with
+// tiles of weights, and stores outputs and their moments. What the next step reads is fetched meanwhile.
 //
-// Staged input is a ring of planes, [chunk of channels][position]; a tile's row reads what lies from one position on.
+// A staged plane is [chunk of channels][position][cell]; a cell is what one row of a tile reads at one position.
 // Sixteen output voxels are sixteen positions in a row, so that every tap of the kernel is one constant offset. Tiles may
 // run over the end of a row of voxels into its padding, and what they compute there is left out when storing.
 //
-// Weights: [panels of 32 outputs][halves of 16][chunks][offsets][planes] of one tile each. FORM::kPairs: those of
+// Weights: [panels of 32 outputs][halves of 16][chunks][planes][offsets] of one tile each. FORM::kPairs: those of
 // upsample.cpp, [panels][8 taps][chunks] of two tiles whose rows alternate.
 #pragma once
 
@@ -14,34 +14,127 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
-#include <new>
-#include <utility>
 #include <vector>
 
 #include "amx_blocking.h"
-#include "amx_staging.h"
 #include "amx_tile.h"
+#include "driver.h"
 #include "output.h"
+#include "stage.h"
 
 namespace unet3d::amx {
 
-template <class FORM>
-class Item;
+// Where the voxels of a staged plane lie, in cells.
+struct Layout {
+  int64_t pitch, subplane, cells;
+};
 
-// A layer's form, and how it is cut into work items.
+// A block of output voxels in one plane and one sample.
+struct Window {
+  int64_t sample, y, x, rows, columns;
+};
+
+// One row of input voxels: columns [begin, end) of `count` are inside the volume, the others are padding.
+struct RowAt {
+  int64_t voxel;  // of column 0, where it is or would be
+  int64_t begin, end, count;
+};
+
+// Calls row(i, RowAt) for each row of input plane z that the window needs, with a border of kernel / 2.
+template <typename Row>
+inline void each_row(const Layer& layer, const Window& window, int64_t z, int kernel, Row row) {
+  Extent in = layer.in;
+  int64_t stride = layer.stride, border = kernel / 2, first = window.x * stride - border;
+  int64_t count = (window.columns - 1) * stride + kernel;
+  for (int64_t i = 0; i < (window.rows - 1) * stride + kernel; ++i) {
+    int64_t y = window.y * stride - border + i;
+    RowAt at{((window.sample * in.d + z) * in.h + y) * in.w + first, 0, 0, count};
+    if (z >= 0 && z < in.d && y >= 0 && y < in.h) {
+      at.begin = std::max<int64_t>(0, -first);
+      at.end = std::max(at.begin, std::min(count, in.w - first));
+    }
+    row(i, at);
+  }
+}
+
+// Memory that will be read soon.
+class Ahead {
+ public:
+  void clear() { parts_.clear(); }
+  void add(const void* begin, int64_t bytes) {
+    if (bytes > 0) parts_.push_back({(const char*)begin, (const char*)begin + bytes}), lines_ += bytes / 64 + 1;
+  }
+  // Spreads the memory over so many calls of `fetch`.
+  void begin(int64_t calls) {
+    a_call_ = divide_up(lines_, std::max<int64_t>(calls, 1));
+    lines_ = 0, part_ = 0;
+    if (!parts_.empty()) at_ = parts_[0].begin;
+  }
+  UNET3D_INLINE void fetch() {
+    for (int64_t i = 0; i < a_call_ && part_ < parts_.size(); ++i) {
+      __builtin_prefetch(at_, 0, 2);
+      at_ += 64;
+      if (at_ >= parts_[part_].end && ++part_ < parts_.size()) at_ = parts_[part_].begin;
+    }
+  }
+
+ private:
+  struct Part {
+    const char *begin, *end;
+  };
+  std::vector<Part> parts_;
+  int64_t lines_ = 0, a_call_ = 0;
+  size_t part_ = 0;
+  const char* at_ = nullptr;
+};
+
+// Tiles of voxels that are multiplied with one tile of weights. On 16 threads, two of which share a core, the network's
+// layers took 462 and 510 ms in bf16 like this, and 585 and 550 ms by two tiles of voxels and two of weights (runs in turn).
+constexpr int kGroup = 3;
+
+// Sums of up to kGroup tiles of voxels by one of outputs, [voxels][two tiles, the other one not written][16][16].
+template <class FORM, int VOXELS>
+inline void multiply_tiles(const char* const (&a)[kGroup][3], int64_t chunks, int64_t chunk_bytes, const int64_t* offsets,
+                           const char* w, float* sums, Ahead& ahead) {
+  constexpr int64_t kStride = FORM::kPairs ? 128 : 64;
+  zero_tile<0>();
+  if (VOXELS > 1) zero_tile<1>();
+  if (VOXELS > 2) zero_tile<2>();
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    for (int plane = 0; plane < FORM::kKernel; ++plane) {
+      const char* row[VOXELS];
+      for (int t = 0; t < VOXELS; ++t) row[t] = a[t][plane] + chunk * chunk_bytes;
+      ahead.fetch();
+      for (int i = 0; i < FORM::kOffsets; ++i, w += 16 * kStride) {
+        load_tile<4>(w, kStride), load_tile<5>(row[0] + offsets[i], FORM::kCell);
+        FORM::template dot<0, 5, 4>();
+        if (VOXELS > 1) load_tile<6>(row[1 % VOXELS] + offsets[i], FORM::kCell), FORM::template dot<1, 6, 4>();
+        if (VOXELS > 2) load_tile<7>(row[2 % VOXELS] + offsets[i], FORM::kCell), FORM::template dot<2, 7, 4>();
+      }
+    }
+  }
+  store_tile<0>(sums, 64);
+  if (VOXELS > 1) store_tile<1>(sums + 512, 64);
+  if (VOXELS > 2) store_tile<2>(sums + 1024, 64);
+}
+
 template <class FORM>
 class Convolution {
+  struct TileAt {
+    int64_t plane, y, x;  // of its first output voxel in the step
+  };
+
  public:
   explicit Convolution(const Layer& layer)
       : layer_(layer), form_(layer), out_(FORM::kTaps == 8 ? layer.in : layer.out),
         panels_(layer.channels_out / kBlock * FORM::kTaps), stream_(layer.stream()) {
-    Shape shape{out_, layer.stride, panels_, form_.chunks(), FORM::kKernel, FORM::kOffsets, form_.position()};
+    Shape shape{out_, layer.stride, panels_, form_.chunks(), FORM::kKernel, FORM::kOffsets, FORM::kCell};
     b_ = blocking_of(shape, layer.samples, at::get_num_threads());
     layout_ = form_.layout(b_.y, b_.x);
     form_.offsets(layout_, offsets_);
-    ring_ = layer.stride * (std::min<int64_t>(b_.z, kPlanes) - 1) + FORM::kKernel;
-    // A tile's last row may lie behind the last voxel's, and its positions there end up to a tile's row later.
-    chunk_bytes_ = odd_lines((layout_.positions + kRows) * form_.position() + 2 * kRowBytes);
+    ring_ = layer.stride * (b_.planes - 1) + FORM::kKernel;
+    // A tile's last row may lie behind the last voxel's, and its cells there end up to a tile's row later.
+    chunk_bytes_ = odd_lines((layout_.cells + kRows) * FORM::kCell + 2 * kRowBytes);
   }
 
   void run() {
@@ -49,21 +142,115 @@ class Convolution {
     int64_t nz = divide_up(out_.d, b_.z), ny = divide_up(out_.h, b_.y), nx = divide_up(out_.w, b_.x);
     int64_t groups = divide_up(panels_, b_.panels), blocks = layer_.samples * nz * ny * nx;
     if (layer_.moments) layer_.moments->resize(layer_.samples, nz * ny * nx, layer_.channels_out);
-    int64_t bytes = ring_ * plane_bytes() + 2 * kPlanes * kTileBytes + b_.panels * sizeof(Sums);
+    int64_t bytes = ring_ * plane_bytes() + 2 * kGroup * kTileBytes + b_.panels * sizeof(Sums);
     for_each(blocks * groups, bytes, [&](int64_t item, char* scratch) {
       int64_t block = item / groups, panel = item % groups * b_.panels;
       int64_t z = block / (ny * nx) % nz * b_.z, y = block / nx % ny * b_.y, x = block % nx * b_.x;
       Window window{block / (nz * ny * nx), y, x, std::min(b_.y, out_.h - y), std::min(b_.x, out_.w - x)};
-      TileRegisters registers;
-      Walk walk{z, std::min(out_.d, z + b_.z), layer_.stride, FORM::kKernel};
-      Item<FORM>(*this, window, walk, scratch).run(panel, std::min(panels_, panel + b_.panels), block);
+      run_item(window, z, std::min(out_.d, z + b_.z), panel, std::min(panels_, panel + b_.panels), block, scratch);
     });
   }
 
  private:
-  friend class Item<FORM>;
-
   int64_t plane_bytes() const { return form_.chunks() * chunk_bytes_; }
+
+  void run_item(const Window& window, int64_t z, int64_t end, int64_t first, int64_t last, int64_t block, char* scratch) {
+    TileRegisters registers;
+    float* products = (float*)(scratch + ring_ * plane_bytes());
+    Sums* sums = (Sums*)(products + 2 * kGroup * kTileBytes / sizeof(float));
+    for (int64_t panel = first; panel < last; ++panel) new (&sums[panel - first]) Sums{};
+    std::vector<TileAt> tiles;
+    Ahead ahead;
+    int64_t stride = layer_.stride, staged = z * stride;
+    for (; z < end; z += b_.planes) {
+      int64_t planes = std::min(b_.planes, end - z);
+      for (int64_t until = (z + planes - 1) * stride + FORM::kKernel; staged < until; ++staged)
+        form_.stage(layout_, window, staged - FORM::kKernel / 2, scratch + staged % ring_ * plane_bytes(), chunk_bytes_);
+      list_tiles(planes, window, tiles);
+      ahead.clear();
+      int64_t next = std::min(b_.planes, end - z - planes);
+      for (int64_t plane = staged; next > 0 && plane < (z + planes + next - 1) * stride + FORM::kKernel; ++plane)
+        announce(window, plane - FORM::kKernel / 2, ahead);
+      ahead.begin((last - first) * divide_up(tiles.size(), kGroup) * 2 * form_.chunks() * FORM::kKernel);
+      for (int64_t panel = first; panel < last; ++panel)
+        multiply_panel(window, z, panel, tiles, scratch, products, sums[panel - first], ahead);
+    }
+    if (!layer_.moments) return;
+    for (int64_t panel = first; panel < last; ++panel) sums[panel - first].put(layer_, block, panel * kBlock);
+  }
+
+  // The rows of input plane z that the form will stage.
+  void announce(const Window& window, int64_t z, Ahead& ahead) const {
+    each_row(layer_, window, z, FORM::kKernel, [&](int64_t, const RowAt& at) {
+      for (int i = 0; i < layer_.source_count; ++i) {
+        int64_t channels = layer_.sources[i].channels;
+        ahead.add((const c10::BFloat16*)layer_.sources[i].data + (at.voxel + at.begin) * channels,
+                  (at.end - at.begin) * channels * 2);
+      }
+    });
+  }
+
+  // Tiles that begin at the rows' starts, or run through all positions of a plane where these are not more.
+  void list_tiles(int64_t planes, const Window& window, std::vector<TileAt>& tiles) const {
+    tiles.clear();
+    int64_t positions = (window.rows - 1) * layout_.pitch + window.columns;
+    bool through = divide_up(positions, kRows) <= window.rows * divide_up(window.columns, kRows);
+    for (int64_t z = 0; z < planes; ++z) {
+      if (through) {
+        for (int64_t i = 0; i < positions; i += kRows) tiles.push_back({z, i / layout_.pitch, i % layout_.pitch});
+        continue;
+      }
+      for (int64_t y = 0; y < window.rows; ++y)
+        for (int64_t x = 0; x < window.columns; x += kRows) tiles.push_back({z, y, x});
+    }
+  }
+
+  void multiply_panel(const Window& window, int64_t z, int64_t panel, const std::vector<TileAt>& tiles, const char* ring,
+                      float* products, Sums& sums, Ahead& ahead) const {
+    int64_t steps = form_.chunks() * FORM::kKernel * FORM::kOffsets;
+    const char* w = (const char*)layer_.weight + panel * steps * 2 * kTileBytes;
+    int64_t count = tiles.size(), groups = divide_up(count, kGroup);
+    for (int64_t group = 0; group < groups; ++group) {
+      int64_t first = count * group / groups, voxels = count * (group + 1) / groups - first;
+      const char* a[kGroup][3] = {};
+      for (int64_t t = 0; t < voxels; ++t) {
+        const TileAt& tile = tiles[first + t];
+        for (int plane = 0; plane < FORM::kKernel; ++plane)
+          a[t][plane] = ring + ((z + tile.plane) * layer_.stride + plane) % ring_ * plane_bytes() +
+                        (tile.y * layout_.pitch + tile.x) * FORM::kCell;
+      }
+      auto multiply = voxels == 3 ? multiply_tiles<FORM, 3> : voxels == 2 ? multiply_tiles<FORM, 2> : multiply_tiles<FORM, 1>;
+      for (int half = 0; half < 2; ++half)
+        multiply(a, form_.chunks(), chunk_bytes_, offsets_, w + half * (FORM::kPairs ? 64 : steps * kTileBytes),
+                 products + 256 * half, ahead);
+      for (int64_t t = 0; t < voxels; ++t) store_voxels(window, z, panel, tiles[first + t], products + 512 * t, sums);
+    }
+  }
+
+  // Sixteen voxels' 32 channels; what lies beyond a row's end is left out.
+  void store_voxels(const Window& window, int64_t z, int64_t panel, const TileAt& tile, const float* products, Sums& total) const {
+    constexpr int64_t kScale = FORM::kTaps == 8 ? 2 : 1;
+    int64_t tap = panel % FORM::kTaps, channel = panel / FORM::kTaps * kBlock;
+    Extent out = layer_.out;
+    typename FORM::Result result = form_.result(channel);
+    Sums sums = total;
+    for (int64_t r = 0, y = tile.y, x = tile.x; r < kRows && y < window.rows; ++y, x = 0) {
+      int64_t line = (window.sample * out.d + (z + tile.plane) * kScale + (tap >> 2)) * out.h +
+                     (window.y + y) * kScale + (tap >> 1 & 1);
+      c10::BFloat16* to = (c10::BFloat16*)layer_.output +
+                          (line * out.w + (window.x + x) * kScale + (tap & 1)) * layer_.channels_out + channel;
+      int64_t stop = std::min<int64_t>(kRows, r + window.columns - x);
+      for (int64_t k = r; k < stop; ++k, to += kScale * layer_.channels_out) {
+        Vec v[kParts];
+        for (int part = 0; part < kParts; ++part)
+          v[part] = result(products + 16 * k + part * kLanes / 16 * 256 + part * kLanes % 16, part);
+        if (FORM::kTaps == 1) sums.add(v);
+        store_block(to, v, stream_);
+      }
+      r += std::max(layout_.pitch, x) - x;
+    }
+    total = sums;
+  }
 
   const Layer& layer_;
   FORM form_;
@@ -73,155 +260,6 @@ class Convolution {
   Blocking b_;
   Layout layout_;
   int64_t offsets_[FORM::kOffsets], ring_, chunk_bytes_;
-};
-
-// One work item: its place in the volume, and what is staged, multiplied and not yet stored.
-template <class FORM>
-class Item {
-  // A tile's first output voxel in each plane.
-  struct TileAt {
-    int64_t y, x;
-  };
-
- public:
-  Item(const Convolution<FORM>& convolution, const Window& window, const Walk& walk, char* scratch)
-      : c_(convolution), layer_(convolution.layer_), window_(window), walk_(walk), scratch_(scratch),
-        products_((float*)(scratch + c_.ring_ * c_.plane_bytes())), sums_((Sums*)(products_ + 512 * kPlanes)),
-        rows_in_(Window::extent_in(window.rows, walk.stride, walk.kernel)),
-        staging_(c_.form_, c_.layout_, window_,
-                 Pieces(walk, rows_in_, Window::extent_in(window.columns, walk.stride, walk.kernel), c_.form_.chunks()), c_.ring_,
-                 c_.plane_bytes(), c_.chunk_bytes_, scratch) {}
-
-  void run(int64_t first, int64_t last, int64_t block) {
-    first_ = first;
-    for (int64_t panel = first; panel < last; ++panel) new (&sums_[panel - first]) Sums{};
-    std::vector<TileAt> tiles = list_tiles();
-    staging_.finish(0);
-    for (int64_t step = 0; step < walk_.steps(); ++step) {
-      // Rows of the ring become free while the last panel is multiplied.
-      staging_.begin(step + 1, tiles.size() * slots(), rows_in_);
-      for (int64_t panel = first; panel < last; ++panel) {
-        for (const TileAt& tile : tiles) {
-          free_rows_ = panel + 1 == last ? tile.y * walk_.stride : 0;
-          multiply(step, panel, tile);
-        }
-      }
-      staging_.finish(step + 1);
-    }
-    while (stored_ < to_store_) store_next();
-    if (!layer_.moments) return;
-    for (int64_t panel = first; panel < last; ++panel) sums_[panel - first].put(layer_, block, panel * kBlock);
-  }
-
-  // Called between the products: stores what the last ones gave while the first half of outputs is multiplied, and stages
-  // while the second one is.
-  __attribute__((noinline)) void operator()() {
-    if (half_ == 1) {
-      staging_.advance(free_rows_);
-      return;
-    }
-    for (int64_t i = 0; i < stores_a_slot_ && stored_ < to_store_; ++i) store_next();
-  }
-
- private:
-  // Products of one tile and one panel whose outputs are in products_.
-  struct Made {
-    int64_t z, panel;
-    TileAt tile;
-  };
-  // Voxels of a tile that are stored at once.
-  static constexpr int64_t kStored = kRows / 2;
-
-  int64_t slots() const { return c_.form_.chunks() * FORM::kOffsets; }
-
-  // Tiles that begin at the rows' starts, or run through all positions of a plane where these are not more.
-  std::vector<TileAt> list_tiles() const {
-    std::vector<TileAt> tiles;
-    int64_t pitch = c_.layout_.pitch, positions = (window_.rows - 1) * pitch + window_.columns;
-    if (divide_up(positions, kRows) <= window_.rows * divide_up(window_.columns, kRows)) {
-      for (int64_t i = 0; i < positions; i += kRows) tiles.push_back({i / pitch, i % pitch});
-      return tiles;
-    }
-    for (int64_t y = 0; y < window_.rows; ++y)
-      for (int64_t x = 0; x < window_.columns; x += kRows) tiles.push_back({y, x});
-    return tiles;
-  }
-
-  using Kernel = void (*)(const Products&, Item&);
-
-  template <bool SHARED, int... PLANES>
-  static Kernel kernel(int64_t planes, std::integer_sequence<int, PLANES...>) {
-    constexpr Kernel kernels[] = {multiply_tiles<FORM, PLANES + 1, SHARED, Item>...};
-    return kernels[planes - 1];
-  }
-  Kernel kernel(int64_t planes) const {
-    constexpr std::make_integer_sequence<int, kPlanes> kCounts;
-    if constexpr (FORM::kKernel == 3) {
-      if (walk_.stride == 1) return kernel<true>(planes, kCounts);
-    }
-    return kernel<false>(planes, kCounts);
-  }
-
-  void multiply(int64_t step, int64_t panel, const TileAt& tile) {
-    int64_t z = walk_.z + step * kPlanes, planes = std::min<int64_t>(kPlanes, walk_.end - z);
-    int64_t tiles = slots() * FORM::kKernel, at = (tile.y * c_.layout_.pitch + tile.x) * c_.form_.position();
-    const char* w = (const char*)layer_.weight + panel * tiles * 2 * kTileBytes;
-    Products products{{}, walk_.stride, c_.form_.chunks(), c_.chunk_bytes_, c_.offsets_, c_.form_.position(), nullptr,
-                      FORM::kPairs ? 2 * kRowBytes : kRowBytes, nullptr};
-    for (int64_t i = 0; i < Window::extent_in(planes, walk_.stride, walk_.kernel); ++i)
-      products.a[i] = scratch_ + (z * walk_.stride + i) % c_.ring_ * c_.plane_bytes() + at;
-    stores_a_slot_ = divide_up(to_store_ - stored_, slots());
-    for (half_ = 0; half_ < 2; ++half_) {
-      products.w = w + half_ * (FORM::kPairs ? kRowBytes : tiles * kTileBytes);
-      products.sums = products_ + 256 * half_;
-      kernel(planes)(products, *this);
-    }
-    made_ = {z, panel, tile};
-    stored_ = 0, to_store_ = planes * (kRows / kStored);
-  }
-
-  // Some voxels' 32 channels; what lies beyond a row's end is left out.
-  void store_next() {
-    constexpr int64_t kScale = FORM::kTaps == 8 ? 2 : 1;
-    int64_t plane = stored_ / (kRows / kStored), first = stored_ % (kRows / kStored) * kStored, last = first + kStored;
-    ++stored_;
-    int64_t tap = made_.panel % FORM::kTaps, channel = made_.panel / FORM::kTaps * kBlock, pitch = c_.layout_.pitch;
-    Extent out = layer_.out;
-    const float* products = products_ + 512 * plane;
-    typename FORM::Result result = c_.form_.result(channel);
-    Sums sums = sums_[made_.panel - first_];
-    int64_t y = made_.tile.y, x = made_.tile.x + first;
-    for (; x >= pitch; x -= pitch) ++y;
-    for (int64_t r = first; r < last && y < window_.rows; r += pitch - x, ++y, x = 0) {
-      int64_t line = (window_.sample * out.d + (made_.z + plane) * kScale + (tap >> 2)) * out.h + (window_.y + y) * kScale + (tap >> 1 & 1);
-      c10::BFloat16* to = (c10::BFloat16*)layer_.output +
-                          (line * out.w + (window_.x + x) * kScale + (tap & 1)) * layer_.channels_out + channel;
-      int64_t stop = std::min(last, r + window_.columns - x);
-      for (int64_t k = r; k < stop; ++k, to += kScale * layer_.channels_out) {
-        Vec v[kParts];
-        for (int part = 0; part < kParts; ++part)
-          v[part] = result(products + 16 * k + part * kLanes / 16 * 256 + part * kLanes % 16, part);
-        if (FORM::kTaps == 1) sums.add(v);
-        store_block(to, v, c_.stream_);
-      }
-    }
-    sums_[made_.panel - first_] = sums;
-  }
-
-  const Convolution<FORM>& c_;
-  const Layer& layer_;
-  Window window_;
-  Walk walk_;
-  char* scratch_;
-  float* products_;
-  Sums* sums_;  // of each panel
-  int64_t rows_in_;
-  Staging<FORM> staging_;
-  int64_t first_ = 0;  // panel
-  int64_t free_rows_ = 0;
-  int half_ = 0;
-  Made made_{};
-  int64_t stored_ = 0, to_store_ = 0, stores_a_slot_ = 0;
 };
 
 }  // namespace unet3d::amx

@@ -1,5 +1,5 @@
 """Weights in the order in which the fused layers read them, see winograd.h, direct.h, upsample.cpp,
-head.cpp, amx_conv.h and, for the bytes of int8, amx_int8.cpp.
+head.cpp and amx_conv.h.
 
 Channels are padded by zeros to multiples of 32 (BLOCK): padded outputs are exactly zero, padded inputs add nothing.
 """
@@ -85,17 +85,11 @@ def amx_tiles(weight: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
     return packed.permute(0, 1, 3, 4, 2, 5).contiguous()
 
 
-def planes_last(steps: torch.Tensor) -> torch.Tensor:
-    """[planes, *offsets, row of a tile] -> [offsets, planes, row]: a tile for each plane lies beside the others."""
-    return steps.flatten(1, -2).transpose(0, 1)
-
-
 def amx_bf16(weight: torch.Tensor) -> torch.Tensor:
     """[Cout, Cin, 3, 3, 3], channels padded, for bf16 products on AMX tiles: a row is a block of channels in slots."""
     inputs = weight.shape[1]
     blocks = slots(inputs, torch.bfloat16).view(-1, 1, BLOCK)
-    taps = planes_last(torch.arange(27).view(3, 9, 1)).flatten()
-    steps = (taps.view(1, -1, 1) * inputs + blocks).flatten(0, 1)
+    steps = (torch.arange(27).view(1, -1, 1) * inputs + blocks).flatten(0, 1)
     return amx_tiles(weight.flatten(2).transpose(1, 2).flatten(1).bfloat16(), steps)
 
 
@@ -108,7 +102,7 @@ def amx_input(weight: torch.Tensor) -> torch.Tensor:
     x, channel = column // (2 * INPUT), column % INPUT
     y = torch.arange(0, 3, 2).view(1, -1, 1) + column // INPUT % 2
     steps = ((torch.arange(3).view(-1, 1, 1) * 3 + y) * 3 + x) * INPUT + channel
-    steps = planes_last(torch.where((x < 3) & (y < 3), steps, -1)).flatten(0, 1)
+    steps = torch.where((x < 3) & (y < 3), steps, -1).flatten(0, 1)
     return amx_tiles(pad(weight, 1, INPUT).flatten(2).transpose(1, 2).flatten(1).bfloat16(), steps)
 
 
@@ -119,17 +113,15 @@ def amx_int8(weight: torch.Tensor) -> torch.Tensor:
     """
     inputs = weight.shape[1]
     byte = torch.arange(2 * BLOCK)
+    slot = 16 * (byte // 4 % 4) + 4 * (byte // 16) + byte % 4
     channels = slots(inputs, torch.bfloat16)
     if inputs == BLOCK:
-        slot = 16 * (byte // 4 % 2) + 4 * (byte // 8 % 4) + byte % 4
-        taps = torch.arange(0, 3, 2).view(1, 1, -1, 1) + byte // BLOCK
-        steps = (3 * torch.arange(9).view(3, 3, 1, 1) + taps) * inputs + channels[slot]
-        steps = planes_last(torch.where(taps < 3, steps, -1))
+        taps = torch.arange(0, 3, 2).view(1, -1, 1) + slot // BLOCK
+        steps = (3 * torch.arange(9).view(-1, 1, 1) + taps) * inputs + channels[slot % BLOCK]
+        steps = torch.where(taps < 3, steps, -1)
     else:
-        slot = 16 * (byte // 4 % 4) + 4 * (byte // 16) + byte % 4
         blocks = torch.cat((channels, channels.new_full((inputs % (2 * BLOCK),), -1))).view(-1, 1, 2 * BLOCK)[..., slot]
-        taps = planes_last(torch.arange(27).view(3, 9, 1)).flatten().view(1, -1, 1)
-        steps = torch.where(blocks < 0, -1, taps * inputs + blocks)
+        steps = torch.where(blocks < 0, -1, torch.arange(27).view(1, -1, 1) * inputs + blocks)
     return amx_tiles(weight.flatten(2).transpose(1, 2).flatten(1), steps.flatten(0, 1))
 
 
