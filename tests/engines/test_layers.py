@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from marks import skip_without_triton
 from torch.utils.flop_counter import FlopCounterMode
 
 from unet3d.engines.pytorch import layers, operators
@@ -49,7 +50,7 @@ def test_names_of_layers(tiny_reference):
 
 @pytest.mark.parametrize("half", [True, False])
 def test_the_gpus_form_says_nothing_and_is_known(tiny_reference, half):
-    pytest.importorskip("triton")
+    skip_without_triton()
     from unet3d.network.gpu import GpuUNet
     from unet3d.network.gpu_forms import triton_sm_90
 
