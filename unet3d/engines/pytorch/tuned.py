@@ -64,9 +64,8 @@ def choose(request: Request, geometries: Mapping[str, Geometry], dtype: torch.dt
             day, found = _read(path, identity, todo, cuda)
             return Chosen(_choice(found, f"tuned on this card, {day}"))
         except UserError as error:
-            # Without the reader's own remedy, which is to name another file.
-            told = str(error).rpartition(";")[0]
-            warnings.append(("tuning-not-used", f"{told}; used instead: {by_table.source}. Time the forms anew with --tune."))
+            instead = f"used instead: {by_table.source}. Time the forms anew with --tune."
+            warnings.append(("tuning-not-used", f"{_without_remedy(error)}; {instead}"))
     if architecture not in gpu_forms.MEASURED:
         warnings.append(
             (
@@ -93,7 +92,10 @@ def _tune(
         path.parent.mkdir(parents=True, exist_ok=True)
         json_files.write(path, document)
     except (OSError, UserError) as error:
-        warnings.append(("tuning-not-kept", f"what was timed serves this run only: {error}"))
+        why = _without_remedy(error) if isinstance(error, UserError) else f"{shown(path.parent)}: {error.strerror}"
+        warnings.append(
+            ("tuning-not-kept", f"what was timed serves this run only: {why}; set XDG_CACHE_HOME to another folder.")
+        )
     return Chosen(_choice({g: timed.ms for g, timed in found.items()}, f"tuned on this card, {day}"), warnings, seconds)
 
 
@@ -156,10 +158,15 @@ def _read(path: Path, identity: Json, todo: Sequence[Geometry], cuda: bool) -> t
         raise UserError(f"tuned forms {shown(path)}: cannot be used, {shown(why)}; name another file") from None
 
 
+def _without_remedy(error: UserError) -> str:
+    """What is wrong with a file; what to do is another thing for one of the cache."""
+    return str(error).rpartition(";")[0]
+
+
 def _times(told: Json, able: Sequence[str]) -> dict[str, float]:
     if not told or not set(told) <= set(able):
         raise ValueError(f"a convolution has times of {', '.join(told) or 'no form'}, not of {', '.join(able)}")
     for ms in told.values():
-        if type(ms) not in (int, float) or not (math.isfinite(ms) and ms > 0):
+        if type(ms) is not float or not (math.isfinite(ms) and ms > 0):  # a whole number may be beyond any float
             raise ValueError(f"{ms} is no time of a form")
     return dict(told)
