@@ -5,12 +5,14 @@ import contextlib
 import dataclasses
 import json
 import os
+from types import SimpleNamespace
 
+import making
 import numpy as np
 import pytest
 import torch
 from made_gpu import HostGpu
-from making import asked_of
+from making import asked_of, plan_of
 from marks import needs_cuda
 
 from unet3d import caches
@@ -20,7 +22,10 @@ from unet3d.engines import registry
 from unet3d.engines.base import EngineSettings, Request
 from unet3d.engines.pytorch.engine import TorchEngine
 from unet3d.errors import UserErrors
+from unet3d.measure import prepare
 from unet3d.network import reference
+from unet3d.planning.group import SingleProcess
+from unet3d.results.console import Console
 
 pytest.importorskip("triton")
 
@@ -273,6 +278,16 @@ def test_tuning_needs_triton(monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     [line] = registry.refuse(request(tmp_path, tune=True))
     assert line.startswith("TUNE=yes, but Triton is not installed")
+
+
+def test_a_run_says_where_its_forms_come_from(monkeypatch, capsys):
+    plan = plan_of(precision="fp32", jit="none")
+    ran = making.effective(details={"convolution_forms_from": "tuned on this card, 2026-11-24"})
+    monkeypatch.setattr(prepare.registry, "create", lambda _: SimpleNamespace(load=lambda _: None, effective=lambda: ran))
+    monkeypatch.setattr(prepare.against_fp32, "check", lambda *_: making.agreement())
+    monkeypatch.setattr(prepare, "must_match", lambda *_: None)
+    prepare.load_engine(plan, None, Console(), SingleProcess())
+    assert "forms of the convolutions: tuned on this card, 2026-11-24" in capsys.readouterr().out
 
 
 VOLUME = np.random.default_rng(2).standard_normal(SHAPE, dtype=np.float32)

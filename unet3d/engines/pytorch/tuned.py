@@ -168,5 +168,5 @@ def _times(told: Json, able: Sequence[str]) -> dict[str, float]:
         raise ValueError(f"a convolution has times of {', '.join(told) or 'no form'}, not of {', '.join(able)}")
     for ms in told.values():
         if type(ms) is not float or not (math.isfinite(ms) and ms > 0):  # a whole number may be beyond any float
-            raise ValueError(f"{ms} is no time of a form")
+            raise ValueError(f"{shown(ms, 40)} is no time of a form")
     return dict(told)
