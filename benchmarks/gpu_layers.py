@@ -52,7 +52,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _precisions(text: str) -> tuple[str, ...]:
-    return tuple(kinds.choice(*HALF)(word) for word in text.split(","))
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in HALF:
+            raise argparse.ArgumentTypeError(f"{name!r} is not allowed; use {' or '.join(HALF)}, separated by commas")
+    return names
 
 
 def _time_layers(options: argparse.Namespace) -> int:
@@ -90,17 +94,14 @@ def _time_layers(options: argparse.Namespace) -> int:
 
 def _chunks(geometry: Geometry, dtype: torch.dtype, device: Device, clock: Clock) -> dict[str, float]:
     """Milliseconds by planes with other chunks than the network's own."""
-    import torch
-
     from unet3d.network import gpu, gpu_tuning
 
     call = gpu_tuning.Trial(geometry, dtype, device.torch_device).call("planes")
     own, ms = gpu.CHUNK, {}
     for chunk in CHUNKS:
         gpu.CHUNK = chunk
-        with torch.inference_mode():
-            gpu_tuning.output_of(call, device)
-            ms[f"planes, chunks of {chunk}"] = 1e3 * clock.seconds(call)
+        gpu_tuning.output_of(call, device)
+        ms[f"planes, chunks of {chunk}"] = 1e3 * clock.seconds(call)
     gpu.CHUNK = own
     return ms
 

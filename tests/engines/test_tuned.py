@@ -1,5 +1,5 @@
 """Where the forms of the GPU's convolutions come from: the card's own times, which are kept, else the table, else the safe
-rule; and what is refused. Times are made up, but for one small network on Triton's interpreter and one on a GPU."""
+rule. Times are made up, but for one small network on Triton's interpreter and one on a GPU."""
 
 import contextlib
 import dataclasses
@@ -12,16 +12,13 @@ import numpy as np
 import pytest
 import torch
 from made_gpu import HostGpu
-from making import asked_of, plan_of
+from making import plan_of
 from marks import needs_cuda
 
 from unet3d import caches
 from unet3d.brats import weights
-from unet3d.devices.cpu import CpuDevice
-from unet3d.engines import registry
-from unet3d.engines.base import EngineSettings, Request
+from unet3d.engines.base import Request
 from unet3d.engines.pytorch.engine import TorchEngine
-from unet3d.errors import UserErrors
 from unet3d.measure import prepare
 from unet3d.network import reference
 from unet3d.planning.group import SingleProcess
@@ -240,46 +237,6 @@ def test_what_is_kept_can_be_cleared(small, made_up, tmp_path, monkeypatch):
     assert len(caches.entries("tuned-forms")) == 1
 
 
-NEEDED = "TUNE=yes times the forms that our network has on a GPU"
-
-
-@pytest.mark.parametrize(
-    ("asked", "told"),
-    [
-        ({"platform": "CPU"}, f"{NEEDED}, with PLATFORM=CPU there is one; use TUNE=no, or PLATFORM=CUDA, Flex or Max"),
-        ({"network": "reference"}, f"{NEEDED}, with NETWORK=reference there is one; use TUNE=no or NETWORK=fast"),
-        ({"ipex": True, "platform": "Max"}, f"{NEEDED}, with IPEX=yes there is one; use TUNE=no or IPEX=no"),
-        ({"precision": "fp32"}, f"{NEEDED}, in fp32 there is one; use TUNE=no, or PRECISION=fp16 or bf16"),
-        ({"platform": "CPU", "network": "reference", "precision": "fp32"}, f"{NEEDED}, with PLATFORM=CPU there is one"),
-        (
-            {"engine": "openvino"},
-            "TUNE=yes with ENGINE=openvino is not possible, it is for forms of our own; use TUNE=no or ENGINE=torch",
-        ),
-    ],
-)
-def test_tuning_is_refused_where_there_is_nothing_to_choose(asked, told):
-    [line] = registry.refuse_settings(EngineSettings(**{"engine": "torch", "tune": True, **asked}))
-    assert line.startswith(told)
-    assert registry.refuse_settings(EngineSettings(**{"engine": "torch", **asked})) == []
-
-
-def test_tuning_is_refused_before_anything_is_looked_at():
-    with pytest.raises(UserErrors) as refused:
-        asked_of(tune="yes", platform="CPU")
-    assert str(refused.value).count("TUNE=yes") == 1
-    assert asked_of(tune="yes", platform="CUDA").tune and not asked_of().tune
-
-
-def test_tuning_is_refused_where_the_machine_has_a_cpu_alone():
-    assert [line[: len(NEEDED)] for line in registry.refuse(Request("torch", CpuDevice(), "bf16", tune=True))][:1] == [NEEDED]
-
-
-def test_tuning_needs_triton(monkeypatch, tmp_path):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    [line] = registry.refuse(request(tmp_path, tune=True))
-    assert line.startswith("TUNE=yes, but Triton is not installed")
-
-
 def test_a_run_says_where_its_forms_come_from(monkeypatch, capsys):
     plan = plan_of(precision="fp32", jit="none")
     ran = making.effective(details={"convolution_forms_from": "tuned on this card, 2026-11-24"})
@@ -302,6 +259,7 @@ def error_of(engine, network):
 def test_a_small_network_is_tuned_and_runs(small_reference, monkeypatch, tmp_path):
     for name in ("CALLS", "CALLS_BEFORE", "ROUNDS", "LEAST_ROUNDS"):
         monkeypatch.setattr(gpu_tuning, name, 1)
+    monkeypatch.setattr(gpu_tuning, "WARM_S", 0)
     engine = TorchEngine(request(tmp_path, tune=True))
     # PyTorch without CUDA has no autocast for it; the form holds its weights in the precision.
     monkeypatch.setattr(engine, "_autocast", contextlib.nullcontext)

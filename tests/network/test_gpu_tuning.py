@@ -1,17 +1,19 @@
 """Timing the forms of the GPU's convolutions: which one is taken, which are left out; on a GPU or Triton's interpreter."""
 
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 from made_gpu import HostGpu
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton")
 
 from unet3d.devices import registry
 from unet3d.errors import UserError
-from unet3d.network import gpu, gpu_tuning
+from unet3d.network import gpu, gpu_tuning, quantization
 from unet3d.network.gpu_forms import Geometry
 from unet3d.network.gpu_tuning import Clock, Trial, fastest
 
@@ -29,6 +31,7 @@ def device(monkeypatch):
         return registry.open_device(KIND)
     for name in ("CALLS", "CALLS_BEFORE", "ROUNDS", "LEAST_ROUNDS"):
         monkeypatch.setattr(gpu_tuning, name, 1)
+    monkeypatch.setattr(gpu_tuning, "WARM_S", 0)
     return HostGpu()
 
 
@@ -131,6 +134,36 @@ def test_without_the_librarys_result_there_is_nothing_to_compare_with(device, mo
         timed(JOINED, device)
 
 
+@pytest.mark.parametrize("geometry", [FULL, JOINED])
+def test_products_of_bytes_are_within_the_limit_and_not_those_of_half(geometry):
+    """As PyTorch computes them from whole numbers in float64; the kernels themselves need a GPU."""
+    trial = Trial(replace(geometry, in_bytes=True), torch.float32, torch.device("cpu"))
+    sources = [volume_of(trial.source)]
+    if trial.up is not None:
+        sources = [functional.conv_transpose3d(sources[0], trial.up.weight.double(), stride=2), volume_of(trial.skip)]
+    weight, ranges = trial.block.conv.weight, trial.ranges
+    quantised = quantization.quantise(weight.detach(), ranges)
+    bytes_of = [
+        (source / step + zero).round().clamp(0, 255) - zero
+        for source, step, zero in zip(sources, ranges.steps, ranges.zeros, strict=True)
+    ]
+    sums = functional.conv3d(torch.cat(bytes_of, 1), quantised.weight.double(), padding=1)
+    exact = functional.conv3d(torch.cat(sources, 1), weight.double(), padding=1)
+    made = [
+        functional.leaky_relu(functional.instance_norm(y, weight=trial.block.weight.double(), bias=trial.block.bias.double()))
+        for y in (sums * quantised.factor.double().view(1, -1, 1, 1, 1), exact)
+    ]
+    error = gpu_tuning.relative_error(*(y.detach().float() for y in made))
+    limits = [gpu_tuning.limit_of(trial.geometry, form, torch.bfloat16) for form in ("cuda walk", "planes")]
+    assert limits[1] / 10 < error < limits[0] / 2 and limits[1] < limits[0]
+
+
+def volume_of(raw):
+    """In float64, as the next layer reads it."""
+    x, scale, shift = (part.double() for part in raw)
+    return functional.leaky_relu(x * scale[:, :, None, None, None] + shift[:, :, None, None, None])
+
+
 class Slow(HostGpu):
     """Whose calls take 5 ms of its own, which only synchronising waits for."""
 
@@ -156,5 +189,6 @@ def test_a_device_that_records_nothing_launches_all_forms_alike(monkeypatch):
     device = HostGpu()
     for name in ("CALLS", "CALLS_BEFORE", "ROUNDS", "LEAST_ROUNDS"):
         monkeypatch.setattr(gpu_tuning, name, 1)
+    monkeypatch.setattr(gpu_tuning, "WARM_S", 0)
     found = timed(JOINED, device)
     assert set(found.ms) == {"library", "planes"} and not found.left_out

@@ -34,6 +34,7 @@ CALLS, ROUNDS = 3, 15
 # On a slow card there are fewer rounds, but so many.
 LEAST_ROUNDS, LONGEST_S = 5, 2.0
 CALLS_BEFORE = 3  # by which kernels are compiled, and a library chooses its own
+WARM_S = 0.05  # after which an idle device has raised its clock
 SLOPE, SEED = 0.01, 0
 # Values of the made-up volumes lie between, but for some in a million.
 LARGEST = 8.0
@@ -113,6 +114,7 @@ class Clock:
         self._device = device
         self._by_graph = device.supports_graphs
 
+    @torch.inference_mode()
     def seconds(self, call: Callable[[], Raw]) -> float:
         """Of one call, whose kernels are compiled (`output_of`); RuntimeError where the device has graphs and records none."""
 
@@ -125,6 +127,10 @@ class Clock:
         if self._by_graph:
             graph, _ = self._device.capture(several)
             run = graph.replay
+        begun = perf_counter()
+        while perf_counter() - begun < WARM_S:
+            run()
+            self._device.synchronize()
         rounds: list[float] = []
         begun = perf_counter()
         while len(rounds) < LEAST_ROUNDS or (len(rounds) < ROUNDS and perf_counter() - begun < LONGEST_S):
@@ -165,21 +171,15 @@ def tune(geometries: Iterable[Geometry], dtype: torch.dtype, device: Device, cud
 
 def time_forms(geometry: Geometry, dtype: torch.dtype, device: Device, clock: Clock, cuda: bool) -> Timed:
     """Time one convolution in every form; see `tune`."""
-    with torch.inference_mode():
-        return _time_forms(geometry, dtype, device, clock, cuda)
-
-
-def _time_forms(geometry: Geometry, dtype: torch.dtype, device: Device, clock: Clock, cuda: bool) -> Timed:
     trial = Trial(geometry, dtype, device.torch_device)
-    limit = limit_of(geometry, dtype)
     expected, seconds = _library(trial, device, clock)
     ms, left_out = {LIBRARY: 1e3 * seconds}, {}
     for form in candidates(geometry, cuda)[1:]:
         try:
             call = trial.call(form)
-            error = relative_error(output_of(call, device), expected)
-            if not error <= limit:  # NaN too
-                left_out[form] = f"its result differs from the library's by {error:.2g}, the limit is {limit:g}"
+            difference, limit = relative_error(output_of(call, device), expected), limit_of(geometry, form, dtype)
+            if not difference <= limit:  # NaN too
+                left_out[form] = f"its result differs from the library's by {difference:.2g}, the limit is {limit:g}"
                 continue
             ms[form] = 1e3 * clock.seconds(call)
         except Exception as error:  # noqa: BLE001 - of a compiler, a driver or Triton; it is told, and the library's form stays
@@ -187,9 +187,10 @@ def _time_forms(geometry: Geometry, dtype: torch.dtype, device: Device, clock: C
     return Timed(ms, left_out)
 
 
-def limit_of(geometry: Geometry, dtype: torch.dtype) -> float:
+def limit_of(geometry: Geometry, form: str, dtype: torch.dtype) -> float:
     """How far a form's output may be from the library's: far less than a whole network's, far more than one rounding."""
-    name = "int8" if geometry.in_bytes else next(name for name, known in PRECISIONS.items() if known.dtype() == dtype)
+    in_bytes = geometry.in_bytes and FORMS[form].in_bytes
+    name = "int8" if in_bytes else next(name for name, known in PRECISIONS.items() if known.dtype() == dtype)
     return PRECISIONS[name].error_limit / 4
 
 
@@ -228,6 +229,7 @@ def _library(trial: Trial, device: Device, clock: Clock) -> tuple[torch.Tensor, 
         ) from None
 
 
+@torch.inference_mode()
 def output_of(call: Callable[[], Raw], device: Device) -> torch.Tensor:
     """The normalised and activated output of a call, whose kernels are compiled from then on."""
     for _ in range(CALLS_BEFORE - 1):
