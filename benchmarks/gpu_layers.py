@@ -1,21 +1,20 @@
 #!/usr/bin/env python3
-"""Times each 3x3x3 convolution of the network on a GPU, in the library's form and in each of ours.
+"""Times each 3x3x3 convolution of the network on a GPU, in every form that can compute it, with what that costs around it.
 
     .venv/bin/python benchmarks/gpu_layers.py
 
-A layer is no run of the benchmark, so this has a clock of its own: the median of rounds in which several calls follow
-each other, so that launches are hidden. `unet3d.network.gpu_forms` takes its choice of forms from this table.
+Clock, forms and volumes are those of TUNE=yes (`unet3d.network.gpu_tuning`). `MEASURED` of `unet3d.network.gpu_forms` takes its
+rows from this table: an architecture with its own rows needs the whole of it.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from math import prod
 from pathlib import Path
-from time import perf_counter
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -26,10 +25,17 @@ from unet3d.commands.arguments import OneLineParser
 from unet3d.config import kinds
 from unet3d.config.precisions import PRECISIONS
 from unet3d.devices import registry
-from unet3d.devices.base import Device
 from unet3d.workload import SHAPE
 
-CALLS, ROUNDS = 3, 15
+if TYPE_CHECKING:
+    import torch
+
+    from unet3d.devices.base import Device
+    from unet3d.network.gpu_forms import Geometry
+    from unet3d.network.gpu_tuning import Clock
+
+HALF = tuple(name for name, precision in PRECISIONS.items() if precision.half)
+CHUNKS = (2, 4, 8, 16, 32)  # planes at a time that are tried beside the network's own
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,77 +47,73 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = OneLineParser(prog="benchmarks/gpu_layers.py", description=str(__doc__).splitlines()[0])
     parser.add_argument("--device", choices=registry.accelerators(), help="default: what is there")
     parser.add_argument("--shape", type=kinds.shape, default=SHAPE)
-    parser.add_argument("--precisions", type=lambda text: tuple(text.split(",")), default=("fp16", "bf16"))
+    parser.add_argument("--precisions", type=_precisions, default=HALF, help=f"any of {', '.join(HALF)}")
     return parser.parse_args(argv)
+
+
+def _precisions(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in HALF:
+            raise argparse.ArgumentTypeError(f"{name!r} is not allowed; use {' or '.join(HALF)}, separated by commas")
+    return names
 
 
 def _time_layers(options: argparse.Namespace) -> int:
     caches.share()
-    import torch
-
-    from unet3d.network import flops, gpu, gpu_forms, reference
+    from unet3d.network import gpu_forms, gpu_tuning, reference
+    from unet3d.network.cuda_ops import kernels
     from unet3d.network.inference import InferenceUNet
-    from unet3d.network.triton_ops.march import CHANNELS
 
     kind = options.device or next(
         (kind for kind in registry.accelerators() if registry.device_class(kind).is_available()), "cuda"
     )
     device = registry.open_device(kind)
+    architecture = device.properties().architecture
+    cuda = kernels.why_not(architecture) is None
+    chosen = gpu_forms.by_architecture(architecture, cuda)
     loaded = weights.random_weights()
     network = InferenceUNet.from_reference(reference.build(loaded.plans, loaded.state_dict))
-    extent = list(options.shape)
-    blocks = []
-    for stage in network.encoder:
-        for block in stage:
-            blocks.append((block, tuple(extent)))
-            extent = [-(-voxels // stride) for voxels, stride in zip(extent, block.conv.stride, strict=True)]
-    for level, stage in enumerate(network.decoder):
-        size = tuple(voxels >> (len(network.decoder) - 1 - level) for voxels in options.shape)
-        blocks += [(block, size) for block in stage]
-    print("| Channels | Stride | Extent | Form and ms | TFLOP/s |\n| --- | --- | --- | --- | --- |")
+    geometries = gpu_forms.geometries(network, (1, 4, *options.shape))
+    print(f"Chosen (*) without TUNE: {chosen.source}\n")
+    print("| Channels and extent | Form and ms | TFLOP/s |\n| --- | --- | --- |")
+    clock = gpu_tuning.Clock(device)
     for precision in options.precisions:
         dtype = PRECISIONS[precision].dtype()
-        for block, size in dict.fromkeys(blocks):
-            conv = block.conv
-            forms = [("library", 0)]
-            if gpu_forms.form_of(conv, dtype, lambda *_: "planes") == "planes" and conv.stride == (1, 1, 1):
-                forms += [("planes", chunk) for chunk in (2, 3, 4, 8, 16, 32, size[0])]
-                if {conv.in_channels, conv.out_channels} <= set(CHANNELS):
-                    forms.append(("march", 0))
-            elif gpu_forms.form_of(conv, dtype, gpu_forms.elsewhere) == "first":
-                forms.append(("first", 0))
-            best = gpu_forms.form_of(conv, dtype, gpu_forms.chooser(device.properties().architecture))
-            if best not in dict(forms):
-                forms.append((best, 0))
-            x = torch.randn((1, *size, conv.in_channels), device=device.torch_device, dtype=dtype).permute(0, 4, 1, 2, 3)
-            result = flops.convolution_extent(size, conv.kernel_size, conv.stride, (1, 1, 1))
-            flop = flops.convolution_flop(conv.weight.shape, x.shape, (1, conv.out_channels, *result))
-            for form, chunk in forms:
-                made = gpu.Block(block, dtype, form).to(device.torch_device)
-                gpu.CHUNK = chunk or gpu.CHUNK
-                milliseconds = 1e3 * _median(partial(made, (x, None, None)), device)
-                print(
-                    f"| {conv.in_channels} to {conv.out_channels} {precision} | {conv.stride[0]} | {size} | "
-                    f"{f'{form} {chunk}' if chunk else form}: {milliseconds:.3f} | {flop / milliseconds / 1e9:.0f} |",
-                    flush=True,
-                )
+        for geometry in dict.fromkeys(geometries.values()):
+            timed = gpu_tuning.time_forms(geometry, dtype, device, clock, cuda)
+            rows = timed.ms | (_chunks(geometry, dtype, device, clock) if "planes" in timed.ms else {})
+            for form, milliseconds in rows.items():
+                mark = "*" if form == chosen.choose(geometry) else ""
+                rate = _flop(geometry) / milliseconds / 1e9
+                print(f"| {geometry} {precision} | {form}{mark}: {milliseconds:.3f} | {rate:.0f} |", flush=True)
+            for form, reason in timed.left_out.items():
+                print(f"| {geometry} {precision} | {form}: {reason} | |", flush=True)
     return 0
 
 
-def _median(call: Callable[[], object], device: Device) -> float:
-    """Seconds of one call, the median of ROUNDS rounds of CALLS calls that follow each other."""
-    import torch
+def _chunks(geometry: Geometry, dtype: torch.dtype, device: Device, clock: Clock) -> dict[str, float]:
+    """Milliseconds by planes with other chunks than the network's own."""
+    from unet3d.network import gpu, gpu_tuning
 
-    rounds = []
-    with torch.inference_mode():
-        for _ in range(ROUNDS):
-            device.synchronize()
-            start = perf_counter()
-            for _ in range(CALLS):
-                call()
-            device.synchronize()
-            rounds.append((perf_counter() - start) / CALLS)
-    return statistics.median(rounds)
+    call = gpu_tuning.Trial(geometry, dtype, device.torch_device).call("planes")
+    own, ms = gpu.CHUNK, {}
+    for chunk in CHUNKS:
+        gpu.CHUNK = chunk
+        gpu_tuning.output_of(call, device)
+        ms[f"planes, chunks of {chunk}"] = 1e3 * clock.seconds(call)
+    gpu.CHUNK = own
+    return ms
+
+
+def _flop(geometry: Geometry) -> int:
+    """Of the convolution, and of the transposed one in front of it: a kernel of 2x2x2 for each eighth of the voxels."""
+    from unet3d.network import flops
+
+    result = flops.convolution_extent(geometry.extent, geometry.kernel, geometry.stride, geometry.padding)
+    weight, before = (geometry.outputs, geometry.inputs, *geometry.kernel), (geometry.batch, geometry.inputs, *geometry.extent)
+    own = flops.convolution_flop(weight, before, (geometry.batch, geometry.outputs, *result))
+    return own + 2 * geometry.batch * geometry.upsampled * geometry.sources[0] * prod(geometry.extent)
 
 
 if __name__ == "__main__":

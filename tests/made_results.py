@@ -167,5 +167,6 @@ def closed(node):
     """A JSON Schema that allows no key which is not declared, from one that does: what is written has no other."""
     if isinstance(node, dict):
         inner = {name: closed(part) for name, part in node.items()}
-        return {**inner, "additionalProperties": False} if "properties" in node else inner
+        # A mapping that is left open has no description of its own.
+        return {**inner, "additionalProperties": False} if {"properties", "description"} <= set(node) else inner
     return [closed(part) for part in node] if isinstance(node, list) else node

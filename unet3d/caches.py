@@ -21,7 +21,7 @@ from pathlib import Path
 from unet3d import files
 from unet3d.errors import UserError, shown
 
-OPERATORS, TRITON, INDUCTOR, OTHER = "operators", "triton", "inductor", "other"
+OPERATORS, TUNED, TRITON, INDUCTOR, OTHER = "operators", "tuned-forms", "triton", "inductor", "other"
 _LOCK = ".in-use-"
 
 
@@ -45,6 +45,7 @@ KINDS = {
     "int8-ranges": Kind("int8-ranges", "ranges of activations, for int8 by PyTorch"),
     "fp32-dice": Kind("fp32-dice", "Dice of each case in fp32, which int8 is compared with"),
     "fp32-voxels": Kind("fp32-voxels", "fp32's logits of sampled voxels, for the check at full size"),
+    TUNED: Kind("tuned-forms", "milliseconds of each form of each convolution on a GPU, by TUNE=yes"),
     TRITON: Kind("triton", "GPU kernels compiled by Triton", "TRITON_CACHE_DIR"),
     INDUCTOR: Kind("inductor", "what torch.compile has made", "TORCHINDUCTOR_CACHE_DIR"),
     OTHER: Kind("*", "files of other versions of this benchmark"),

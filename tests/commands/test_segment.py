@@ -20,6 +20,7 @@ from unet3d.brats.preprocessing import case as whole_case
 from unet3d.brats.preprocessing import pad
 from unet3d.brats.preprocessing.nnunet import quiet
 from unet3d.brats.preprocessing.volume import inner_slices
+from unet3d.network.cpu_ops import build
 from unet3d.workload import NNUNET_TO_BRATS
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +96,14 @@ def test_one_case_needs_no_data_set_and_no_truth(data, tmp_path):
     folder = shutil.move(case.folder, tmp_path / case.folder.name)
     assert segment(folder, tmp_path / "output") == 0
     assert [file.name for file in (tmp_path / "output" / "segmentations").iterdir()] == [f"{case.folder.name}.nii.gz"]
+
+
+def test_what_the_engine_warns_of_is_told(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(build, "status", lambda: ("fallback", "no C++ compiler (install g++)"))
+    words = [*(word.replace("reference", "fast") for word in WORDS), "--output-dir", str(tmp_path / "output")]
+    assert cli.main(["segment", str(dataset.find_cases(data)[0].folder), *words]) == 0
+    assert "fallback-operators" in [warning["name"] for warning in told(tmp_path / "output")["warnings"]]
+    assert "WARNING[fallback-operators]" in capsys.readouterr().out
 
 
 def test_a_bad_case_in_the_middle_costs_itself_only(data, tmp_path, capsys):

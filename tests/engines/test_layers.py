@@ -52,11 +52,11 @@ def test_names_of_layers(tiny_reference):
 def test_the_gpus_form_says_nothing_and_is_known(tiny_reference, half):
     skip_without_triton()
     from unet3d.network.gpu import GpuUNet
-    from unet3d.network.gpu_forms import triton_sm_90
+    from unet3d.network.gpu_forms import by_architecture
 
     device = next((kind for kind in ("cuda", "xpu") if getattr(torch, kind).is_available()), "cpu")
     dtype = torch.float16 if half else torch.float32
-    network = GpuUNet.from_reference(tiny_reference, dtype, choose=triton_sm_90).to(device)
+    network = GpuUNet.from_reference(tiny_reference, dtype, by_architecture("sm_90").choose).to(device)
     x = torch.randn(1, 4, 8, 8, 16, dtype=dtype, device=device)
     rows = watched(network, tiny_reference, x)
     assert [row.layer for row in rows if row.flop] == names(tiny_reference)

@@ -14,10 +14,11 @@ from unet3d.engines.pytorch.witness import Witness  # noqa: E402
 from unet3d.network import flops, quantization  # noqa: E402
 from unet3d.network.cuda_ops import kernels  # noqa: E402
 from unet3d.network.gpu import Block, GpuUNet  # noqa: E402
-from unet3d.network.gpu_forms import form_of, sm_90, triton_sm_90  # noqa: E402
+from unet3d.network.gpu_forms import by_architecture  # noqa: E402
 from unet3d.network.inference import InferenceUNet  # noqa: E402
 
 ARCHITECTURE = "sm_{}{}".format(*torch.cuda.get_device_capability()) if GPU == "cuda" else None
+triton_sm_90, sm_90 = (by_architecture("sm_90", cuda).choose for cuda in (False, True))
 CHOOSERS = [triton_sm_90] if kernels.why_not(ARCHITECTURE) else [triton_sm_90, sm_90]
 PRECISIONS = {torch.float32: 1e-4, torch.float16: 1e-2} | ({torch.bfloat16: 0.06} if GPU else {})
 
@@ -46,7 +47,7 @@ def volume(*shape, seed=1):
 
 
 def built(reference, dtype, choose=triton_sm_90):
-    return GpuUNet.from_reference(reference, dtype, choose=choose).to(DEVICE)
+    return GpuUNet.from_reference(reference, dtype, choose).to(DEVICE)
 
 
 def counted(network):
@@ -103,18 +104,20 @@ def test_profiler_sees_the_data_type_of_every_convolution(tiny_reference):
 
 def test_forms_follow_the_measurements(tiny_reference):
     assert counted(built(tiny_reference, torch.float16)) == {"first": 1, "march": 5, "planes": 2, "library": 2}
-    assert counted(GpuUNet.from_reference(tiny_reference, torch.float16, "12.60.7")) == {"first": 1, "library": 9}
-    assert counted(GpuUNet.from_reference(tiny_reference, torch.float32, "sm_90")) == {"library": 10}
+    assert counted(GpuUNet.from_reference(tiny_reference, torch.float16, by_architecture("12.60.7").choose)) == {
+        "first": 1,
+        "library": 9,
+    }
+    assert counted(GpuUNet.from_reference(tiny_reference, torch.float32, sm_90)) == {"library": 10}
     # The forms of CUDA C++ are chosen by their shapes, and their weights packed, where they cannot run too.
-    network = GpuUNet.from_reference(tiny_reference, torch.float16, choose=sm_90)
+    network = GpuUNet.from_reference(tiny_reference, torch.float16, sm_90)
     assert counted(network) == {"cuda first": 1, "cuda walk": 7, "library": 2}
     assert network.forms()["decoder.0.0"] == "cuda walk, fp16 products"
-    assert form_of(torch.nn.Conv3d(64, 64, 3, padding=1), torch.float16, triton_sm_90) == "library"
 
 
 @pytest.mark.parametrize("choose", [triton_sm_90, sm_90])
 def test_executed_products_are_those_of_the_network(tiny_reference, choose):
-    network = GpuUNet.from_reference(tiny_reference, torch.float16, choose=choose)
+    network = GpuUNet.from_reference(tiny_reference, torch.float16, choose)
     executed = network.executed((2, 4, 8, 16, 16))
     assert sum(layer.flop for layer in executed) == flops.flops(tiny_reference, (2, 4, 8, 16, 16))
     assert [layer.name for layer in executed] == [conv.layer for conv in flops.convolutions(tiny_reference)]
@@ -138,7 +141,7 @@ def ranges_of(reference):
 
 
 def test_layers_of_bytes_say_so(tiny_reference):
-    network = GpuUNet.from_reference(tiny_reference, torch.bfloat16, choose=sm_90, ranges=ranges_of(tiny_reference))
+    network = GpuUNet.from_reference(tiny_reference, torch.bfloat16, sm_90, ranges=ranges_of(tiny_reference))
     in_bytes = {name for name, told in network.forms().items() if told == "cuda walk, int8 products"}
     assert {"encoder.0.1", "decoder.1.0", "decoder.1.1"} <= in_bytes and "encoder.0.0" not in in_bytes
     types = {layer.name: layer.products for layer in network.executed((1, 4, 8, 16, 16))}
@@ -149,7 +152,7 @@ def test_layers_of_bytes_say_so(tiny_reference):
 @torch.inference_mode()
 def test_bytes_are_near_fp32(tiny_reference):
     x = volume(2, 4, 16, 16, 16)
-    network = GpuUNet.from_reference(tiny_reference, torch.bfloat16, choose=sm_90, ranges=ranges_of(tiny_reference)).to(DEVICE)
+    network = GpuUNet.from_reference(tiny_reference, torch.bfloat16, sm_90, ranges=ranges_of(tiny_reference)).to(DEVICE)
     witness = Witness(ipex_packed=False)
     with witness.watching():
         output = network(x.to(DEVICE, torch.bfloat16))
@@ -163,7 +166,7 @@ def test_biased_transposed_convolution_is_refused(tiny_reference):
     network = copy.deepcopy(tiny_reference)
     network.tu[0] = torch.nn.ConvTranspose3d(32, 32, 2, 2, bias=True)
     with pytest.raises(ValueError, match="without bias"):
-        GpuUNet.from_reference(network, torch.float16)
+        GpuUNet.from_reference(network, torch.float16, triton_sm_90)
 
 
 def test_parameters_of_the_norm_stay_in_full_precision(tiny_reference):

@@ -191,6 +191,11 @@ def test_each_rank_is_shown_one_tile_or_device(monkeypatch, platform, count, var
     if platform == "Max":
         expected = variables.get("ZE_FLAT_DEVICE_HIERARCHY", "FLAT").upper()
         assert {place.variables["ZE_FLAT_DEVICE_HIERARCHY"] for place in places} == {expected}
+    # What one of them times, the others' load would disturb.
+    _, problems = placement.counts(replace(asked, tune=True), platform, 8, resolve.Decisions().fill)
+    assert [line.partition(";")[0] for line in problems] == [
+        f"TUNE=yes on {len(names)} ranks is not possible, each would disturb the others' times"
+    ][: len(names) - 1]
     _, problems = placement.counts(replace(asked, devices=len(names) + 1), platform, 8, resolve.Decisions().fill)
     assert f"is more than the {len(names)} that PyTorch sees" in problems[0]
 

@@ -15,6 +15,7 @@ from unet3d import cli
 from unet3d.config.settings import SETTINGS
 from unet3d.errors import UserError
 from unet3d.results import json_schema, reader, validation
+from unet3d.results.report import tables
 from unet3d.results.schema import Requested
 from unet3d.results.timing import Sample
 
@@ -143,6 +144,23 @@ def test_any_value_anywhere_is_taken_or_refused_in_one_line(data, tmp_path):
 def test_what_is_no_result_is_told_what_it_is(file, content, told):
     file.write_bytes(content.encode("latin-1"))
     assert told in refused(file)
+
+
+def test_forms_of_convolutions_and_where_their_choice_is_from_are_known(file):
+    doc = full()
+    doc["effective"]["details"] |= {
+        "convolution_forms": {"encoder.0.0": "first, fp16 products"},
+        "convolution_forms_from": "tuned on this card, 2026-11-24",
+    }
+    file.write_text(json.dumps(doc))
+    assert reader.read(file) == doc
+    fastjsonschema.compile(closed(SCHEMA))(doc)
+    assert ("forms of the convolutions", "tuned on this card, 2026-11-24") in tables.ran(doc)
+    for key, wrong in (("convolution_forms", ["first"]), ("convolution_forms", {"head": 1}), ("convolution_forms_from", 7)):
+        other = json.loads(json.dumps(doc))
+        other["effective"]["details"][key] = wrong
+        file.write_text(json.dumps(other))
+        assert f"effective.details.{key}" in refused(file)
 
 
 @pytest.mark.parametrize("place", [("environment", "hardware", "x"), ("x",), ("effective", "details", "x"), ("telemetry", "x")])

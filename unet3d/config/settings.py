@@ -88,6 +88,15 @@ SETTINGS: tuple[Setting, ...] = (
         default="fast",
     ),
     Setting(
+        "tune",
+        PERFORMANCE,
+        kinds.yes_no,
+        "yes, no",
+        "On a GPU: before timing, find the fastest form of each convolution on this card; later runs use it",
+        default=False,
+        bare="yes",
+    ),
+    Setting(
         "ipex",
         PERFORMANCE,
         kinds.yes_no,

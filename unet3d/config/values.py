@@ -25,6 +25,7 @@ class Asked:
     engine: str
     jit: str
     network: str
+    tune: bool
     ipex: bool | None
     amp: bool
     multi_tile: bool

@@ -63,6 +63,8 @@ class EngineSettings:
     jit: str | None = None
     ipex: bool | None = None
     platform: str | None = None
+    network: str | None = None
+    tune: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Request:
     amp: bool = True
     ipex: bool = False
     network: str = "fast"  # fast or reference
+    tune: bool = False  # time the forms of the convolutions before anything else
     shape: tuple[int, ...] = input_shape()  # N, modality, z, y, x
     streams: int = 1
     threads: int = 1
@@ -88,7 +91,8 @@ class Request:
 
     def asked(self) -> EngineSettings:
         """The part of it that needs no machine."""
-        return EngineSettings(self.engine, self.precision, self.jit, self.ipex, self.device.platform())
+        platform = self.device.platform()
+        return EngineSettings(self.engine, self.precision, self.jit, self.ipex, platform, self.network, self.tune)
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,7 @@ class Engine(ABC, Generic[Staged, Output]):
     precisions: ClassVar[tuple[str, ...]]  # that it runs on some machine
     jits: ClassVar[tuple[str, ...]] = ("none",)
     has_ipex: ClassVar[bool] = False
+    has_tune: ClassVar[bool] = False
     fast_layout: ClassVar[str | None] = None  # of the logits of its fast form, where only one is right
 
     def __init__(self, request: Request):
@@ -176,6 +181,10 @@ class Engine(ABC, Generic[Staged, Output]):
             )
         if asked.ipex and not cls.has_ipex:
             reasons.append(f"IPEX=yes with ENGINE={cls.name} is not possible; use IPEX=no or ENGINE=torch")
+        if asked.tune and not cls.has_tune:
+            reasons.append(
+                f"TUNE=yes with ENGINE={cls.name} is not possible, it is for forms of our own; use TUNE=no or ENGINE=torch"
+            )
         if asked.ipex and asked.platform is not None and asked.platform not in IPEX_PLATFORMS:
             reasons.append(f"IPEX=yes with PLATFORM={asked.platform} is not possible; it is for Flex, Max and CPU, use IPEX=no")
         return reasons

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 
+SOURCES = (".py", ".cpp", ".h", ".cu", ".cuh")
 SUMS = "sha256.json"  # of every other file of an export
 
 
@@ -38,11 +39,18 @@ def volume_hash(volume: np.ndarray) -> str:
 
 
 def sources_hash(*modules: ModuleType) -> str:
-    """SHA-256 over the source of the modules that make an export: a change of ours makes a new one."""
+    """SHA-256 over the source of the modules that make an export: a change of ours makes a new one.
+
+    Of a package it is all sources in its folder, of kernels in other languages too.
+    """
     digest = hashlib.sha256()
     for module in modules:
         assert module.__file__ is not None
-        digest.update(Path(module.__file__).read_bytes())
+        path = Path(module.__file__)
+        whole_package = path.name == "__init__.py"
+        for source in sorted(path.parent.iterdir()) if whole_package else [path]:
+            if source.suffix in SOURCES:
+                digest.update(source.read_bytes())
     return digest.hexdigest()
 
 

@@ -150,6 +150,8 @@ def load_engine(plan: Plan, reference: torch.nn.Module, out: Console, group: Gro
     )
     effective = engine.effective()
     must_match(plan, effective)
+    if source := effective.details.get("convolution_forms_from"):
+        out.info(f"forms of the convolutions: {source}")
     return Checked(engine, agreement, effective, tuple(told))
 
 

@@ -24,6 +24,7 @@ from unet3d.measure.loop import timed
 from unet3d.planning.group import SingleProcess
 from unet3d.planning.plan import Plan
 from unet3d.results.console import Console
+from unet3d.results.facts import RunWarning
 from unet3d.results.record import Record
 from unet3d.results.timing import Sample
 from unet3d.workload import MODALITIES, input_shape
@@ -107,6 +108,7 @@ def make_engine(plan: Plan, record: Record, out: Console) -> Engine:
     with out.phase("compiling for the volume's shape"):
         engine.compile(engine.stage(np.zeros(input_shape(1, settings.volume_shape), np.float32)))
     record.load_seconds = dict(engine.load_seconds)
+    record.warn(*(RunWarning(name, text) for name, text in engine.warnings))
     return engine
 
 

@@ -9,7 +9,7 @@ The result is that of nnU-Net's own forward; what differs is where the time goes
 - elsewhere instance normalisation and LeakyReLU are two Triton passes that keep the layout: one for the moments, one to
   apply them. The head and the transposed convolutions apply them while loading; the transposed convolution and the skip
   connection are written side by side instead of being concatenated,
-- convolutions that were measured to be fastest in the library (cuDNN, oneDNN) are the library's (`unet3d.network.gpu_forms`).
+- which convolution has which form was measured (`unet3d.network.gpu_forms`); many are fastest in the library (cuDNN, oneDNN).
 
 In fp32 every product is the library's, in full fp32, since Triton's would be in TF32.
 """
@@ -27,7 +27,7 @@ from unet3d.config.precisions import PRECISIONS
 from unet3d.network.cuda_ops import layers
 from unet3d.network.cuda_ops import ops as _cuda_ops  # noqa: F401 - registers torch.ops.unet3d.conv_cuda_*
 from unet3d.network.flops import Executed
-from unet3d.network.gpu_forms import HALF, Chooser, chooser, form_of
+from unet3d.network.gpu_forms import FORMS, HALF, LIBRARY, Chooser, form_of, geometries
 from unet3d.network.inference import ConvNormAct, InferenceUNet
 from unet3d.network.quantization import Ranges, quantise
 from unet3d.network.triton_ops import ops  # noqa: F401 - registers torch.ops.unet3d
@@ -35,7 +35,9 @@ from unet3d.network.triton_ops.conv import pack_first_weight
 from unet3d.network.triton_ops.gemm import pack_upsample_weight
 from unet3d.network.triton_ops.march import pack_march_weight
 from unet3d.network.triton_ops.planes import pack_planes_weight
+from unet3d.workload import input_shape
 
+STANDARD = input_shape()  # one volume of the benchmark
 # Planes that `conv_planes` works off at a time: fewer are slower, more need memory for three times the output.
 CHUNK = 112
 
@@ -56,7 +58,11 @@ class Block(nn.Module):
         self.weights = conv.weight.numel()  # without those that packing adds
         weight = conv.weight.detach().to(dtype)
         self.quantised: nn.Parameter | None = None
-        if ranges is not None and form == "cuda walk":
+        # The library's form stands in no table.
+        known = FORMS.get(form)
+        # Whether it normalises what it reads while loading it, and reads two tensors as one.
+        self.fused = known is not None and known.fused
+        if ranges is not None and known is not None and known.in_bytes:
             weight, self.quantised = _in_bytes(conv.weight.detach().float(), ranges)
         packed = {
             "cuda first": layers.pack_first_weight,
@@ -65,7 +71,7 @@ class Block(nn.Module):
             "first": pack_first_weight,
             "march": pack_march_weight,
             "planes": pack_planes_weight,
-            "library": lambda w: w.contiguous(memory_format=torch.channels_last_3d),
+            LIBRARY: lambda w: w.contiguous(memory_format=torch.channels_last_3d),
         }[form](weight)
         self.conv = nn.Parameter(packed, requires_grad=False)
         # The bias of a convolution is subtracted again by the normalisation.
@@ -81,11 +87,6 @@ class Block(nn.Module):
     @property
     def products(self) -> str:
         return "int8" if self.quantised is not None else _name(self.conv.dtype)
-
-    @property
-    def fused(self) -> bool:
-        """Whether it normalises what it reads while loading it, and reads two tensors as one."""
-        return self.form == "cuda walk"
 
     def forward(self, source: Raw, skip: Raw | tuple[None, None, None] = NOTHING) -> Raw:
         after = (self.weight, self.bias, self.eps)
@@ -136,7 +137,7 @@ class Upsampling(nn.Module):
         weight = up.weight.detach().to(dtype)
         self.slope = reader.slope
         if dtype not in HALF:
-            self.form, packed = "library", weight.contiguous(memory_format=torch.channels_last_3d)
+            self.form, packed = LIBRARY, weight.contiguous(memory_format=torch.channels_last_3d)
         elif reader.fused and up.in_channels in layers.UPSAMPLED:
             self.form, packed = "cuda", layers.pack_upsample_weight(weight)
         else:
@@ -169,21 +170,26 @@ Stages = Sequence[Sequence[Block]]
 class GpuUNet(nn.Module):
     """forward(x [N, 4, D, H, W] in the network's data type) -> logits [N, classes, D, H, W] in channels_last_3d."""
 
-    def __init__(self, form: InferenceUNet, dtype: torch.dtype, choose: Chooser, ranges: Mapping[str, Ranges] | None = None):
+    def __init__(
+        self,
+        form: InferenceUNet,
+        dtype: torch.dtype,
+        choose: Chooser,
+        ranges: Mapping[str, Ranges] | None = None,
+        shape: Sequence[int] = STANDARD,
+    ):
         super().__init__()
+        places = geometries(form, shape, ranges)
 
-        def made(block: ConvNormAct, name: str, up: nn.ConvTranspose3d | None = None) -> Block:
-            found = (ranges or {}).get(name)
-            # Bytes of two tensors have two steps, so that these must come apart.
-            if up is not None and up.in_channels not in layers.UPSAMPLED:
-                found = None
-            return Block(block, dtype, form_of(block.conv, dtype, choose, found is not None), found)
+        def made(block: ConvNormAct, name: str) -> Block:
+            place = places[name]
+            return Block(block, dtype, form_of(place, dtype, choose), ranges[name] if ranges and place.in_bytes else None)
 
         encoder, decoder, upsamplings = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for level, stage in enumerate(form.encoder):
             encoder.append(nn.ModuleList(made(block, f"encoder.{level}.{i}") for i, block in enumerate(stage)))
         for level, (up, stage) in enumerate(zip(form.upsamplings, form.decoder, strict=True)):
-            blocks = [made(block, f"decoder.{level}.{i}", None if i else up) for i, block in enumerate(stage)]
+            blocks = [made(block, f"decoder.{level}.{i}") for i, block in enumerate(stage)]
             decoder.append(nn.ModuleList(blocks))
             upsamplings.append(Upsampling(up, dtype, blocks[0]))
         # nn.ModuleList knows no type of its modules.
@@ -206,18 +212,17 @@ class GpuUNet(nn.Module):
         cls,
         reference: nn.Module,
         dtype: torch.dtype,
-        architecture: str | None = None,
-        choose: Chooser | None = None,
+        choose: Chooser,
         ranges: Mapping[str, Ranges] | None = None,
+        shape: Sequence[int] = STANDARD,
     ) -> GpuUNet:
         """Build from nnU-Net's Generic_UNet with copies of its parameters in `dtype`; normalisation stays in float32.
 
-        architecture: as the device names it ("sm_90"); it decides the convolutions' forms unless `choose` does.
-        ranges: of unet3d.network.quantization.calibrate, for int8 products where a form has them.
+        choose: the convolutions' forms, of `unet3d.network.gpu_forms`. ranges: of unet3d.network.quantization.calibrate, for
+        int8 products where a form has them. shape: [N, 4, D, H, W] that forms are chosen for; it runs others too.
         Raises ValueError where the reference uses something that this form does not compute.
         """
-        form = InferenceUNet.from_reference(reference)
-        return cls(form, dtype, choose or chooser(architecture), ranges).eval()
+        return cls(InferenceUNet.from_reference(reference), dtype, choose, ranges, shape).eval()
 
     def forms(self) -> dict[str, str]:
         """How each convolution is computed, and the type of its products."""

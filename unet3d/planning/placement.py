@@ -64,6 +64,11 @@ def counts(asked: Asked, platform: str, threads: int, fill: Fill) -> tuple[Count
             f"SCENARIO={asked.scenario} on {ranks} ranks is not possible; "
             "LoadGen paces one process, use SCENARIO=Default or one rank"
         )
+    if not problems and ranks > 1 and asked.tune and not class_of_platform(platform).is_host:
+        problems.append(
+            f"TUNE=yes on {ranks} ranks is not possible, each would disturb the others' times; use TUNE=yes in a run on one "
+            "device first, later ones on such cards take its choice"
+        )
     return decided, problems
 
 

@@ -24,7 +24,7 @@ from typing import (
 
 from unet3d import json_files
 from unet3d.results import schema
-from unet3d.results.limits import EmptyUntilKnown, Keys, Length, Limits, Pattern, Together
+from unet3d.results.limits import EmptyUntilKnown, Keys, Known, Length, Limits, Pattern, Together
 from unet3d.results.schema import Results
 
 FILE = Path(__file__).with_name("results.schema.json")
@@ -77,7 +77,7 @@ def _node(kind: Any, definitions: dict[str, Node]) -> Node:
         return _typed(kind, definitions)
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return _constrained(_node(arguments[0], definitions), arguments[1:])
+        return _constrained(_node(arguments[0], definitions), arguments[1:], definitions)
     if origin in (NotRequired, Required):
         return _node(arguments[0], definitions)
     if origin is Literal:
@@ -115,7 +115,7 @@ def _is_required(hint: Any, total: bool) -> bool:
     return origin is Required or (total and origin is not NotRequired)
 
 
-def _constrained(node: Node, marks: Sequence[object]) -> Node:
+def _constrained(node: Node, marks: Sequence[object], definitions: dict[str, Node]) -> Node:
     parts: list[Node] = []
     for mark in marks:
         match mark:
@@ -127,6 +127,8 @@ def _constrained(node: Node, marks: Sequence[object]) -> Node:
                 node = {**node, "minItems": least, "maxItems": most}
             case Keys(names):
                 node = {**node, "required": list(names)}
+            case Known(kinds):
+                node = {**node, "properties": {name: _node(kind, definitions) for name, kind in kinds}}
             case EmptyUntilKnown(names):
                 parts.append({"anyOf": [{"type": "object", "maxProperties": 0}, {"type": "object", "required": list(names)}]})
             case Together(first, others):

@@ -37,6 +37,13 @@ class Keys:
 
 
 @dataclass(frozen=True)
+class Known:
+    """Keys that a mapping may have, with the types of their values, besides those that are left open."""
+
+    types: tuple[tuple[str, object], ...]
+
+
+@dataclass(frozen=True)
 class EmptyUntilKnown:
     """The mapping is empty, or has all of these keys."""
 

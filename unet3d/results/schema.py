@@ -18,6 +18,7 @@ from unet3d.results.limits import (
     Count,
     EmptyUntilKnown,
     Keys,
+    Known,
     Latency,
     Length,
     Limits,
@@ -54,6 +55,7 @@ class Requested(TypedDict, total=False):
     engine: Required[str]
     jit: Required[str]
     network: Required[str]
+    tune: bool
     ipex: bool
     amp: bool
     multi_tile: bool
@@ -102,7 +104,8 @@ class Effective(TypedDict, total=False):
     """What the running software itself reported; empty before the network is loaded.
 
     engine: its name and version. device: as PyTorch names it, whatever the engine. network: `fast`, a form of ours for
-    inference, or `reference`, nnU-Net's own; `details` names the class. details: what only this engine has.
+    inference, or `reference`, nnU-Net's own; `details` names the class. details: what only this engine has; where it has forms
+    of convolutions to choose from, `convolution_forms` by layer, and in words where the choice is from.
     """
 
     engine: str
@@ -113,7 +116,7 @@ class Effective(TypedDict, total=False):
     network: Literal["fast", "reference"]
     amp: bool | None
     ipex: bool
-    details: dict[str, Value]
+    details: Annotated[dict[str, Value], Known((("convolution_forms", dict[str, str]), ("convolution_forms_from", str)))]
 
 
 class Volume(TypedDict):

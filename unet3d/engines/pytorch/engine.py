@@ -16,6 +16,7 @@ from unet3d.engines.base import (
     REFERENCE,
     Effective,
     Engine,
+    EngineSettings,
     Finished,
     Profiled,
     Request,
@@ -48,11 +49,16 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
     precisions = ("fp32", "fp16", "bf16", "int8")
     jits = ("none", "trace", "compile")
     has_ipex = True
+    has_tune = True
     fast_layout = CHANNELS_LAST
 
     @classmethod
     def _refuse_precision(cls, precision: str) -> list[str]:
         return [f"PRECISION={precision} with ENGINE=torch is not possible; use {', '.join(cls.precisions)}"]
+
+    @classmethod
+    def refuse_settings(cls, asked: EngineSettings) -> list[str]:
+        return [*super().refuse_settings(asked), *refusals.tuning(asked)]
 
     @classmethod
     def _refuse_on_machine(cls, request: Request) -> list[str]:
@@ -297,6 +303,8 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
             details["precision_shares"] = {name: round(share, 3) for name, share in shares.items()}
         if self._form.convolutions:
             details["convolution_forms"] = self._form.convolutions()
+        if self._form.chosen_by:
+            details["convolution_forms_from"] = self._form.chosen_by
         if ran_as == "compile":
             details["compile_backend"] = self._form.compile_backend
         return Effective(

@@ -36,6 +36,7 @@ class Form:
     operators: str = "PyTorch's"
     compile_backend: str = INDUCTOR
     convolutions: Callable[[], dict[str, str]] | None = None  # how each convolution, or each kind of them, is computed
+    chosen_by: str | None = None  # where the choice of these forms is from, where there was one
     # What each of our operators multiplies for a batch of a shape, in order of execution.
     executed: Callable[[Sequence[int]], list[Executed]] | None = None
     warnings: list[tuple[str, str]] = field(default_factory=list)
@@ -83,8 +84,11 @@ def choose(request: Request, reference: nn.Module) -> Form:
 
 
 def _for_gpu(request: Request, reference: nn.Module) -> Form:
+    from unet3d.engines.pytorch import tuned
     from unet3d.network.cuda_ops import kernels
     from unet3d.network.gpu import GpuUNet
+    from unet3d.network.gpu_forms import geometries
+    from unet3d.network.inference import InferenceUNet
 
     architecture = request.device.properties().architecture
     warnings: list[tuple[str, str]] = []
@@ -98,16 +102,19 @@ def _for_gpu(request: Request, reference: nn.Module) -> Form:
         from unet3d.engines.pytorch import int8
 
         ranges, seconds = int8.ranges(reference, request)
+    inference, dtype = InferenceUNet.from_reference(reference), storage_type(request.precision)
+    chosen = tuned.choose(request, geometries(inference, request.shape, ranges), dtype)
+    network = GpuUNet(inference, dtype, chosen.choice.choose, ranges, request.shape).eval()
     # Inductor needed more than 85 s for it without coming to an end on torch 2.11.
-    network = GpuUNet.from_reference(reference, storage_type(request.precision), architecture, ranges=ranges)
     return Form(
         network,
         casts_itself=True,
         compile_backend=GRAPH_ONLY,
         convolutions=network.forms,
+        chosen_by=chosen.choice.source,
         executed=network.executed,
-        warnings=warnings,
-        load_seconds=seconds,
+        warnings=[*warnings, *chosen.warnings],
+        load_seconds=seconds | chosen.seconds,
     )
 
 

@@ -5,9 +5,25 @@ from __future__ import annotations
 import importlib.util
 
 from unet3d.devices import host
-from unet3d.engines.base import NEEDS_CALIBRATION, Request
+from unet3d.engines.base import NEEDS_CALIBRATION, EngineSettings, Request
 from unet3d.engines.pytorch import onednn
 from unet3d.network.cpu_ops import build
+
+
+def tuning(asked: EngineSettings) -> list[str]:
+    """The first reason why there are no forms to choose from, where TUNE=yes asks for a choice; imports nothing heavy."""
+    if not asked.tune:
+        return []
+    needed = "TUNE=yes times the forms that our network has on a GPU"
+    if asked.platform == "CPU":
+        return [f"{needed}, with PLATFORM=CPU there is one; use TUNE=no, or PLATFORM=CUDA, Flex or Max"]
+    if asked.network == "reference":
+        return [f"{needed}, with NETWORK=reference there is one; use TUNE=no or NETWORK=fast"]
+    if asked.ipex:
+        return [f"{needed}, with IPEX=yes there is one; use TUNE=no or IPEX=no"]
+    if asked.precision == "fp32":
+        return [f"{needed}, in fp32 there is one; use TUNE=no, or PRECISION=fp16 or bf16"]
+    return []
 
 
 def on_machine(request: Request) -> list[str]:
@@ -17,6 +33,8 @@ def on_machine(request: Request) -> list[str]:
         reasons.append(
             "IPEX=yes, but intel-extension-for-pytorch is not installed; pip install -r requirements-ipex.txt, or use IPEX=no"
         )
+    if request.tune and importlib.util.find_spec("triton") is None:
+        reasons.append("TUNE=yes, but Triton is not installed; install the triton that belongs to this torch, or use TUNE=no")
     if request.device.is_host:
         reasons += _on_cpu(request)
     elif request.precision == "int8":

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from unet3d.network.cuda_ops import kernels
-from unet3d.network.triton_ops.layout import channels_last_strides, new_volume
+from unet3d.network.triton_ops.layout import MODALITIES, channels_last_strides, new_volume
 from unet3d.network.triton_ops.norm import ROWS
 
-MODALITIES = 4
 OUT = 32  # output channels of a program
 SLAB = 32  # input channels that are in shared memory at a time
 WARPS = 8  # rows of moments that a program makes

@@ -14,10 +14,9 @@ import torch
 import triton
 import triton.language as tl
 
-from unet3d.network.triton_ops.layout import channels_last_strides, new_volume
+from unet3d.network.triton_ops.layout import MODALITIES, channels_last_strides, new_volume
 from unet3d.network.triton_ops.norm import ROWS, moments_of_sums, store_moments
 
-MODALITIES = 4
 # Outputs of a plane (y, x) and planes that a program makes.
 TILE_Y, TILE_X, PLANES = 4, 16, 56
 
@@ -126,7 +125,7 @@ def conv_first(x: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, torch.Te
     """
     n, cin, d, h, width = x.shape
     if cin != MODALITIES or channels_last_strides(x) != (x.shape[1:].numel(), cin):
-        raise ValueError(f"the first convolution reads 4 modalities in channels_last_3d, not {tuple(x.shape)}")
+        raise ValueError(f"the first convolution reads {MODALITIES} modalities in channels_last_3d, not {tuple(x.shape)}")
     cout = w.shape[2]
     tiles = triton.cdiv(h, TILE_Y) * triton.cdiv(width, TILE_X)
     z_blocks = triton.cdiv(d, PLANES)

@@ -9,6 +9,9 @@ import torch
 
 from unet3d.devices.registry import device_class
 
+# Channels of the network's input: kernels of the first convolution are written for 4 numbers a voxel.
+MODALITIES = 4
+
 
 def channels_last_strides(x: torch.Tensor) -> tuple[int, int]:
     """(sample stride, voxel stride) in elements of a volume batch [N, C, D, H, W] with channels innermost.

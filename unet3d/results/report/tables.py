@@ -82,6 +82,9 @@ def ran(doc: Results) -> Rows:
     weights, data, check = doc["weights"], doc["data"], doc["check"]
     effective = cast(Mapping[str, Value], doc["effective"])
     rows = [(name, _shown(name, value)) for name, value in effective.items() if name != "details" and value is not None]
+    details = cast(Mapping[str, Value], effective.get("details") or {})
+    if source := details.get("convolution_forms_from"):
+        rows.append(("forms of the convolutions", str(source)))
     if "parameters" in weights:
         rows.append(("weights", f"{weights['kind']}, {weights['parameters']:,} parameters"))
     if sha256 := weights.get("sha256"):
