@@ -149,6 +149,16 @@ def test_overlapped_calls_give_the_labels_of_calls_in_turn(narrow_reference, inp
     assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
+def test_volumes_that_are_staged_at_a_time_share_the_threads(narrow_reference, monkeypatch):
+    engine = engine_for(narrow_reference, Queues(), threads=3 * (DEPTH - 1))
+    memory, seen = engine._ring.memory, []
+    monkeypatch.setattr(engine._ring, "memory", lambda *given: seen.append(torch.get_num_threads()) or memory(*given))
+    labels_through(engine, volumes(DEPTH))
+    assert set(seen) == {3}
+    engine.stage(volumes(1)[0])
+    assert seen[-1] == 3 * (DEPTH - 1)
+
+
 def test_streams_are_calls_in_flight_by_themselves(narrow_reference):
     request = Request(engine="torch", device=CpuDevice(), precision="fp32", network="reference", shape=SHAPE, streams=2)
     engine = TorchEngine(request)

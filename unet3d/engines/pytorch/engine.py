@@ -85,7 +85,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         self._witness = Witness(ipex_packed=self.request.ipex and device.is_host)
         self._pinning = Pinning(self.request.streams) if device.is_host else None
         self._threads = max(1, self.request.threads // self.request.streams)
-        self._set_threads()
+        self._take_threads(self._threads)
         if self.request.profile:
             profiler.begin(None if device.is_host else device.kind)
             self._convolutions = flops.convolutions(reference)
@@ -131,9 +131,10 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
             return f"torch {self._torch.__version__} has none for {self.request.device.kind}"
         return None
 
-    def _set_threads(self) -> None:
-        """Each stream's calls come from a thread of its own, which owns its share of the CPU threads."""
-        self._torch.set_num_threads(self._threads)
+    def _take_threads(self, count: int) -> None:
+        """What PyTorch computes on this thread, it computes with so many: a stream's calls and stagings have a share each."""
+        if self._torch.get_num_threads() != count:
+            self._torch.set_num_threads(count)
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         if self.request.amp and self.request.precision != "fp32":
@@ -150,6 +151,10 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
 
         One pass over them changes both: less has to be sent to a device than of float32, and nothing is left to do there.
         """
+        # Several volumes are staged at a time, each by its share of the threads: teams that fill the cores one by one wait for
+        # each other.
+        share = self._threads if slot is None or self.depth == 1 else max(1, self._threads // (self.depth - 1))
+        self._take_threads(share)
         staged = self._ring.memory(tuple(volumes.shape), self._dtype, slot)
         staged.copy_(self._torch.from_numpy(volumes))
         if not self.request.input_on_device:
@@ -173,8 +178,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         """See `Engine.infer`. With a graph and one stream the logits are those of the latest call only."""
         if self._pinning is not None:
             self._pinning.pin()
-        if self._torch.get_num_threads() != self._threads:
-            self._set_threads()
+        self._take_threads(self._threads)
         lane = self._free.get()
         try:
             return self._infer_on(lane, staged)
