@@ -113,6 +113,7 @@ def request(settings: Settings, device: Device) -> Request:
         amp=settings.amp,
         ipex=settings.ipex,
         network=settings.network,
+        onnx_provider=settings.onnx_provider,
         shape=input_shape(settings.batch_size, settings.volume_shape),
         streams=settings.streams,
         threads=settings.threads,

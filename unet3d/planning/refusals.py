@@ -17,7 +17,9 @@ NAMED_WEIGHTS = ("random", "sample")
 def impossible(asked: Asked) -> list[str]:
     """One line for each combination that cannot run on any machine, and each named file or folder that is not there."""
     jit = None if asked.sources["jit"] == "default" else asked.jit
-    problems = registry.refuse_settings(EngineSettings(asked.engine, asked.precision, jit, asked.ipex, asked.platform))
+    problems = registry.refuse_settings(
+        EngineSettings(asked.engine, asked.precision, jit, asked.ipex, asked.platform, asked.onnx_provider)
+    )
     problems += placement.refuse_settings(asked)
     problems += mlperf.refuse_settings(asked)
     if not asked.dummy:
