@@ -130,7 +130,8 @@ def what_runs(asked: Asked) -> tuple[dict[str, dict[str, list[str]]], list[str]]
                 else:
                     engines.setdefault(engine, []).append(precision)
             if engine not in engines:
-                lacking += list(dict.fromkeys(text for text in reasons if "not installed" in text))
+                # What an installation mends; the rest is as it is.
+                lacking += list(dict.fromkeys(text for text in reasons if "install" in text))
         if engines:
             runnable[platform] = engines
     return runnable, list(dict.fromkeys(lacking))
