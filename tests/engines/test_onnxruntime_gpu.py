@@ -14,6 +14,7 @@ pytest.importorskip("onnx", reason="onnx is not installed: pip install -r requir
 
 from made_onnxruntime import CPU, CUDA, TENSORRT, Gpu, Module
 
+import unet3d
 from unet3d.devices import platforms
 from unet3d.devices.cpu import CpuDevice
 from unet3d.engines.base import Request
@@ -81,9 +82,10 @@ def test_logits_are_nnunets_and_the_label_is_the_sessions(made, loaded, narrow_r
         "use_tf32": "0",
     }
     [session] = made.sessions
-    assert (
-        not session.fallback and session.get_inputs()[0].type == {"fp32": "tensor(float)", "fp16": "tensor(float16)"}[precision]
-    )
+    [volume] = session.get_inputs()
+    assert volume.type == {"fp32": "tensor(float)", "fp16": "tensor(float16)"}[precision]
+    assert volume.shape == list(SHAPE)  # no extent is left open
+    assert not session.fallback
 
 
 def test_tensorrt_is_preferred_and_cuda_takes_what_it_leaves(made, loaded):
@@ -92,6 +94,7 @@ def test_tensorrt_is_preferred_and_cuda_takes_what_it_leaves(made, loaded):
     engine.compare(VOLUME)
     assert engine.effective().engine == "onnxruntime 1.31.1 TensorRT"
     assert set(engine.effective().details["nodes"]) == {TENSORRT, CUDA}
+    assert engine.effective().details["layer_types"] == "chosen by TensorRT among fp16 and fp32"
     [session] = made.sessions
     assert list(session.asked) == [TENSORRT, CUDA] and session.asked[TENSORRT]["trt_fp16_enable"] == "True"
 
@@ -268,6 +271,21 @@ def test_nothing_is_missing_where_all_is_there(made, monkeypatch):
     for provider in ("cuda", "tensorrt"):
         for precision in ("fp32", "fp16"):
             assert refuse(asked(made.device, onnx_provider=provider, precision=precision)) == []
+
+
+def test_a_whole_run_tells_the_provider_and_the_memory_beside_pytorch(made, monkeypatch):
+    monkeypatch.setattr(platforms, "select", lambda platform: (made.device, "CUDA", "made up"))
+    monkeypatch.setattr(Gpu, "peak_memory", lambda self: 100)
+    monkeypatch.setattr(Gpu, "memory_outside_pytorch", lambda self: 2**20 * len(made.sessions))
+    settings = {"platform": "CUDA", "precision": "fp32", "weights": "sample", "volume_shape": (64, 32, 32), "telemetry": False}
+    document = unet3d.run(engine="onnxruntime", num_iterations=3, warm_up=1, **settings).document
+    assert document["complete"] and len(document["samples"]["latency_ms"]) == 3
+    assert document["effective"]["engine"] == "onnxruntime 1.31.1 CUDA"
+    assert document["settings"]["requested"]["onnx_provider"] == "cuda" and document["check"]["relative_error"] < 1e-4
+    assert document["memory"]["peak_device_bytes"] == 100 + 2 * 2**20  # PyTorch's, and a session for each shape
+    made.left_to = {"Conv": CPU}
+    with pytest.raises(MismatchError, match="leaves Conv"):
+        unet3d.run(engine="onnxruntime", num_iterations=3, warm_up=1, **settings)
 
 
 def test_on_a_cpu_fp16_is_refused_and_no_provider_can_be_chosen():

@@ -159,7 +159,7 @@ class Engine(ABC, Generic[Staged, Output]):
     precisions: ClassVar[tuple[str, ...]]  # that it runs on some machine
     jits: ClassVar[tuple[str, ...]] = ("none",)
     has_ipex: ClassVar[bool] = False
-    onnx_platforms: ClassVar[tuple[str, ...]] = ()  # where ONNX_PROVIDER is a choice of its
+    onnx_platforms: ClassVar[tuple[str, ...]] = ()  # on which it has the choice of ONNX_PROVIDER
     fast_layout: ClassVar[str | None] = None  # of the logits of its fast form, where only one is right
 
     def __init__(self, request: Request):

@@ -53,7 +53,7 @@ def asked_of(request: Request, stream: int | None) -> list[tuple[str, dict[str, 
     place = {"device_id": str(request.device.index), "user_compute_stream": str(stream)}
     providers = [(PROVIDERS["cuda"], {**place, **CUDA_OPTIONS})]
     if name == "tensorrt":
-        # Without this flag TensorRT refuses types of 16 bits; with it, it may choose either for a layer.
+        # It allows fp16 for a layer, and does not forbid fp32.
         halves = {"trt_fp16_enable": str(request.precision == "fp16")}
         providers.insert(0, (PROVIDERS["tensorrt"], {**place, **halves}))
     return providers
@@ -159,4 +159,6 @@ def told_of(session: onnxruntime.InferenceSession, request: Request) -> dict[str
             name: {key: told[name].get(key) for key in options if key != "user_compute_stream"}
             for name, options in asked_of(request, None)
         }
+    if chosen(request) == "tensorrt" and request.precision == "fp16":
+        details["layer_types"] = "chosen by TensorRT among fp16 and fp32"
     return details
