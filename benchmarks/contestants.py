@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -34,6 +36,10 @@ class Contestant:
 # Freed memory stays with the process. Otherwise glibc gives each layer's output back to the kernel and has its pages
 # cleared again at the next: 18% of a stock stack's time, which a user can save by these two variables.
 MEMORY_KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
+
+EXPORTED = "nnU-Net's module by PyTorch's ONNX exporter"
+# ONNX Runtime has no option for it, and TensorRT takes TF32 for fp32 by itself.
+NO_TF32 = {"NVIDIA_TF32_OVERRIDE": "0"}
 
 
 def _contestant(
@@ -93,23 +99,35 @@ def on_cpu(ipex_python: str | None) -> list[Contestant]:
             python=ipex_python or "",
             ipex=True,
         ),
-        _contestant("onnxruntime", "nnU-Net's module by PyTorch's ONNX exporter", "onnxruntime", "fp32"),
+        _contestant("onnxruntime", EXPORTED, "onnxruntime", "fp32"),
     ]
 
 
 def on_gpu(precisions: Sequence[str]) -> list[Contestant]:
-    """Those of gpu.py: nnU-Net's module and our network in PyTorch, in each precision."""
+    """Those of gpu.py: nnU-Net's module and our network in PyTorch, and the module in ONNX Runtime, in each precision."""
     tuned = {"TORCHINDUCTOR_MAX_AUTOTUNE": "1"}
     return [
-        replace(_contestant(name, what, "torch", precision, "--jit", jit, ours=ours), environment=environment)
+        replace(contestant, environment=environment)
         for precision in precisions
-        for name, what, jit, ours, environment in (
-            ("eager", "nnU-Net's module as it is", "none", False, {}),
-            ("torch-compile", "nnU-Net's module, torch.compile", "compile", False, {}),
-            ("torch-compile-max-autotune", "nnU-Net's module, torch.compile, max-autotune", "compile", False, tuned),
-            ("torch-none", "our network, each kernel launched by itself", "none", True, {}),
-            ("torch-trace", "our network, torch.jit.trace and freeze", "trace", True, {}),
-            ("torch-compile", "our network, torch.compile", "compile", True, {}),
+        for contestant, environment in (
+            *(
+                (_contestant(name, what, "torch", precision, "--jit", jit, ours=ours), environment)
+                for name, what, jit, ours, environment in (
+                    ("eager", "nnU-Net's module as it is", "none", False, {}),
+                    ("torch-compile", "nnU-Net's module, torch.compile", "compile", False, {}),
+                    ("torch-compile-max-autotune", "nnU-Net's module, torch.compile, max-autotune", "compile", False, tuned),
+                    ("torch-none", "our network, each kernel launched by itself", "none", True, {}),
+                    ("torch-trace", "our network, torch.jit.trace and freeze", "trace", True, {}),
+                    ("torch-compile", "our network, torch.compile", "compile", True, {}),
+                )
+            ),
+            *(
+                (_contestant(name, f"{EXPORTED}, {shown}", "onnxruntime", precision, "--onnx-provider", provider), environment)
+                for name, shown, provider, environment in (
+                    ("onnxruntime", "CUDA", "cuda", {}),
+                    ("onnxruntime-tensorrt", "TensorRT", "tensorrt", NO_TF32),
+                )
+            ),
         )
     ]
 
@@ -129,10 +147,26 @@ def why_not(contestant: Contestant, words: Sequence[str], environ: Mapping[str, 
     if contestant.ipex:
         return _without_ipex(contestant.python)
     try:
-        plan([*words, *contestant.settings], environ)
+        with _variables(contestant.environment):
+            plan([*words, *contestant.settings], environ)
     except BenchmarkError as error:
         return "; ".join(messages_of(error))
     return None
+
+
+@contextlib.contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """The process's variables are those that a contestant's own would have, as far as an engine looks at them."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, text in before.items():
+            if text is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = text
 
 
 def _without_ipex(python: str) -> str | None:

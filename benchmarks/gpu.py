@@ -103,12 +103,14 @@ def _benchmark(arguments: argparse.Namespace) -> int:
 
 
 def label(document: Results) -> str:
-    """What ran, in the words of its results.json: whose network, JIT, memory layout, graph."""
+    """What ran, in the words of its results.json: whose network, other software than PyTorch or JIT, memory layout, graph."""
     effective = document["effective"]
     graph = str(effective["details"].get("graph", "none"))
+    by_pytorch = effective["engine"].startswith("torch ")
+    eager = "eager" if by_pytorch else effective["engine"]
     parts = [
-        "nnU-Net" if document["settings"]["requested"]["network"] == "reference" else "ours",
-        "eager" if effective["jit"] == "none" else f"JIT={effective['jit']}",
+        "nnU-Net" if effective["network"] == "reference" else "ours",
+        eager if effective["jit"] == "none" else f"JIT={effective['jit']}",
         effective["layout"],
         "" if graph.startswith("none") else graph,
     ]

@@ -82,7 +82,7 @@ def test_wheel_names_its_command_extras_and_licence(installed):
     assert "unet3d = unet3d.start:start" in (info / "entry_points.txt").read_text()
     assert (info / "licenses" / "LICENSE").is_file()
     metadata = (info / "METADATA").read_text(encoding="utf-8")
-    for extra in ("openvino", "onnxruntime", "nvidia", "loadgen", "test"):
+    for extra in ("openvino", "onnxruntime", "onnxruntime-gpu", "onnxruntime-tensorrt", "nvidia", "loadgen", "test"):
         assert f"Provides-Extra: {extra}\n" in metadata
 
 

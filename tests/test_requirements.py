@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # In no image that the tests run in; known without asking their metadata.
-DISTRIBUTION_OF = {"pynvml": "nvidia-ml-py", "mlperf_loadgen": "mlcommons-loadgen"}
+DISTRIBUTION_OF = {"pynvml": "nvidia-ml-py", "mlperf_loadgen": "mlcommons-loadgen", "tensorrt": "tensorrt-cu13"}
 # Not to be had with the others: requirements-ipex.txt is an environment of its own.
 APART = {"intel-extension-for-pytorch"}
 

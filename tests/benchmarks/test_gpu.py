@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks import contestants, gpu
 from benchmarks.runs import Ended
+from unet3d.devices import platforms
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,10 +79,8 @@ def test_the_same_command_goes_on(made):
 
 
 def results(network, **effective):
-    return {
-        "settings": {"requested": {"network": network}},
-        "effective": {"jit": "none", "layout": "contiguous", "details": {}} | effective,
-    }
+    ran = {"engine": "torch 2.13.0", "network": network, "jit": "none", "layout": "contiguous", "details": {}}
+    return {"settings": {"requested": {"network": "fast"}}, "effective": ran | effective}
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,8 @@ def results(network, **effective):
             {"layout": "channels_last_3d", "details": {"graph": "none: JIT=none launches each kernel"}},
             "ours, eager, channels_last_3d",
         ),
+        # Whatever NETWORK asks for, this engine runs what the exporter makes of nnU-Net's module.
+        ("reference", {"engine": "onnxruntime 1.31.1 TensorRT"}, "nnU-Net, onnxruntime 1.31.1 TensorRT, contiguous"),
     ],
 )
 def test_labels_say_what_ran(network, effective, label):
@@ -115,11 +117,34 @@ def test_failed_runs_are_rows_with_their_reason():
 def test_every_form_takes_part_in_every_precision():
     everyone = contestants.on_gpu(["fp16", "int8"])
     names = [contestant.name for contestant in everyone]
-    assert len(set(names)) == len(names) == 12
+    assert len(set(names)) == len(names) == 16
     for contestant in everyone:
         words = dict(zip(contestant.settings[::2], contestant.settings[1::2], strict=True))
-        assert words["--network"] == ("fast" if contestant.ours else "reference")
         assert contestant.name.endswith(words["--precision"])
+        if words["--engine"] == "torch":
+            assert words["--network"] == ("fast" if contestant.ours else "reference")
+        else:
+            assert not contestant.ours and words["--onnx-provider"] in ("cuda", "tensorrt")
+
+
+def test_tensorrt_in_fp32_takes_part_without_tf32(monkeypatch, tmp_path):
+    """Its own process has the variable; whether it can run is asked with it, and this process is as it was."""
+    pytest.importorskip("onnxruntime")
+    from made_onnxruntime import Gpu, Module
+
+    module = Module(Gpu())
+    module.stands_in(monkeypatch)
+    monkeypatch.setattr(platforms, "select", lambda platform: (module.device, "CUDA", "made up"))
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    found = {contestant.name: contestant for contestant in contestants.on_gpu(["fp32", "bf16"])}
+    words = ["--platform", "CUDA", "--output-dir", str(tmp_path), "--weights", "random"]
+    tensorrt = found["stock-onnxruntime-tensorrt-fp32"]
+    assert contestants.why_not(tensorrt, words, {}) is None
+    assert "NVIDIA_TF32_OVERRIDE=0" in contestants.why_not(replace(tensorrt, environment={}), words, {})
+    assert "NVIDIA_TF32_OVERRIDE" not in os.environ
+    assert "no bf16" in contestants.why_not(found["stock-onnxruntime-bf16"], words, {})
+    monkeypatch.setattr(module, "available", ["CPUExecutionProvider"])
+    assert "onnxruntime-gpu is not installed" in contestants.why_not(found["stock-onnxruntime-fp32"], words, {})
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,15 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+from making import asked_of
 
 from unet3d import cli, places
 from unet3d.commands import check
 from unet3d.config.precisions import PRECISIONS
 from unet3d.config.settings import SETTINGS
-from unet3d.devices import ceilings, host
+from unet3d.devices import ceilings, host, registry
 from unet3d.devices.ceilings import Ceilings, Rate
+from unet3d.devices.cpu import CpuDevice
 from unet3d.devices.cuda import CudaDevice
 from unet3d.network import cpu, flops
 from unet3d.network.cpu_ops import build, peak
@@ -130,6 +132,29 @@ def test_what_is_missing_comes_with_how_to_get_it(run_check, monkeypatch, tmp_pa
     ):
         assert part in missing
     assert "openvino:" not in text.partition("What is missing")[0]
+
+
+def test_what_onnxruntime_lacks_for_a_gpu_is_told_with_the_command_that_mends_it(monkeypatch):
+    """The package for CPUs is there, which runs on the CPU; TensorRT is looked for where it is asked for."""
+    pytest.importorskip("onnxruntime")
+    from made_onnxruntime import CPU, CUDA, Gpu, Module
+
+    module = Module(Gpu())
+    module.stands_in(monkeypatch, ["onnxruntime"])
+    monkeypatch.setattr(CudaDevice, "is_available", classmethod(lambda cls: True))
+    opened = {"cuda": module.device, "cpu": CpuDevice()}
+    monkeypatch.setattr(registry, "open_device", lambda kind: opened[kind])
+    module.available = [CPU]
+    runnable, lacking = check.what_runs(asked_of(precision="fp32"))
+    assert runnable["CPU"]["onnxruntime"] == ["fp32"] and "onnxruntime" not in runnable["CUDA"]
+    [line] = [line for line in lacking if "onnxruntime-gpu" in line]
+    assert "pip uninstall -y onnxruntime && pip install -r requirements-onnxruntime-gpu.txt" in line
+    module.available = [CUDA, CPU]
+    asked = asked_of(precision="fp16", platform="CUDA", onnx_provider="tensorrt", engine="onnxruntime")
+    module.stands_in(monkeypatch, ["onnxruntime-gpu"])
+    runnable, lacking = check.what_runs(asked)
+    assert "onnxruntime" not in runnable["CUDA"] and "torch" in runnable["CUDA"]
+    assert any("TensorRT" in line and "requirements-onnxruntime-tensorrt.txt" in line for line in lacking)
 
 
 def test_too_little_memory_and_disk_are_told(run_check, monkeypatch, tmp_path):

@@ -127,6 +127,18 @@ def test_a_wrong_setting_around_the_grid_is_told_once_without_a_row(tmp_path):
     assert messages_of(caught.value)[0].startswith("DUMMY=no needs volumes")
 
 
+def test_on_a_gpu_the_grid_has_every_provider_of_onnx_runtime():
+    given, _ = parse.parse([], {})
+    names = {name: [found.name for found in grid.default(given, name, cores=2, numa_nodes=1)] for name in ("CUDA", "CPU")}
+    assert [name for name in names["CUDA"] if name.startswith("onnxruntime") and name.endswith("fp16-streams-1")] == [
+        "onnxruntime-cuda-fp16-streams-1",
+        "onnxruntime-tensorrt-fp16-streams-1",
+    ]
+    assert "onnxruntime-fp32-streams-1" in names["CPU"]
+    both = [*names["CUDA"], *names["CPU"]]
+    assert not [name for name in both if "tensorrt" in name and not name.startswith("onnxruntime")]
+
+
 def test_the_machines_grid_varies_what_is_left_open():
     names = {configuration.name for configuration in grid.default(given(), "CPU", cores=2, numa_nodes=1)}
     for engine, precision in (("torch", "fp32"), ("torch", "bf16"), ("openvino", "int8"), ("onnxruntime", "fp32")):

@@ -29,6 +29,12 @@ def device(request, monkeypatch):
     return made
 
 
+def test_memory_that_others_than_pytorch_hold_is_what_is_not_free_and_not_its(device, monkeypatch):
+    monkeypatch.setattr(FakeRuntime, "mem_get_info", lambda self, index: (300, 1000), raising=False)
+    monkeypatch.setattr(FakeRuntime, "memory_reserved", lambda self, index: 500, raising=False)
+    assert device.memory_outside_pytorch() == 200
+
+
 def test_verbs_reach_the_runtime(device):
     device.synchronize()
     device.reset_peak_memory()

@@ -46,11 +46,12 @@ def test_type_names_of_libraries_are_told_apart():
     assert all(str(precision.dtype()) == f"torch.{precision.torch_type}" for precision in PRECISIONS.values())
 
 
-INT8 = "PRECISION=int8 with ENGINE={} is not possible; int8 runs on ENGINE=openvino"
+INT8 = "PRECISION=int8 with ENGINE={} is not possible; int8 runs on ENGINE=openvino or torch"
 ONNX = (
-    "PRECISION={} with ENGINE=onnxruntime is not possible, its CPU kernels for "
-    "3D convolutions are fp32; use PRECISION=fp32 or ENGINE=openvino"
+    "PRECISION={} with ENGINE=onnxruntime is not possible, it has no bf16 for all of this network's layers; "
+    "use PRECISION=fp32 or ENGINE=openvino, on an NVIDIA GPU PRECISION=fp16"
 )
+PROVIDER = "ONNX_PROVIDER=tensorrt with {} is not possible; leave it out or use {}"
 JIT = "JIT=trace with ENGINE={} is not possible; JIT is PyTorch's, use JIT=none or ENGINE=torch"
 IPEX = "IPEX=yes with ENGINE={} is not possible; use IPEX=no or ENGINE=torch"
 IPEX_CUDA = "IPEX=yes with PLATFORM=CUDA is not possible; it is for Flex, Max and CPU, use IPEX=no"
@@ -67,8 +68,18 @@ IPEX_CUDA = "IPEX=yes with PLATFORM=CUDA is not possible; it is for Flex, Max an
         ({"engine": "openvino", "jit": "trace", "ipex": True}, [JIT.format("openvino"), IPEX.format("openvino")]),
         ({"engine": "openvino", "ipex": True, "platform": "CUDA"}, [IPEX.format("openvino"), IPEX_CUDA]),
         ({"engine": "onnxruntime", "precision": "bf16"}, [ONNX.format("bf16")]),
-        ({"engine": "onnxruntime", "precision": "int8"}, [INT8.format("onnxruntime"), ONNX.format("int8")]),
+        ({"engine": "onnxruntime", "precision": "int8"}, [INT8.format("onnxruntime")]),
         ({"engine": "onnxruntime", "jit": "trace", "platform": "CUDA"}, [JIT.format("onnxruntime")]),
+        ({"engine": "onnxruntime", "onnx_provider": "tensorrt", "precision": "fp16", "platform": "CUDA"}, []),
+        ({"engine": "onnxruntime", "onnx_provider": "tensorrt"}, []),
+        (
+            {"engine": "onnxruntime", "onnx_provider": "tensorrt", "platform": "CPU"},
+            [PROVIDER.format("PLATFORM=CPU", "PLATFORM=CUDA")],
+        ),
+        (
+            {"engine": "torch", "onnx_provider": "tensorrt", "platform": "CUDA"},
+            [PROVIDER.format("ENGINE=torch", "ENGINE=onnxruntime")],
+        ),
     ],
 )
 def test_what_no_machine_can_run_is_said_without_one(asked, reasons):

@@ -1,12 +1,9 @@
 """Calls that overlap on a device: the order of its queues on a stand-in, and the same labels as one call after the other."""
 
-import contextlib
-import itertools
-import threading
-
 import numpy as np
 import pytest
 import torch
+from made_queues import Queues
 
 from unet3d.devices.cpu import CpuDevice
 from unet3d.engines.base import Request
@@ -15,53 +12,6 @@ from unet3d.engines.pytorch.ring import DEPTH, Ring
 from unet3d.measure import pipeline
 
 SHAPE = (1, 4, 64, 32, 32)
-
-
-class Queues(CpuDevice):
-    """A device whose memory and arithmetic are the host's; it notes what is put into which of its queues."""
-
-    is_host = False
-    times_events = True
-
-    def __init__(self):
-        super().__init__(0)
-        self.log, self.names, self.clock = [], itertools.count(1), itertools.count()
-        self.current = threading.local()
-
-    def note(self, what, event=None):
-        self.log.append((getattr(self.current, "queue", 0), what, event))
-
-    def new_stream(self):
-        return next(self.names)
-
-    @contextlib.contextmanager
-    def on_stream(self, stream):
-        before, self.current.queue = getattr(self.current, "queue", 0), stream
-        yield
-        self.current.queue = before
-
-    def new_event(self):
-        return Moment(self)
-
-
-class Moment:
-    def __init__(self, device):
-        self.device, self.at = device, None
-
-    def record(self):
-        self.at = next(self.device.clock)
-        self.device.note("record", self)
-
-    def wait(self):
-        self.device.note("wait", self)
-
-    def synchronize(self):
-        assert self.at is not None, "nobody would ever wake this thread"
-        self.device.note("synchronize", self)
-
-    def elapsed_time(self, later):
-        assert self.at < later.at
-        return 1000.0 * (later.at - self.at)
 
 
 def test_each_step_of_a_call_waits_for_the_one_before_on_another_queue():

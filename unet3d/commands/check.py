@@ -37,6 +37,7 @@ SETTINGS = (
     "platform",
     "precision",
     "engine",
+    "onnx_provider",
     "batch_size",
     "streams",
     "threads",
@@ -119,16 +120,18 @@ def what_runs(asked: Asked) -> tuple[dict[str, dict[str, list[str]]], list[str]]
         engines: dict[str, list[str]] = {}
         for engine in registry.names():
             reasons: list[str] = []
+            provider = asked.onnx_provider if platform in registry.engine_class(engine).onnx_platforms else None
             for precision in (asked.precision,) if asked.precision else PRECISIONS:
                 # Calibration data is a matter of the run, not of the machine.
-                request = Request(engine, device, precision, calibration=lambda: iter(()))
+                request = Request(engine, device, precision, onnx_provider=provider, calibration=lambda: iter(()))
                 refused = registry.engine_class(engine).refuse(request)
                 if refused:
                     reasons += refused
                 else:
                     engines.setdefault(engine, []).append(precision)
             if engine not in engines:
-                lacking += list(dict.fromkeys(text for text in reasons if "not installed" in text))
+                # What an installation mends; the rest is as it is.
+                lacking += list(dict.fromkeys(text for text in reasons if "install" in text))
         if engines:
             runnable[platform] = engines
     return runnable, list(dict.fromkeys(lacking))

@@ -30,7 +30,20 @@ from unet3d.results.record import Record
 
 FILE, FOLDER, LOG = "segment.json", "segmentations", "output_raw.log"
 USAGE = "./run_model.sh segment CASE_DIR|DATASET_DIR"
-SETTINGS = ("platform", "precision", "engine", "jit", "network", "tune", "ipex", "amp", "threads", "weights", "input_on_device")
+SETTINGS = (
+    "platform",
+    "precision",
+    "engine",
+    "onnx_provider",
+    "jit",
+    "network",
+    "tune",
+    "ipex",
+    "amp",
+    "threads",
+    "weights",
+    "input_on_device",
+)
 HEAD = ("case", "total", *STEPS)
 # Written again at most as often while cases end.
 EVERY_S = 5.0

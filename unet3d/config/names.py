@@ -4,5 +4,7 @@ from __future__ import annotations
 
 # See unet3d.engines.registry.
 ENGINES = ("torch", "openvino", "onnxruntime")
+# See unet3d.engines.onnxruntime.providers.
+ONNX_PROVIDERS = ("cuda", "tensorrt")
 # See unet3d.devices.registry.
 PLATFORMS = ("Flex", "Max", "CUDA", "CPU")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from unet3d import workload
 from unet3d.config import kinds
-from unet3d.config.names import ENGINES, PLATFORMS
+from unet3d.config.names import ENGINES, ONNX_PROVIDERS, PLATFORMS
 from unet3d.config.precisions import PRECISIONS
 
 # Groups of --help.
@@ -70,6 +70,14 @@ SETTINGS: tuple[Setting, ...] = (
         ", ".join(ENGINES),
         "Software that runs the network",
         default="torch",
+    ),
+    Setting(
+        "onnx_provider",
+        PERFORMANCE,
+        kinds.choice(*ONNX_PROVIDERS),
+        ", ".join(ONNX_PROVIDERS),
+        "What ENGINE=onnxruntime runs on with PLATFORM=CUDA: cuDNN's kernels, or TensorRT",
+        default_text="cuda with ENGINE=onnxruntime and PLATFORM=CUDA, else none",
     ),
     Setting(
         "jit",

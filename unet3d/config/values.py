@@ -23,6 +23,7 @@ class Asked:
     platform: str | None
     precision: str | None
     engine: str
+    onnx_provider: str | None
     jit: str
     network: str
     tune: bool

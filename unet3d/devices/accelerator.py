@@ -40,6 +40,8 @@ class Runtime(Protocol):
     def graph(self, graph: Graph, **options: str) -> AbstractContextManager[object]: ...
     def max_memory_reserved(self, index: int) -> int: ...
     def reset_peak_memory_stats(self, index: int) -> None: ...
+    def mem_get_info(self, index: int) -> tuple[int, int]: ...
+    def memory_reserved(self, index: int) -> int: ...
     def empty_cache(self) -> None: ...
 
 
@@ -203,6 +205,10 @@ class AcceleratorDevice(ABC):
 
     def reset_peak_memory(self) -> None:
         self.runtime().reset_peak_memory_stats(self.index)
+
+    def memory_outside_pytorch(self) -> int:
+        free, total = self.runtime().mem_get_info(self.index)
+        return total - free - self.runtime().memory_reserved(self.index)
 
     def empty_cache(self) -> None:
         self.runtime().empty_cache()

@@ -217,6 +217,10 @@ class Device(Protocol):
 
     def reset_peak_memory(self) -> None: ...
 
+    def memory_outside_pytorch(self) -> int:
+        """Bytes in use on the device that PyTorch's allocator does not hold, whoever has them; 0 for a CPU."""
+        ...
+
     def empty_cache(self) -> None:
         """Give unused cached memory back to the driver."""
         ...

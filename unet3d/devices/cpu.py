@@ -123,6 +123,9 @@ class CpuDevice:
     def reset_peak_memory(self) -> None:
         host.reset_peak_memory()
 
+    def memory_outside_pytorch(self) -> int:
+        return 0
+
     def empty_cache(self) -> None:
         gc.collect()
 

@@ -27,6 +27,8 @@ PACKAGES = (
     "nncf",
     "onnx",
     "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt-cu13",
     "triton",
     "mlcommons-loadgen",
 )

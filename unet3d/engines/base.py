@@ -65,6 +65,7 @@ class EngineSettings:
     platform: str | None = None
     network: str | None = None
     tune: bool = False
+    onnx_provider: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Request:
     ipex: bool = False
     network: str = "fast"  # fast or reference
     tune: bool = False  # time the forms of the convolutions before anything else
+    onnx_provider: str | None = None  # of unet3d.config.names.ONNX_PROVIDERS; for onnxruntime on a GPU
     shape: tuple[int, ...] = input_shape()  # N, modality, z, y, x
     streams: int = 1
     threads: int = 1
@@ -92,7 +94,9 @@ class Request:
     def asked(self) -> EngineSettings:
         """The part of it that needs no machine."""
         platform = self.device.platform()
-        return EngineSettings(self.engine, self.precision, self.jit, self.ipex, platform, self.network, self.tune)
+        return EngineSettings(
+            self.engine, self.precision, self.jit, self.ipex, platform, self.network, self.tune, self.onnx_provider
+        )
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,7 @@ class Engine(ABC, Generic[Staged, Output]):
     jits: ClassVar[tuple[str, ...]] = ("none",)
     has_ipex: ClassVar[bool] = False
     has_tune: ClassVar[bool] = False
+    onnx_platforms: ClassVar[tuple[str, ...]] = ()  # on which it has the choice of ONNX_PROVIDER
     fast_layout: ClassVar[str | None] = None  # of the logits of its fast form, where only one is right
 
     def __init__(self, request: Request):
@@ -187,7 +192,24 @@ class Engine(ABC, Generic[Staged, Output]):
             )
         if asked.ipex and asked.platform is not None and asked.platform not in IPEX_PLATFORMS:
             reasons.append(f"IPEX=yes with PLATFORM={asked.platform} is not possible; it is for Flex, Max and CPU, use IPEX=no")
+        if asked.onnx_provider is not None:
+            reasons += cls._refuse_onnx_provider(asked)
         return reasons
+
+    @classmethod
+    def _refuse_onnx_provider(cls, asked: EngineSettings) -> list[str]:
+        if not cls.onnx_platforms:
+            where, remedy = f"ENGINE={cls.name}", "leave it out or use ENGINE=onnxruntime"
+        elif asked.platform is not None and asked.platform not in cls.onnx_platforms:
+            where, remedy = f"PLATFORM={asked.platform}", f"leave it out or use PLATFORM={' or '.join(cls.onnx_platforms)}"
+        else:
+            return []
+        return [f"ONNX_PROVIDER={asked.onnx_provider} with {where} is not possible; {remedy}"]
+
+    @classmethod
+    def precisions_on(cls, platform: str) -> tuple[str, ...]:
+        """Those of `precisions` that it has on this platform, whatever the machine."""
+        return cls.precisions
 
     @classmethod
     @abstractmethod
@@ -283,6 +305,10 @@ class Engine(ABC, Generic[Staged, Output]):
         None: those of the network's convolutions, in the request's precision.
         """
         return None
+
+    def own_device_memory(self) -> int:
+        """Bytes on the device that its software holds beside PyTorch's allocator."""
+        return 0
 
     @abstractmethod
     def effective(self) -> Effective:

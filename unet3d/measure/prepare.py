@@ -206,7 +206,7 @@ def _check_full_size(
 ) -> tuple[Agreement | None, PeakMemory | None, list[RunWarning]]:
     if expected is None:
         return None, None, []
-    before = peak_memory(plan)
+    before = peak_memory(plan, checked.engine)
     group.working("checking the output at full size")
     with out.phase("checking the output at full size"):
         agreement, warnings = full_size.check(checked.engine, expected, checked.agreement)
@@ -219,9 +219,10 @@ def _check_full_size(
     return agreement, before, warnings
 
 
-def peak_memory(plan: Plan) -> PeakMemory:
-    """Most memory in use at one time since the last reset."""
-    return PeakMemory(host.peak_memory(), None if plan.settings.platform == "CPU" else plan.device.peak_memory())
+def peak_memory(plan: Plan, engine: Engine) -> PeakMemory:
+    """Most memory in use at one time since the last reset; of what an engine takes beside PyTorch, what it holds."""
+    on_device = None if plan.settings.platform == "CPU" else plan.device.peak_memory() + engine.own_device_memory()
+    return PeakMemory(host.peak_memory(), on_device)
 
 
 def must_match(plan: Plan, effective: Effective) -> None:

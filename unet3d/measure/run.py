@@ -99,7 +99,7 @@ def _steps(plan: Plan, record: Record, out: Console, group: Group) -> None:
             _default_loop(plan, record, given, engine, out, group, look)
         else:
             _loadgen(plan, record, given, engine, warm, out, look)
-        record.memory = _largest(prepare.peak_memory(plan), warm.memory)
+        record.memory = _largest(prepare.peak_memory(plan, engine), warm.memory)
         executed = engine.executed()
         if kept is not None:
             _compliance(plan, record, given, engine, kept, out)

@@ -114,6 +114,7 @@ def request(settings: Settings, device: Device) -> Request:
         ipex=settings.ipex,
         network=settings.network,
         tune=settings.tune,
+        onnx_provider=settings.onnx_provider,
         shape=input_shape(settings.batch_size, settings.volume_shape),
         streams=settings.streams,
         threads=settings.threads,

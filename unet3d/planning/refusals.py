@@ -18,7 +18,9 @@ def impossible(asked: Asked) -> list[str]:
     """One line for each combination that cannot run on any machine, and each named file or folder that is not there."""
     jit = None if asked.sources["jit"] == "default" else asked.jit
     problems = registry.refuse_settings(
-        EngineSettings(asked.engine, asked.precision, jit, asked.ipex, asked.platform, asked.network, asked.tune)
+        EngineSettings(
+            asked.engine, asked.precision, jit, asked.ipex, asked.platform, asked.network, asked.tune, asked.onnx_provider
+        )
     )
     problems += placement.refuse_settings(asked)
     problems += mlperf.refuse_settings(asked)

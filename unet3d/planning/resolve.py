@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from unet3d import places
+from unet3d.config.names import ONNX_PROVIDERS
 from unet3d.config.values import Asked, Settings
 from unet3d.devices import host, platforms, process
 from unet3d.devices.base import Device
@@ -73,6 +74,9 @@ def complete(asked: Asked) -> Resolved:
     if registry.engine_class(asked.engine).jits == ("none",):
         values["jit"] = "none"
         decisions.reasons["jit"] = f"ENGINE={asked.engine} compiles by itself"
+    if platform in registry.engine_class(asked.engine).onnx_platforms:
+        reason = "the provider that needs no other package"
+        values["onnx_provider"] = decisions.fill("onnx_provider", asked.onnx_provider, ONNX_PROVIDERS[0], reason)
     if asked.dataset_dir is not None:
         values["preprocessed_dir"] = asked.preprocessed_dir or _store(asked, values["precision"], decisions)
     if asked.node_rank:
@@ -99,9 +103,9 @@ def _too_many_threads(asked: Asked) -> list[str]:
 
 
 def _precision(asked: Asked, platform: str, decisions: Decisions) -> str:
-    precisions = registry.engine_class(asked.engine).precisions
+    precisions = registry.engine_class(asked.engine).precisions_on(platform)
     if len(precisions) == 1:
-        value, reason = precisions[0], f"the only one that ENGINE={asked.engine} has for 3D convolutions"
+        value, reason = precisions[0], f"the only one that ENGINE={asked.engine} has for 3D convolutions on {platform}"
     elif platform != "CPU":
         value, reason = "fp16", f"default on {platform}"
     elif instructions := host.bf16_instructions():

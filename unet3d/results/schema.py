@@ -53,6 +53,7 @@ class Requested(TypedDict, total=False):
     platform: Required[str]
     precision: Required[str]
     engine: Required[str]
+    onnx_provider: str | None
     jit: Required[str]
     network: Required[str]
     tune: bool

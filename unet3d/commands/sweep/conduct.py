@@ -211,9 +211,8 @@ def _store(settings: Settings) -> list[str]:
 def machine(hardware: dict[str, Any], versions: dict[str, str]) -> str:
     """The machine and the software in one line."""
     best = [name for name in ("amx_bf16", "avx512_bf16", "avx512_vnni", "avx2") if name in hardware["instructions"]]
-    software = ", ".join(
-        f"{name} {versions[name]}" for name in ("torch", "openvino", "nncf", "onnxruntime") if name in versions
-    )
+    engines = ("torch", "openvino", "nncf", "onnxruntime", "onnxruntime-gpu", "tensorrt-cu13")
+    software = ", ".join(f"{name} {versions[name]}" for name in engines if name in versions)
     return (
         f"{hardware['cpu']}, {hardware['usable_cores']} cores ({', '.join(best) or hardware['architecture']}), "
         f"{hardware['memory_bytes'] / 2**30:.0f} GiB, {hardware['system']}, Python {versions['python']}, {software}"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from unet3d.config import kinds
+from unet3d.config.names import ONNX_PROVIDERS
 from unet3d.config.parse import Given
 from unet3d.config.precisions import PRECISIONS
 from unet3d.config.settings import BY_NAME
@@ -19,7 +20,7 @@ from unet3d.errors import UserError
 # The likely fastest first.
 FASTEST = ("torch", "openvino", "int8", "fp16", "bf16")
 # Values of these settings say by themselves what they are; others carry the setting's name in a configuration's name.
-PLAIN = ("platform", "engine", "precision", "jit")
+PLAIN = ("platform", "engine", "onnx_provider", "precision", "jit")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def default(given: Mapping[str, Given], platform: str, cores: int, numa_nodes: i
     on_cpu = platform == "CPU"
     axes: dict[str, tuple[str, ...]] = {
         "engine": _fastest_first(registry.names()),
+        "onnx_provider": ONNX_PROVIDERS,
         # The few CPUs that compute fp16 compute bf16 too.
         "precision": _fastest_first(name for name in PRECISIONS if name != "fp16" or not on_cpu),
         "jit": ("compile", "trace", "none"),
@@ -64,6 +66,8 @@ def default(given: Mapping[str, Given], platform: str, cores: int, numa_nodes: i
     configurations: dict[str, Configuration] = {}
     for values in itertools.product(*((fixed[name],) if name in fixed else axes[name] for name in axes)):
         shown = dict(zip(axes, values, strict=True))
+        if platform not in registry.engine_class(shown["engine"]).onnx_platforms:
+            del shown["onnx_provider"]
         if registry.engine_class(shown["engine"]).jits == ("none",):
             del shown["jit"], shown["ipex"]
         elif shown["ipex"] == "yes" and shown["jit"] != "trace" and "jit" not in fixed:

@@ -1,1 +1,1 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime on a CPU, and on NVIDIA GPUs by its CUDA or TensorRT provider."""

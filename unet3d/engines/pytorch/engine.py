@@ -147,23 +147,11 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         return DEPTH if self._ring.overlaps and self.request.streams == 1 else 1
 
     def stage(self, volumes: NDArray[np.float32], slot: int | None = None) -> torch.Tensor:
-        """Volumes in the network's data type and layout, in pinned memory where the device copies from it.
-
-        One pass over them changes both: less has to be sent to a device than of float32, and nothing is left to do there.
-        """
         # Several volumes are staged at a time, each by its share of the threads: teams that fill the cores one by one wait for
         # each other.
-        share = self._threads if slot is None or self.depth == 1 else max(1, self._threads // (self.depth - 1))
-        self._take_threads(share)
-        staged = self._ring.memory(tuple(volumes.shape), self._dtype, slot)
-        staged.copy_(self._torch.from_numpy(volumes))
-        if not self.request.input_on_device:
-            return staged
-        if slot is not None and self._ring.overlaps:
-            return self._ring.upload(slot, staged)
-        staged = self.request.device.upload(staged)
-        self.request.device.synchronize()
-        return staged
+        at_a_time = 1 if slot is None else max(1, self.depth - 1)
+        self._take_threads(max(1, self._threads // at_a_time))
+        return self._ring.stage(volumes, self._dtype, slot, self.request.input_on_device)
 
     def start(self, staged: torch.Tensor, slot: int) -> None:
         captured = self._lanes[0].graphs.get(tuple(staged.shape))
@@ -218,15 +206,8 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
             output = self._infer_on(lane, staged)
         self.labels(output)
         if self.depth > 1:
-            self._fill_ring(tuple(staged.shape))
+            self._ring.fill(tuple(staged.shape), self._dtype, self.request.input_on_device, self.start)
         self.load_seconds["compile"] = perf_counter() - start
-
-    def _fill_ring(self, shape: tuple[int, ...]) -> None:
-        """Take the memory of every slot, which takes longer than a call: pages must be pinned."""
-        for slot in range(self.depth):
-            place = self._ring.memory(shape, self._dtype, slot).zero_()
-            self.start(self._ring.upload(slot, place) if self.request.input_on_device else place, slot)
-            self.finish(slot)
 
     def compare(self, volumes: NDArray[np.float32]) -> NDArray[np.float32]:
         staged = self.stage(volumes)

@@ -37,19 +37,19 @@ class Lane:
     def __init__(self, device: Device, own_stream: bool):
         """own_stream: run beside other lanes; otherwise on the device's default stream. A CPU has no streams."""
         self._device = device
-        self._stream = device.new_stream() if own_stream else None
+        self.stream = device.new_stream() if own_stream else None
         self.graphs: dict[tuple[int, ...], Captured] = {}
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Work started inside is this lane's, and finished at the end."""
-        if self._stream is None:
+        if self.stream is None:
             yield
             self._device.synchronize()
             return
-        with self._device.on_stream(self._stream):
+        with self._device.on_stream(self.stream):
             yield
-        self._stream.synchronize()
+        self.stream.synchronize()
 
     def capture(self, network: Callable[[torch.Tensor], torch.Tensor], staged: torch.Tensor) -> None:
         """Record the network for volumes of this shape. The network must have run with it before."""

@@ -70,8 +70,9 @@ class Slot:
 class Ring:
     """Slots by number. A slot is used by one thread at a time; different ones by several."""
 
-    def __init__(self, device: Device):
-        self._device = device
+    def __init__(self, device: Device, channels_last: bool = True):
+        """channels_last: the memory's layout, channels innermost; otherwise outermost."""
+        self._device, self._channels_last = device, channels_last
         self.overlaps = not device.is_host and device.times_events
         self._bring, self._take = (device.new_stream(), device.new_stream()) if self.overlaps else (None, None)
         self._slots: dict[int, Slot] = {}
@@ -82,13 +83,31 @@ class Ring:
             return self._slots.setdefault(number, Slot())
 
     def memory(self, shape: tuple[int, ...], dtype: torch.dtype, number: int | None = None) -> torch.Tensor:
-        """Host memory for volumes of this shape and type, channels innermost; of a slot or of its own."""
+        """Host memory for volumes of this shape and type; of a slot or of its own."""
         import torch
 
         slot = Slot() if number is None else self._slot(number)
         if slot.staged is None or (tuple(slot.staged.shape), slot.staged.dtype) != (shape, dtype):
-            slot.staged = self._device.pin(torch.empty(shape, dtype=dtype, memory_format=torch.channels_last_3d))
+            layout = torch.channels_last_3d if self._channels_last else torch.contiguous_format
+            slot.staged = self._device.pin(torch.empty(shape, dtype=dtype, memory_format=layout))
         return slot.staged
+
+    def stage(self, volumes: NDArray[np.float32], dtype: torch.dtype, number: int | None, on_device: bool) -> torch.Tensor:
+        """Volumes in this data type and the ring's layout, in pinned memory or, on_device, on the device.
+
+        One pass over them changes both: less has to be sent to a device than of float32, and nothing is left to do there.
+        """
+        import torch
+
+        staged = self.memory(tuple(volumes.shape), dtype, number)
+        staged.copy_(torch.from_numpy(volumes))
+        if not on_device:
+            return staged
+        if number is not None and self.overlaps:
+            return self.upload(number, staged)
+        staged = self._device.upload(staged)
+        self._device.synchronize()
+        return staged
 
     def upload(self, number: int, staged: torch.Tensor) -> torch.Tensor:
         """The slot's copy on the device of staged volumes; finished on return, and nothing else is waited for."""
@@ -140,6 +159,19 @@ class Ring:
         assert slot.moments is not None and slot.labels_on_host is not None, "the slot has no call"
         slot.moments.done.synchronize()
         return DeviceCall(slot.moments, slot.labels_on_host.numpy())
+
+    def fill(
+        self,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        on_device: bool,
+        start: Callable[[torch.Tensor, int], None],
+    ) -> None:
+        """Take the memory of every slot by a call each, which takes longer than a call: pages must be pinned."""
+        for number in range(DEPTH):
+            place = self.memory(shape, dtype, number).zero_()
+            start(self.upload(number, place) if on_device else place, number)
+            self.finish(number)
 
     def clear(self) -> None:
         """Give the memory back."""
