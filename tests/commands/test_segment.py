@@ -17,7 +17,7 @@ import pytest
 from unet3d import cli
 from unet3d.brats import dataset, sample_data
 from unet3d.brats.preprocessing import case as whole_case
-from unet3d.brats.preprocessing import pad
+from unet3d.brats.preprocessing import nnunet, pad
 from unet3d.brats.preprocessing.nnunet import quiet
 from unet3d.brats.preprocessing.volume import inner_slices
 from unet3d.network.cpu_ops import build
@@ -175,3 +175,13 @@ def test_files_read_at_the_same_time_are_the_same_scan(made):
     assert np.array_equal(alone.array, together.array) and alone.array.dtype == together.array.dtype
     assert alone.properties.keys() == together.properties.keys()
     assert all(np.array_equal(alone.properties[key], together.properties[key]) for key in alone.properties)
+
+
+def test_a_scan_is_nnunets_to_the_last_bit(made):
+    """Which of nnU-Net's readings are left out is decided by the files: scaled ones are read by it."""
+    case = dataset.find_cases(made)[0]
+    expected, properties = nnunet.load(case.images)
+    scan = whole_case.read(case, truth=False, threads=2)
+    assert np.array_equal(scan.array, expected) and scan.array.dtype == expected.dtype
+    assert scan.properties.keys() == properties.keys()
+    assert all(np.array_equal(scan.properties[key], properties[key]) for key in properties)

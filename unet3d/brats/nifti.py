@@ -6,7 +6,6 @@ anything of that size is allocated.
 
 from __future__ import annotations
 
-import gzip
 import os
 import zlib
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unet3d import files
+from unet3d.brats.gunzip import Gunzip
 from unet3d.errors import UserError, shown
 
 if TYPE_CHECKING:
@@ -82,54 +82,67 @@ def check_extents(shape: Sequence[int], spacing: Sequence[float]) -> None:
         raise ValueError(f"shape {times(shape)}: a volume has at most {MOST_VOXELS} voxels")
 
 
-def read(kind: str, path: Path) -> tuple[Grid, np.ndarray]:
-    """Grid of a file, and its voxels [z, y, x], float32, scaled as the header says.
+@dataclass(frozen=True)
+class Image:
+    """A file's grid, and its voxels [z, y, x], float32.
+
+    scaled: whether they are what is stored times a slope, plus an intercept.
+    """
+
+    grid: Grid
+    voxels: np.ndarray
+    scaled: bool
+
+
+def read(kind: str, path: Path) -> Image:
+    """What a file holds; its voxels are scaled as the header says.
 
     kind: what messages call it, such as t1.
 
     Raises:
         UserError: for anything but a whole, gzipped NIfTI file of one volume with finite numbers.
     """
-    voxels = _unpack(kind, path)
+    voxels, scaled = _unpack(kind, path)
     grid = _grid(kind, path)
     if grid.size != voxels.shape[::-1]:
         raise _wrong(kind, path, f"its shape may be {times(voxels.shape[::-1])} or {times(grid.size)}")
-    return grid, voxels
+    return Image(grid, voxels, scaled)
 
 
-def _unpack(kind: str, path: Path) -> np.ndarray:
+def _unpack(kind: str, path: Path) -> tuple[np.ndarray, bool]:
     with files.open_regular(path, kind, LARGEST_FILE) as file:
         try:
-            with gzip.GzipFile(fileobj=file) as stream:
-                head = stream.read(352)
-                header = _header(head)
-                shape, dtype, offset = _layout(header)
-                needed = offset + int(np.prod(shape)) * dtype.itemsize
-                # A file that packs nothing over and over would be read for ever.
-                if (packed := os.fstat(file.fileno()).st_size) > needed + needed // 100 + SLACK:
-                    raise _Wrong(f"{needed} bytes are announced, the file has {packed}")
-                content = head + stream.read(needed + SLACK - len(head))
-                if len(content) < needed:
-                    raise _Wrong(f"{needed} bytes are announced, the file holds {len(content)}")
-                # One read further for gzip's checksum, which ITK does not look at.
-                if stream.read(1):
-                    raise _Wrong(f"{needed} bytes are announced, the file holds many more")
+            stream = Gunzip(file)
+            head = stream.read(352)
+            header = _header(head)
+            shape, dtype, offset = _layout(header)
+            needed = offset + int(np.prod(shape)) * dtype.itemsize
+            # A file that packs nothing over and over would be read for ever.
+            if (packed := os.fstat(file.fileno()).st_size) > needed + needed // 100 + SLACK:
+                raise _Wrong(f"{needed} bytes are announced, the file has {packed}")
+            content = head + stream.read(needed + SLACK - len(head))
+            if len(content) < needed:
+                raise _Wrong(f"{needed} bytes are announced, the file holds {len(content)}")
+            # One read further for gzip's checksum, which ITK does not look at.
+            if stream.read(1):
+                raise _Wrong(f"{needed} bytes are announced, the file holds many more")
         except (OSError, EOFError, zlib.error) as error:
             reason = shown(getattr(error, "strerror", None) or error)
             raise UserError(f"{kind} is not a whole gzip file ({reason}): {shown(path)}") from None
         except _Wrong as error:
             raise _wrong(kind, path, str(error)) from None
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    # A slope of 0 means that there is no scaling.
+    scaled = bool(slope) and (slope, intercept) != (1, 0)
     # Finite or not is decided by what comes out.
     with np.errstate(all="ignore"):
         stored = np.frombuffer(content, dtype, int(np.prod(shape)), offset)
-        # A slope of 0 means that there is no scaling.
-        voxels = (stored * slope + intercept if slope and (slope, intercept) != (1, 0) else stored).astype(np.float32)
+        voxels = (stored * slope + intercept if scaled else stored).astype(np.float32)
     if bad := int(np.count_nonzero(~np.isfinite(voxels))):
         raise UserError(f"{kind} has {bad} voxels that are NaN or infinite: {shown(path)}")
     if (largest := float(np.abs(voxels).max())) > LARGEST_VALUE:
         raise UserError(f"{kind} has voxels of {largest:g}, allowed is up to {LARGEST_VALUE:g}: {shown(path)}")
-    return voxels.reshape(shape[::-1])
+    return voxels.reshape(shape[::-1]), scaled
 
 
 class _Wrong(Exception):

@@ -58,7 +58,8 @@ def read(path: str | Path, properties: Mapping | None = None) -> np.ndarray:
     path = Path(path)
     if not os.path.lexists(path):
         raise UserError(f"{shown(path)} is missing; accuracy needs the true segmentation")
-    grid, voxels = nifti.read("seg", path)
+    image = nifti.read("seg", path)
+    grid, voxels = image.grid, image.voxels
     if properties is None:
         return renumbered(voxels, path)
     expected = nifti.Grid(

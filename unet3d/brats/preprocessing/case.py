@@ -50,29 +50,30 @@ def read(case: Case, truth: bool = True, threads: int = 1) -> Scan:
         files["seg"] = case.truth
     with ThreadPoolExecutor(threads) as pool:
         checking = {kind: pool.submit(_checked, kind, file) for kind, file in files.items()}
-        grids, images = {}, {}
-        for kind, future in checking.items():
-            grids[kind], images[kind] = future.result()
-    _check_grids(grids)
-    try:
-        array, properties = nnunet.load(case.images, threads)
-    except RuntimeError as error:
-        raise UserError(f"ITK cannot read the images ({shown(' '.join(str(error).split())[-150:])})") from None
-    with ThreadPoolExecutor(threads) as pool:
-        kinds = zip(MODALITIES, array, strict=True)
-        scaling = [pool.submit(_check_scaling, kind, voxels, images[kind], files[kind]) for kind, voxels in kinds]
-        for checked in scaling:
-            checked.result()
+        images = {kind: future.result() for kind, future in checking.items()}
+        _check_grids({kind: image.grid for kind, image in images.items()})
+        scans = [images[modality] for modality in MODALITIES]
+        # Voxels that are stored as they are can be read in one way only: there is no need to unpack them twice.
+        if not any(image.scaled for image in scans):
+            array = np.empty((len(scans), *scans[0].voxels.shape), np.float32)
+            list(pool.map(lambda to, image: np.copyto(to, image.voxels), array, scans))
+            return Scan(array, nnunet.properties(scans[0].grid, case.images))
+        try:
+            array, properties = nnunet.load(case.images, threads)
+        except RuntimeError as error:
+            raise UserError(f"ITK cannot read the images ({shown(' '.join(str(error).split())[-150:])})") from None
+        for kind, voxels in zip(MODALITIES, array, strict=True):
+            _check_scaling(kind, voxels, images[kind].voxels, files[kind])
     return Scan(array, properties)
 
 
-def _checked(kind: str, file: Path) -> tuple[nifti.Grid, np.ndarray]:
-    grid, voxels = nifti.read(kind, file)
+def _checked(kind: str, file: Path) -> nifti.Image:
+    image = nifti.read(kind, file)
     if kind == "seg":
-        segmentations.renumbered(voxels, file)
-    elif not voxels.any():
+        segmentations.renumbered(image.voxels, file)
+    elif not image.voxels.any():
         raise UserError(f"{kind} is zero everywhere")
-    return grid, voxels
+    return image
 
 
 def _check_scaling(modality: str, voxels: np.ndarray, image: np.ndarray, file: Path) -> None:

@@ -9,6 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
+from unet3d.brats.nifti import Grid
 
 TARGET_SPACING = (1.0, 1.0, 1.0)
 
@@ -63,14 +66,32 @@ def load(files: Sequence[Path], threads: int = 1) -> tuple[np.ndarray, dict]:
     return np.concatenate([array for array, _, _ in loaded]), {**loaded[0][2], "list_of_data_files": names}
 
 
+def properties(grid: Grid, files: Sequence[Path]) -> dict:
+    """nnU-Net's properties of a case whose first image lies on this grid, as `load` gives them."""
+    return {
+        "original_size_of_raw_data": np.array(grid.size[::-1]),
+        "original_spacing": np.array(grid.spacing[::-1]),
+        "list_of_data_files": [str(file) for file in files],
+        "seg_file": None,
+        "itk_origin": grid.origin,
+        "itk_spacing": grid.spacing,
+        "itk_direction": grid.direction,
+    }
+
+
 def crop(array: np.ndarray, properties: dict) -> tuple[np.ndarray, dict, np.ndarray]:
     """Cut to the non-zero region [modality, z, y, x]; the properties with those of the crop, and nnU-Net's map of what is
     outside of the mask, -1 there."""
+    nonzero: NDArray[np.bool_] = (array != 0).any(axis=0)
+    sides = [np.flatnonzero(nonzero.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    box = [(int(side[0]), int(side[-1]) + 1) for side in sides]
     with quiet():
         from nnunet.preprocessing.cropping import ImageCropper
 
-        array, outside, properties = ImageCropper.crop(array, properties)
-    return array, properties, outside
+        # It fills the holes of a mask of all that it is given, which takes longest; outside of the box there are none.
+        array, outside, properties = ImageCropper.crop(array[:, *(slice(*ends) for ends in box)], properties)
+    found = zip(properties["crop_bbox"], box, strict=True)
+    return array, {**properties, "crop_bbox": [[low + begin for low in ends] for ends, (begin, _) in found]}, outside
 
 
 def resampled_size(shape: Sequence[int], properties: dict) -> tuple[int, ...]:

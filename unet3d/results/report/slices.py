@@ -105,11 +105,12 @@ def save(
         }
         for modality in SHOWN:
             path = cases[name].images[MODALITIES.index(modality)]
-            grid, voxels = nifti.read(modality, path)
+            image = nifti.read(modality, path)
+            voxels = image.voxels
             if labels.z >= len(voxels) or voxels[labels.z].shape != labels.truth.shape:
                 raise UserError(f"{modality} of {shown(name)} has changed since it was predicted")
             arrays[f"{place}_{modality}"] = _grey(voxels[labels.z])
-            arrays[f"{place}_sides"] = np.array(_sides(grid.direction))
+            arrays[f"{place}_sides"] = np.array(_sides(image.grid.direction))
     with files.whole_file(folder / FILE) as partial:
         np.savez_compressed(partial, **arrays)
 
