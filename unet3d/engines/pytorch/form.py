@@ -38,6 +38,8 @@ class Form:
     convolutions: Callable[[], dict[str, str]] | None = None  # how each convolution, or each kind of them, is computed
     # What each of our operators multiplies for a batch of a shape, in order of execution.
     executed: Callable[[Sequence[int]], list[Executed]] | None = None
+    # Gives back what memory it keeps from one call to the next.
+    release: Callable[[], object] | None = None
     warnings: list[tuple[str, str]] = field(default_factory=list)
     load_seconds: dict[str, float] = field(default_factory=dict)
 
@@ -122,6 +124,7 @@ def _for_cpu(request: Request, reference: nn.Module) -> Form:
             warnings=[("fallback-operators", f"PyTorch's operators ran instead of ours: {told}. {build.REMEDY}")],
         )
     from unet3d.network.cpu import CpuUNet
+    from unet3d.network.cpu_ops import ops
 
     ranges: dict[str, Ranges] | None = None
     seconds: dict[str, float] = {}
@@ -137,5 +140,6 @@ def _for_cpu(request: Request, reference: nn.Module) -> Form:
         compile_backend=GRAPH_ONLY,
         convolutions=network.forms,
         executed=network.executed,
+        release=ops.release_kept,
         load_seconds=seconds,
     )
