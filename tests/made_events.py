@@ -22,7 +22,7 @@ class MadeUpGpu:
         if not self.sees:
             return []
         seen, tell = [], itertools.count(1)
-        for event in profile.profiler.kineto_results.events():
+        for event in profile.kineto_results.events():
             if event.name().startswith(MARK):
                 host = Event(event.name(), False, event.start_ns(), event.duration_ns(), next(tell), 0)
                 inner = Event("aten::inner", False, event.start_ns() + 1, 1, next(tell), 0)

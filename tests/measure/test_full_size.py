@@ -1,17 +1,20 @@
 """The check at full size: what is wrong only there is found, and fp32's values are computed once."""
 
+import io
 import json
+import weakref
 from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
 from made_results import results
-from making import agreement, plan_of, settings_of
+from making import agreement, effective, plan_of, settings_of
 
 import unet3d
 from unet3d import cli
 from unet3d.brats import noise
+from unet3d.brats.volumes import RandomVolumes
 from unet3d.config.precisions import PRECISIONS
 from unet3d.devices import host
 from unet3d.devices.cpu import CpuDevice
@@ -20,6 +23,7 @@ from unet3d.errors import MismatchError
 from unet3d.measure import against_fp32, full_size, prepare
 from unet3d.network.inference import InferenceUNet
 from unet3d.planning.group import SingleProcess
+from unet3d.results.console import Console
 from unet3d.results.report import tables
 
 FULL = (96, 64, 64)  # of these tests: larger than the volume of the check before
@@ -97,6 +101,33 @@ def test_rounding_is_told_from_an_error_that_grows_with_the_volume(narrow_refere
 def test_nan_at_full_size_stops_the_run(narrow_reference, expected):
     with pytest.raises(MismatchError, match="nothing was timed"):
         full_size.check(WrongWhenLarge(narrow_reference, float("nan")), expected, agreement())
+
+
+class Counting(WrongWhenLarge):
+    """Knows how many staged volumes are alive at each inference."""
+
+    def __init__(self, reference):
+        super().__init__(reference, off=0.0)
+        self.load_seconds, self.warnings, self._staged, self.alive = {}, [], weakref.WeakSet(), []
+
+    def stage(self, volumes):
+        staged = super().stage(volumes)
+        self._staged.add(staged)
+        return staged
+
+    def infer(self, staged):
+        self.alive.append(len(self._staged))
+        return super().infer(staged)
+
+    compile = infer
+
+
+def test_no_other_volume_is_staged_beside_the_one_that_is_compared(narrow_reference, expected):
+    engine = Counting(narrow_reference)
+    plan = plan_of(dummy="yes", volume_shape="96,64,64", warm_up=1)
+    checked = prepare.Checked(engine, agreement(), effective(), ())
+    prepare.warm_up(plan, checked, RandomVolumes(1, FULL, 0), Console(stream=io.StringIO()), SingleProcess(), expected)
+    assert engine.alive == [1, 1, 1]  # compiled, compared, warmed up
 
 
 def test_values_are_computed_once_for_the_same_weights_and_shape(narrow_reference, expected, tmp_path, monkeypatch):

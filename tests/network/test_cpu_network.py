@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from unet3d.engines.pytorch.form import GRAPH_ONLY
 from unet3d.network import cpu, flops
 from unet3d.network.cpu_ops import build
 from unet3d.network.plans import random_plans
@@ -94,10 +95,8 @@ def test_a_trace_is_right_for_other_shapes(network):
 def test_a_compiled_network_is_one_graph_and_right(network):
     torch._dynamo.reset()
     x = volume(1, 4, 32, 64, 32).contiguous(memory_format=torch.channels_last_3d)
-    compiled = torch.compile(network, dynamic=False, fullgraph=True)
-    # PyTorch's cache of compiled graphs does not look at an operator's arguments: one of another version would be taken.
-    with torch._inductor.config.patch(force_disable_caches=True):
-        assert error(compiled(x), network(x)) < 1e-6
+    compiled = torch.compile(network, dynamic=False, fullgraph=True, backend=GRAPH_ONLY)
+    assert error(compiled(x), network(x)) < 1e-6
 
 
 def test_two_streams_at_once(network):

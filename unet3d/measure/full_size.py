@@ -114,6 +114,12 @@ def expected(reference: torch.nn.Module, shape: tuple[int, int, int], cache_dir:
     return Expected(shape, np.load(folder / FILE, allow_pickle=False))
 
 
+def _batch(shape: tuple[int, int, int], size: int) -> NDArray[np.float32]:
+    """The volume as each sample of a batch. One sample is no copy, which would be as large again."""
+    one = volume(shape)
+    return one if size == 1 else np.repeat(one, size, axis=0)
+
+
 def check(engine: Engine, wanted: Expected, small: Agreement) -> tuple[Agreement, list[RunWarning]]:
     """One inference of a compiled engine, each sample of its batch compared; the worst one's agreement.
 
@@ -122,8 +128,7 @@ def check(engine: Engine, wanted: Expected, small: Agreement) -> tuple[Agreement
     Raises:
         MismatchError: when the output has NaN or Inf, or is further from fp32 than the precision explains.
     """
-    batch = engine.request.shape[0]
-    logits = engine.logits(engine.infer(engine.stage(np.repeat(volume(wanted.shape), batch, axis=0))))
+    logits = engine.logits(engine.infer(engine.stage(_batch(wanted.shape, engine.request.shape[0]))))
     found = logits.reshape(*logits.shape[:2], -1)[:, :, voxels(wanted.shape)]
     # As volumes of one row of voxels.
     reference = wanted.logits.T[None, :, None, None, :]

@@ -179,11 +179,12 @@ def warm_up(
     # Weights in other forms, which are free by now, are not the measured network's memory.
     host.give_back_freed_memory()
     plan.device.reset_peak_memory()
-    staged = engine.stage(volumes.batch(0))
     group.working("compiling")
     with out.phase("compiling for the volume's shape"):
-        engine.compile(staged)
+        engine.compile(engine.stage(volumes.batch(0)))
     agreement, memory_before, warnings = _check_full_size(plan, checked, out, group, expected)
+    # Staged only now: the check has volumes of its own.
+    staged = engine.stage(volumes.batch(0))
     calls = WarmUp(plan.settings.warm_up)
     with out.phase("warming up") as phase:
         while not calls.done:

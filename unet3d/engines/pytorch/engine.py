@@ -224,7 +224,13 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         logits = self.logits(output)
         if tuple(staged.shape) != self.request.shape:
             lane.graphs.pop(tuple(staged.shape), None)
+            del output
+            self._release()
         return logits
+
+    def _release(self) -> None:
+        if self._form.release is not None:
+            self._form.release()
 
     def _ensure_jit(self, staged: torch.Tensor) -> Runnable:
         """The callable that is compared with fp32, warmed up and timed, made at the first call."""
@@ -234,7 +240,8 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         return self._run
 
     def logits(self, output: torch.Tensor) -> NDArray[np.float32]:
-        return output.float().cpu().contiguous().numpy()
+        # At once: a step for the type and one for the layout would hold a volume of logits each.
+        return output.to("cpu", self._torch.float32, memory_format=self._torch.contiguous_format).numpy()
 
     def labels(self, output: torch.Tensor) -> NDArray[np.uint8]:
         return labels_of.most_likely(output).cpu().numpy()
@@ -313,3 +320,4 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         for lane in self._lanes:
             lane.graphs.clear()
         self._ring.clear()
+        self._release()

@@ -39,6 +39,8 @@ class Form:
     chosen_by: str | None = None  # where the choice of these forms is from, where there was one
     # What each of our operators multiplies for a batch of a shape, in order of execution.
     executed: Callable[[Sequence[int]], list[Executed]] | None = None
+    # Gives back what memory it keeps from one call to the next.
+    release: Callable[[], object] | None = None
     warnings: list[tuple[str, str]] = field(default_factory=list)
     load_seconds: dict[str, float] = field(default_factory=dict)
 
@@ -129,6 +131,7 @@ def _for_cpu(request: Request, reference: nn.Module) -> Form:
             warnings=[("fallback-operators", f"PyTorch's operators ran instead of ours: {told}. {build.REMEDY}")],
         )
     from unet3d.network.cpu import CpuUNet
+    from unet3d.network.cpu_ops import ops
 
     ranges: dict[str, Ranges] | None = None
     seconds: dict[str, float] = {}
@@ -144,5 +147,6 @@ def _for_cpu(request: Request, reference: nn.Module) -> Form:
         compile_backend=GRAPH_ONLY,
         convolutions=network.forms,
         executed=network.executed,
+        release=ops.release_kept,
         load_seconds=seconds,
     )

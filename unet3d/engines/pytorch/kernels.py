@@ -50,14 +50,14 @@ class Kernel:
         return self.name.startswith(COPIES)
 
 
-def events(profile: torch.profiler.profile) -> list[Event]:
+def events(profile: torch.autograd.profiler.profile) -> list[Event]:
     """What a profile that has ended saw."""
 
     def on_device(event: Any) -> bool:
         return bool(event.device_type().name != "CPU")
 
-    assert profile.profiler is not None and profile.profiler.kineto_results is not None
-    seen: Iterable[Any] = profile.profiler.kineto_results.events()
+    assert profile.kineto_results is not None
+    seen: Iterable[Any] = profile.kineto_results.events()
     return [
         Event(
             event.name(),

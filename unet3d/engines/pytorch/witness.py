@@ -36,8 +36,8 @@ class Witness:
             profiler.recording(shapes=True) as profile,
         ):
             yield
-        assert profile.profiler is not None and profile.profiler.kineto_results is not None
-        events = [event for event in profile.profiler.kineto_results.events() if event.name().startswith(CONVOLUTIONS)]
+        assert profile.kineto_results is not None
+        events = [event for event in profile.kineto_results.events() if event.name().startswith(CONVOLUTIONS)]
         ended: dict[int, int] = {}
         for event in sorted((e for e in events if e.dtypes()), key=lambda e: (e.start_ns(), -e.duration_ns())):
             # Only the outermost: PyTorch's convolutions are made of others, and so are some of ours.

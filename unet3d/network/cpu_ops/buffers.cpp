@@ -14,7 +14,7 @@
 namespace unet3d {
 namespace {
 
-// A buffer that so many requests passed by belongs to a volume shape no longer in use. An inference makes about thirty.
+// A buffer that so many requests passed by belongs to a volume shape no longer in use. An inference makes thirty to forty.
 constexpr uint64_t kStale = 128;
 
 // Memory from the system, parts of which are in use: while the small volumes deep in the network are computed, they lie
@@ -40,13 +40,16 @@ State& state() {
   return *instance;
 }
 
-// Gives the system back what nobody has used for `age` requests.
-void release(State& pool, uint64_t age) {
+// Gives the system back what is not in use and was not for `age` requests, and says how many bytes these are.
+size_t release(State& pool, uint64_t age) {
+  size_t bytes = 0;
   pool.buffers.remove_if([&](const Buffer& buffer) {
     if (!buffer.unused() || pool.requests - buffer.last_use < age) return false;
     std::free(buffer.memory);
+    bytes += buffer.bytes;
     return true;
   });
+  return bytes;
 }
 
 void add_buffer(State& pool, size_t bytes) {
@@ -55,12 +58,12 @@ void add_buffer(State& pool, size_t bytes) {
     release(pool, 0);
     memory = huge_pages(bytes);
   }
-  TORCH_CHECK(memory, message("not enough memory: ", bytes, " bytes for a layer's output"));
+  TORCH_CHECK(memory, message("not enough memory: ", bytes, " bytes for a layer"));
   pool.buffers.push_back({memory, bytes, pool.requests, {{0, bytes}}});
 }
 
 // The start of the smallest free range that is large enough.
-void* take(size_t bytes) {
+char* take(size_t bytes) {
   State& pool = state();
   std::lock_guard<std::mutex> lock(pool.mutex);
   ++pool.requests;
@@ -116,6 +119,16 @@ at::Tensor kept_tensor(int64_t n, int64_t channels, int64_t d, int64_t h, int64_
   int64_t strides[] = {d * h * w * channels, 1, h * w * channels, w * channels, channels};
   return at::from_blob(memory, {n, channels, d, h, w}, strides, [bytes](void* p) { give_back(p, bytes); },
                        at::TensorOptions().dtype(type));
+}
+
+KeptScratch::KeptScratch(size_t bytes) : bytes_(whole_pages(bytes)), memory_(take(bytes_)) {}
+
+KeptScratch::~KeptScratch() { give_back(memory_, bytes_); }
+
+int64_t release_kept() {
+  State& pool = state();
+  std::lock_guard<std::mutex> lock(pool.mutex);
+  return release(pool, 0);
 }
 
 }  // namespace unet3d

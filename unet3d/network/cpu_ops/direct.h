@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "buffers.h"
 #include "driver.h"
 #include "layer.h"
 #include "output.h"
@@ -74,7 +75,8 @@ class Direct {
   void run_whole() {
     int64_t d = layer_.out.d, h = layer_.out.h, lines = depth_in(d) * depth_in(h);
     set_offsets(d, h);
-    E* a = (E*)shared_scratch(staged(d, h) * sizeof(E));
+    KeptScratch scratch(staged(d, h) * sizeof(E));
+    E* a = (E*)scratch.data();
     layer_.moments->resize(layer_.samples, d, layer_.channels_out);
     for (int64_t sample = 0; sample < layer_.samples; ++sample) {
       for_each(blocks_in_ * lines, 0, [&](int64_t item, char*) {

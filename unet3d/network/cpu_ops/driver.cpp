@@ -30,7 +30,7 @@ struct Scratch {
   ~Scratch() { std::free(memory); }
 };
 
-thread_local Scratch own, shared;
+thread_local Scratch own;
 
 }  // namespace
 
@@ -55,7 +55,5 @@ char* huge_pages(size_t bytes) {
   madvise(memory, bytes, MADV_HUGEPAGE);
   return (char*)memory;
 }
-
-char* shared_scratch(size_t bytes) { return shared.at_least(bytes); }
 
 }  // namespace unet3d

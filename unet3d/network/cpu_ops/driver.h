@@ -12,9 +12,6 @@ namespace unet3d {
 // `scratch` has `bytes` bytes for the calling thread alone, aligned to 2 MiB, with anything in them.
 void for_each(int64_t items, size_t bytes, c10::function_ref<void(int64_t, char*)> body);
 
-// Memory of the calling thread for one layer's intermediate values, read by all threads. Valid until the next call.
-char* shared_scratch(size_t bytes);
-
 // One huge page of x86-64: memory is aligned to it and made in multiples of it, so that the kernel can use such pages.
 constexpr size_t kPage = 2 << 20;
 // `bytes` made up to whole pages.

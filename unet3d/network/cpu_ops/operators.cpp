@@ -182,6 +182,7 @@ TORCH_LIBRARY(unet3d_fused, m) {
       "-> (Tensor, Tensor, Tensor)");
   m.def("upsample(Tensor x, Tensor? scale, Tensor? shift, float slope, Tensor weight, bool tiles=False) -> Tensor");
   m.def("head(Tensor x, Tensor? scale, Tensor? shift, float slope, Tensor weight, Tensor? bias, bool tiles=False) -> Tensor");
+  m.def("release_kept() -> int", release_kept);
   m.def("vectors() -> str", vectors);
   m.def("amx() -> bool", has_amx);
   m.def("product_loops() -> str[]", product_loops);

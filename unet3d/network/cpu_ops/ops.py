@@ -1,4 +1,5 @@
-"""Shapes of the fused layers' results, for torch.compile and for tensors without storage."""
+"""The fused layers' operators from Python: shapes of their results, as torch.compile asks for them, their FLOP, and the
+memory that they keep."""
 
 from __future__ import annotations
 
@@ -15,6 +16,13 @@ CONV, UPSAMPLE, HEAD = "unet3d_fused::conv", "unet3d_fused::upsample", "unet3d_f
 # Places of the arguments in the operators' schemas.
 X, SKIP, WEIGHT, STRIDE, GAMMA = 0, 3, 7, 8, 9
 UPSAMPLE_WEIGHT = HEAD_WEIGHT = 4
+
+
+def release_kept() -> int:
+    """Give the system back what layers keep from call to call and no tensor lies in; returns how many bytes it is."""
+    import torch
+
+    return int(torch.ops.unet3d_fused.release_kept())
 
 
 def channels_last(x: torch.Tensor, channels: int, extents: list[int]) -> torch.Tensor:

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "buffers.h"
 #include "driver.h"
 #include "layer.h"
 #include "output.h"
@@ -93,7 +94,8 @@ class Winograd {
     h = divide_up(h_, divide_up(h_, h));
     set_stride(d_ * h * w_);
     int64_t a_floats = blocks_in_ * kPositions * stride_, m_floats = panels_ * kPositions * stride_;
-    float *a = (float*)shared_scratch((a_floats + m_floats) * 4), *m = a + a_floats;
+    KeptScratch scratch((a_floats + m_floats) * 4);
+    float *a = (float*)scratch.data(), *m = a + a_floats;
     layer_.moments->resize(layer_.samples, h_ * w_, layer_.channels_out);
     for (int64_t sample = 0; sample < layer_.samples; ++sample) {
       for (int64_t y = 0; y < h_; y += h) {
