@@ -236,11 +236,13 @@ def test_rows_of_a_gpu_are_its_layers_and_add_up_to_the_latency(jit, input_on_de
 
     for _ in range(10):
         latency()
+    # Without a graph a call is as fast as the host launches, which other work on its cores changes meanwhile.
+    latencies = [median(latency() for _ in range(20))]
     layers, told_ = profile.measure(engine, staged)
-    afterwards = median(latency() for _ in range(20))
+    latencies.append(median(latency() for _ in range(20)))
     engine.close()
     assert told_.notes == ()
-    assert sum(layer.ms for layer in layers) == pytest.approx(afterwards, rel=0.05)
+    assert 0.95 * min(latencies) < sum(layer.ms for layer in layers) < 1.05 * max(latencies)
     *ran, gaps = layers
     assert gaps.name == "gaps between kernels"
     if jit != "none":

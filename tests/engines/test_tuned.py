@@ -13,7 +13,7 @@ import pytest
 import torch
 from made_gpu import HostGpu
 from making import plan_of
-from marks import needs_cuda
+from marks import needs_cuda, skip_without_triton
 
 from unet3d import caches
 from unet3d.brats import weights
@@ -255,6 +255,7 @@ def error_of(engine, network, shape):
 
 
 def test_a_small_network_is_tuned_and_runs(small_reference, monkeypatch, tmp_path):
+    skip_without_triton()
     for name in ("CALLS", "CALLS_BEFORE", "ROUNDS", "LEAST_ROUNDS"):
         monkeypatch.setattr(gpu_tuning, name, 1)
     monkeypatch.setattr(gpu_tuning, "WARM_S", 0)
