@@ -203,7 +203,7 @@ def test_shares_of_the_hardware_count_what_was_executed(run, doc):
     }
     _, parsed = page(doc, run)
     text = " ".join(parsed.text.split())
-    assert "(25%)" in text and "hardware ceiling" in text and "fp32: AVX-512 FMA in registers" in text
+    assert "(25%)" in text and "hardware ceiling" in text and "(AVX-512 FMA in registers)" in text
     assert "A volume took 0.5 TFLOP of products (0.5 in fp32), which the share counts." in text
     assert "nominal: of 3.7 TFLOP per volume" in text
     assert "Library ceiling of bf16" in text and "Above 100%" not in text

@@ -21,7 +21,6 @@ class Reached:
     of_hardware: bool  # otherwise the ceiling is a library's
     executed: float | None  # 1e12 FLOP of a volume; None in results of an older version, whose rate is the nominal one
     nominal: float  # the same, of the network's direct convolutions
-    how: str  # what the ceiling was measured with
 
     @property
     def share(self) -> float:
@@ -62,7 +61,10 @@ def notes(doc: Results) -> list[str]:
         return []
     told = []
     if run.executed is None:
-        told.append("The ceiling is the best rate of a library's product; the run's rate counts direct convolutions' FLOP.")
+        told.append(
+            f"The ceiling is the best rate of a library's product ({measured['matmul_how']}, {measured['precision']}); "
+            "the run's rate counts direct convolutions' FLOP."
+        )
     else:
         parts = ", ".join(f"{tflop:.3g} in {products}" for products, tflop in measured.get("executed_tflop", {}).items())
         told.append(
@@ -89,7 +91,7 @@ def of(doc: Results) -> Reached | None:
     if not executed:
         if not matmul:
             return None
-        return Reached(stats["tflops"], matmul, False, None, nominal, f"{measured['matmul_how']}, {measured['precision']}")
+        return Reached(stats["tflops"], matmul, False, None, nominal)
     ceilings = Ceilings(
         measured["device"],
         measured["precision"],
@@ -110,5 +112,4 @@ def of(doc: Results) -> Reached | None:
         of_hardware=all(rate in ceilings.hardware for rate in rates),
         executed=total,
         nominal=nominal,
-        how="; ".join(f"{rate.products}: {rate.how}" for rate in rates),
     )

@@ -215,8 +215,7 @@ def ceilings(run: Reached) -> str:
     label = f"{number(run.tflops)} {counted} of {number(run.ceiling)} TFLOP/s, {run.share:.0%} of the measured {run.name}"
     with canvas("ceilings", label, 1.45) as drawn:
         axes = drawn.axes
-        ceiling = f"{run.name} {number(run.ceiling)} ({shown(run.how, 60)})"
-        axes.barh(0, run.ceiling, color=SOFT, height=0.5, label=ceiling)
+        axes.barh(0, run.ceiling, color=SOFT, height=0.5, label=f"{run.name} {number(run.ceiling)}")
         axes.barh(0, run.tflops, color=ACCENT, height=0.5, label=f"this run {number(run.tflops)} ({run.share:.0%})")
         axes.set(xlabel=f"TFLOP/s, {counted}", yticks=[], xlim=(0, 1.02 * max(run.ceiling, run.tflops)))
         axes.spines["left"].set_visible(False)
