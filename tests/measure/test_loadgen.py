@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import sys
-import time
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import making
 import numpy as np
 import pytest
 import yaml
+from made_engine import Thresholds
 
 from unet3d import cli
 from unet3d.brats import dataset, preprocessing, sample_data
@@ -32,32 +32,6 @@ from unet3d.results.facts import VolumesFacts
 SHAPE = (64, 64, 64)
 TINY = (48, 48, 31)
 needs_loadgen = pytest.mark.skipif(importlib.util.find_spec("mlperf_loadgen") is None, reason=mlperf.INSTALL)
-
-
-class Thresholds:
-    """Stands for an engine: classes by the flair channel's brightness, after a pause where one is asked for."""
-
-    depth = 1
-
-    def __init__(self, pause=0.0, fail_at=None):
-        self.pause, self.fail_at, self.batches = pause, fail_at, []
-
-    def stage(self, volumes, slot=None):
-        return volumes
-
-    def infer(self, staged):
-        self.batches.append(len(staged))
-        if len(self.batches) == self.fail_at:
-            raise MemoryError("the engine failed")
-        time.sleep(self.pause)
-        return staged
-
-    def logits(self, output):
-        flair = output[:, 3:]
-        return np.concatenate([-flair + 0.5, flair - 0.4, 2 * flair - 1.3, 3 * flair - 3.1], axis=1).astype(np.float32)
-
-    def labels(self, output):
-        return self.logits(output).argmax(axis=1).astype(np.uint8)
 
 
 class Overlapping(Thresholds):

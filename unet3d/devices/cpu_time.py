@@ -77,7 +77,9 @@ def between(first: Reading, last: Reading) -> Disturbance | None:
     window = last.at - first.at
     own, stolen = last.own - first.own, last.cpus.stolen - first.cpus.stolen
     others = max(0.0, last.cpus.busy - first.cpus.busy - own)
-    whole = window * last.cpus.count
+    # The counters move in ticks, and may have counted a little more than the clock.
+    counted = last.cpus.busy + last.cpus.idle - first.cpus.busy - first.cpus.idle
+    whole = max(window * last.cpus.count, counted)
     return Disturbance(
         window_s=window,
         cpus=last.cpus.count,
