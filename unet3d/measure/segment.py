@@ -17,6 +17,7 @@ from unet3d import progress
 from unet3d.brats import dataset, preprocessing, segmentations
 from unet3d.brats.dataset import Case
 from unet3d.brats.preprocessing import case as whole_case
+from unet3d.brats.preprocessing import nnunet
 from unet3d.engines.base import Engine
 from unet3d.errors import UserError, shown
 from unet3d.measure import pipeline, prepare
@@ -123,6 +124,7 @@ def segment(
         UserError: when segmentations cannot be written. A case whose files are bad is noted, and the others go on.
     """
     shape, threads = plan.settings.volume_shape, plan.settings.threads
+    nnunet.import_libraries()
     first, begin = 0, perf_counter()
     with progress.phase("segmenting", len(cases), "cases") as phase:
 

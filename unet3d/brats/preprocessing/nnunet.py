@@ -51,6 +51,13 @@ def quiet() -> Iterator[None]:
         yield
 
 
+def import_libraries() -> None:
+    """Import what reading and preparing a case need, so that it is no part of the first case's time."""
+    with quiet():
+        import nibabel  # noqa: F401
+        from nnunet.preprocessing import cropping, preprocessing  # noqa: F401 - ITK comes with them
+
+
 def load(files: Sequence[Path], threads: int = 1) -> tuple[np.ndarray, dict]:
     """Float32 [modality, z, y, x] as in the files, and nnU-Net's properties of the case. threads: files read at a time."""
     with quiet():
