@@ -98,6 +98,14 @@ def test_rounding_is_told_from_an_error_that_grows_with_the_volume(narrow_refere
         assert found.relative_error < PRECISIONS["bf16"].error_limit
 
 
+def test_an_error_that_int8_has_on_other_volumes_is_not_warned_of(narrow_reference, expected):
+    for rounded, names in ((0.03, []), (0.1, ["full-size-error"])):
+        made = WrongWhenLarge(narrow_reference, 0.0, "int8", rounded=rounded)
+        found, warnings = full_size.check(made, expected, agreement())
+        assert [warning.name for warning in warnings] == names
+        assert 0.5 * rounded < found.relative_error < 1.5 * rounded
+
+
 def test_nan_at_full_size_stops_the_run(narrow_reference, expected):
     with pytest.raises(MismatchError, match="nothing was timed"):
         full_size.check(WrongWhenLarge(narrow_reference, float("nan")), expected, agreement())

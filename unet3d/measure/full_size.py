@@ -17,6 +17,7 @@ import numpy as np
 
 from unet3d import progress
 from unet3d.brats import noise
+from unet3d.config.precisions import PRECISIONS
 from unet3d.devices import host
 from unet3d.engines import export_cache
 from unet3d.errors import MismatchError
@@ -39,9 +40,6 @@ VOXELS = 2**15
 # An engine that is right is about as far from fp32 as it is on a small volume. What is further away by more than this factor is
 # warned of, and what is further than its precision explains ends the run.
 FACTOR = 2.0
-# No warning below this. In floating point sums in another order explain it. The steps of int8 suit the volumes that they were
-# found with; on others the error is a few times that of calibrated ones.
-LEAST, LEAST_OF_INT8 = 1e-3, 0.05
 
 
 @dataclass(frozen=True)
@@ -144,8 +142,7 @@ def check(engine: Engine, wanted: Expected, small: Agreement) -> tuple[Agreement
             f"{told}. At most {worst.limit} is plausible; nothing was timed. Try another ENGINE, NETWORK, PRECISION or version "
             "of the engine, or FULL_SIZE_CHECK=no to time it all the same"
         )
-    least = LEAST_OF_INT8 if engine.request.precision == "int8" else LEAST
-    if worst.relative_error > max(least, FACTOR * small.relative_error):
+    if worst.relative_error > max(PRECISIONS[engine.request.precision].unsaid_error, FACTOR * small.relative_error):
         return worst, [
             RunWarning(
                 "full-size-error",
