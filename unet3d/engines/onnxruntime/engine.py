@@ -13,7 +13,7 @@ from unet3d.engines import labels as labels_of
 from unet3d.engines.base import CONTIGUOUS, REFERENCE, Effective, Engine, Finished, Profiled, Request
 from unet3d.engines.onnxruntime import providers, refusals
 from unet3d.engines.onnxruntime.lane import SessionLane
-from unet3d.engines.pytorch.ring import DEPTH, Ring
+from unet3d.engines.pytorch.ring import Ring
 from unet3d.errors import MismatchError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class OnnxRuntimeEngine(Engine["torch.Tensor", "torch.Tensor"]):
         self._free: queue.SimpleQueue[SessionLane] = queue.SimpleQueue()
         for lane in self._lanes:
             self._free.put(lane)
-        self._ring = Ring(self._device, channels_last=False)
+        self._ring = Ring(self._device, self.request.streams, self._threads, channels_last=False)
         if self._device.is_host:
             for lane in self._lanes:
                 lane.session(self.request.shape)
@@ -91,8 +91,7 @@ class OnnxRuntimeEngine(Engine["torch.Tensor", "torch.Tensor"]):
 
     @property
     def depth(self) -> int:
-        """Streams are calls in flight already."""
-        return DEPTH if self._ring.overlaps and self.request.streams == 1 else 1
+        return self._ring.depth
 
     def stage(self, volumes: NDArray[np.float32], slot: int | None = None) -> torch.Tensor:
         import numpy as np

@@ -24,7 +24,7 @@ from unet3d.engines.base import (
 from unet3d.engines.pytorch import form, jit, profiler, refusals
 from unet3d.engines.pytorch.lanes import Lane
 from unet3d.engines.pytorch.pinning import Pinning
-from unet3d.engines.pytorch.ring import DEPTH, Ring
+from unet3d.engines.pytorch.ring import Ring
 from unet3d.engines.pytorch.witness import Witness
 from unet3d.errors import MismatchError
 from unet3d.network import flops
@@ -116,7 +116,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         self._free: queue.SimpleQueue[Lane] = queue.SimpleQueue()
         for lane in self._lanes:
             self._free.put(lane)
-        self._ring = Ring(device)
+        self._ring = Ring(device, self.request.streams, self._threads)
         self.load_seconds["build"] = perf_counter() - start - sum(self._form.load_seconds.values())
 
     def _why_no_graph(self) -> str | None:
@@ -143,14 +143,9 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
 
     @property
     def depth(self) -> int:
-        """Streams are calls in flight already."""
-        return DEPTH if self._ring.overlaps and self.request.streams == 1 else 1
+        return self._ring.depth
 
     def stage(self, volumes: NDArray[np.float32], slot: int | None = None) -> torch.Tensor:
-        # Several volumes are staged at a time, each by its share of the threads: teams that fill the cores one by one wait for
-        # each other.
-        at_a_time = 1 if slot is None else max(1, self.depth - 1)
-        self._take_threads(max(1, self._threads // at_a_time))
         return self._ring.stage(volumes, self._dtype, slot, self.request.input_on_device)
 
     def start(self, staged: torch.Tensor, slot: int) -> None:

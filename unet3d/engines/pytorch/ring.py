@@ -70,10 +70,14 @@ class Slot:
 class Ring:
     """Slots by number. A slot is used by one thread at a time; different ones by several."""
 
-    def __init__(self, device: Device, channels_last: bool = True):
-        """channels_last: the memory's layout, channels innermost; otherwise outermost."""
+    def __init__(self, device: Device, streams: int = 1, threads: int = 1, channels_last: bool = True):
+        """threads: of the host, for a stream. channels_last: the memory's layout, channels innermost; otherwise outermost."""
         self._device, self._channels_last = device, channels_last
         self.overlaps = not device.is_host and device.times_events
+        # Streams are calls in flight already.
+        self.depth = DEPTH if self.overlaps and streams == 1 else 1
+        # All but one slot are staged at a time. Teams of threads that fill the cores one by one wait for each other.
+        self._threads, self._share = threads, max(1, threads // max(1, self.depth - 1))
         self._bring, self._take = (device.new_stream(), device.new_stream()) if self.overlaps else (None, None)
         self._slots: dict[int, Slot] = {}
         self._lock = threading.Lock()
@@ -99,6 +103,9 @@ class Ring:
         """
         import torch
 
+        threads = self._threads if number is None else self._share
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
         staged = self.memory(tuple(volumes.shape), dtype, number)
         staged.copy_(torch.from_numpy(volumes))
         if not on_device:
