@@ -1,6 +1,7 @@
 """A run says what others did to its CPUs: by counters that are put in for this machine's, which others may use."""
 
 import json
+import os
 from dataclasses import replace
 
 import making
@@ -44,16 +45,19 @@ def test_a_cpu_limit_that_was_met_is_told():
 
 
 class Kernel:
-    """Counters of a machine with 4 CPUs whose others take `share` of them, as the run's own process reads them."""
+    """Counters of a machine whose others take `share` of its CPUs, as the run's own process reads them.
+
+    It has four times the CPUs of the true one: a quarter of them is all that the process's own seconds can fill.
+    """
 
     def __init__(self, share):
-        self._share, self._read = share, cpu_time.read
+        self._share, self._read, self._count = share, cpu_time.read, 4 * os.cpu_count()
 
     def read(self, root=None):
         true = self._read(root)
-        # Each others' second comes on top of the process's own, on CPUs that have the time for both.
-        others = 4 * self._share * true.at
-        return Reading(true.at, Cpus(4, true.own + others, 0, 0), true.own, Throttling(0, 0))
+        whole = self._count * true.at
+        busy = true.own + self._share * whole
+        return Reading(true.at, Cpus(self._count, busy, whole - busy, 0), true.own, Throttling(0, 0))
 
 
 @pytest.mark.timeout(300)
