@@ -7,19 +7,21 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+from made_cpus import BusyCpus
 from making import asked_of
 
 from unet3d import cli, places
 from unet3d.commands import check
 from unet3d.config.precisions import PRECISIONS
 from unet3d.config.settings import SETTINGS
-from unet3d.devices import ceilings, host, registry
+from unet3d.devices import ceilings, cpu_time, host, registry
 from unet3d.devices.ceilings import Ceilings, Rate
 from unet3d.devices.cpu import CpuDevice
 from unet3d.devices.cuda import CudaDevice
 from unet3d.network import cpu, flops
 from unet3d.network.cpu_ops import build, peak
 from unet3d.network.plans import random_plans
+from unet3d.results import advice
 
 INFINITE = 1e30
 
@@ -108,6 +110,18 @@ def test_speed_of_our_form_is_of_the_products_that_it_executes(run_check, precis
 
 def seconds(line):
     return [float(found) for found in re.findall(r"([\d.]+) s\b", line)]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_other_work_is_told_and_the_own_is_not(run_check, monkeypatch, share):
+    """The load average, which counts what this process has just done, says nothing."""
+    monkeypatch.setattr(os, "getloadavg", lambda: (64.0, 64.0, 64.0))
+    # So quick are made-up rates that others' share is of less time than a disturbance takes.
+    monkeypatch.setattr(advice, "LEAST_S", 0)
+    monkeypatch.setattr(cpu_time, "read", BusyCpus(share).read)
+    code, text, _ = run_check("--platform", "CPU", "--precision", "fp32")
+    assert code == 0
+    assert ("other work had 30% of the" in text) == ("stop it and check again" in text) == bool(share)
 
 
 def test_what_is_missing_comes_with_how_to_get_it(run_check, monkeypatch, tmp_path):

@@ -1,16 +1,16 @@
 """A run says what others did to its CPUs: by counters that are put in for this machine's, which others may use."""
 
 import json
-import os
 from dataclasses import replace
 
 import making
 import pytest
+from made_cpus import BusyCpus
 
 from unet3d import cli
 from unet3d.commands.sweep import tables
 from unet3d.devices import cpu_time
-from unet3d.devices.cpu_time import Cpus, Disturbance, Reading, Throttling
+from unet3d.devices.cpu_time import Disturbance
 from unet3d.results import advice
 
 QUIET = Disturbance(
@@ -44,26 +44,10 @@ def test_a_cpu_limit_that_was_met_is_told():
     assert "docker run --cpus" in warning.remedy
 
 
-class Kernel:
-    """Counters of a machine whose others take `share` of its CPUs, as the run's own process reads them.
-
-    It has four times the CPUs of the true one: a quarter of them is all that the process's own seconds can fill.
-    """
-
-    def __init__(self, share):
-        self._share, self._read, self._count = share, cpu_time.read, 4 * os.cpu_count()
-
-    def read(self, root=None):
-        true = self._read(root)
-        whole = self._count * true.at
-        busy = true.own + self._share * whole
-        return Reading(true.at, Cpus(self._count, busy, whole - busy, 0), true.own, Throttling(0, 0))
-
-
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("share", [0.0, 0.6])
 def test_a_run_beside_other_work_says_so(monkeypatch, tmp_path, capsys, share):
-    monkeypatch.setattr(cpu_time, "read", Kernel(share).read)
+    monkeypatch.setattr(cpu_time, "read", BusyCpus(share).read)
     monkeypatch.setattr(advice, "LOOK_S", 0.1)
     settings = {"PLATFORM": "CPU", "PRECISION": "fp32", "JIT": "none", "VOLUME_SHAPE": "64,64,64", "NUM_ITERATIONS": "2"}
     for name, value in {**settings, "WARM_UP": "0", "WEIGHTS": "random", "OUTPUT_DIR": str(tmp_path)}.items():

@@ -19,7 +19,7 @@ from unet3d import columns, installed, places, progress
 from unet3d.config import names, parse, table
 from unet3d.config.precisions import PRECISIONS
 from unet3d.config.values import Asked
-from unet3d.devices import host, process
+from unet3d.devices import cpu_time, host, process
 from unet3d.errors import UserErrors, shown
 from unet3d.measure import rates
 from unet3d.network.cpu_ops import peak
@@ -174,9 +174,7 @@ def _print_speed(runnable: Mapping[str, Mapping[str, Sequence[str]]], asked: Ask
     tflop = flops.flops(plans, shape) / 1e12
     on_threads = f" on {threads} threads" if "CPU" in runnable else ""
     print(f"\nHow fast it should be: {tflop:.3g} TFLOP per volume of {list(shape)}, rates measured now{on_threads}")
-    load = os.getloadavg()[0]
-    if load > max(0.5, 0.25 * host.usable_cores()):
-        print(f"  The machine is busy (load average {load:.1f}): the rates are too low, stop other work and check again.")
+    before = cpu_time.read()
     rows: list[list[str]] = []
     measured: list[str] = []
     for platform, engines in runnable.items():
@@ -195,6 +193,11 @@ def _print_speed(runnable: Mapping[str, Mapping[str, Sequence[str]]], asked: Ask
         "than without overlap and fusion has a reason that can be found: other load, few threads, a missing compiler, a slow "
         "precision. The sample weights' network is narrow, and faster than this."
     )
+    seen = cpu_time.between(before, cpu_time.read())
+    if seen and any(advice.disturbs(seen, platform) for platform in runnable):
+        # Counters, not the load average: that counts this process's own compiling, minutes after its end.
+        text = f"  Meanwhile other work had {seen.others_share:.0%} of the {seen.cpus} CPUs: stop it and check again."
+        print("\n".join(columns.paragraph(text, width)))
     for text in (*measured, explained):
         print("\n".join(columns.paragraph(f"  {text}", width, indent="    " if text in measured else "  ")))
 

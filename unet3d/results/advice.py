@@ -61,7 +61,7 @@ def other_load(settings: Settings) -> Iterator[RunWarning]:
     before = cpu_time.read()
     time.sleep(LOOK_S)
     seen = cpu_time.between(before, cpu_time.read())
-    if seen and _disturbs(seen, settings):
+    if seen and disturbs(seen, settings.platform):
         yield RunWarning(
             "other-load",
             f"before the run other work had {seen.others_share:.0%} of the {seen.cpus} CPUs.",
@@ -71,7 +71,7 @@ def other_load(settings: Settings) -> Iterator[RunWarning]:
 
 def disturbed(seen: Disturbance, settings: Settings) -> Iterator[RunWarning]:
     """What others did to the CPUs while the run was measured."""
-    if _disturbs(seen, settings):
+    if disturbs(seen, settings.platform):
         stolen = f", {seen.stolen_share:.0%} taken by the hypervisor for other machines" if seen.stolen_share >= 0.01 else ""
         yield RunWarning(
             "disturbed",
@@ -87,8 +87,9 @@ def disturbed(seen: Disturbance, settings: Settings) -> Iterator[RunWarning]:
         )
 
 
-def _disturbs(seen: Disturbance, settings: Settings) -> bool:
-    limit = OTHERS_ON_CPU if settings.platform == "CPU" else OTHERS_BESIDE_GPU
+def disturbs(seen: Disturbance, platform: str) -> bool:
+    """Whether others had so much of the CPUs that times measured on this platform are not those of an idle machine."""
+    limit = OTHERS_ON_CPU if platform == "CPU" else OTHERS_BESIDE_GPU
     return seen.others_share > limit and seen.others_cpu_s > LEAST_S
 
 
