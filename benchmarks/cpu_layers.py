@@ -6,8 +6,9 @@
 
 Calls alternate (ours, theirs, ours, ...), so that a drift of the machine meets both; the table has the fastest and the
 median call. `ours` also normalises, activates and makes the moments for the next layer, which oneDNN does not. Shares are of
-the best rate of the library's own products on this machine. On a busy machine `--clock cpu --threads 1` counts the
-processor's time, which others do not take. int8 needs AMX; elsewhere its tiles are emulated, which is for small shapes.
+the hardware ceiling (see `--check`) and count the products that a layer's form executes. On a busy machine
+`--clock cpu --threads 1` counts the processor's time, which others do not take. int8 needs AMX; elsewhere its tiles are
+emulated, which is for small shapes.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from unet3d.brats import weights
 from unet3d.commands.arguments import OneLineParser
 from unet3d.config import kinds
 from unet3d.config.precisions import PRECISIONS
-from unet3d.devices import ceilings
+from unet3d.devices.ceilings import Rate
 from unet3d.errors import UserError
 from unet3d.network import cpu, quantization, reference
-from unet3d.network.cpu_ops import build
+from unet3d.network.cpu_ops import build, forms, peak
 from unet3d.network.inference import InferenceUNet
 from unet3d.workload import SHAPE
 
@@ -112,27 +113,12 @@ def paired(calls: dict[str, Callable[[], object]], arguments: argparse.Namespace
     return seconds
 
 
-def products(module: cpu.Block | cpu.Upsampling, inputs: int, outputs: int, extents: tuple[int, ...]) -> float:
-    """FLOP that the form of a layer really multiplies, tiles that reach over the edge counted whole."""
-    if isinstance(module, cpu.Upsampling):
-        return 2 * inputs * outputs * prod(extents)
-    if module.form.startswith("direct"):
-        return 2 * 27 * inputs * outputs * prod(extents)
-    tile = [int(n) for n in module.form.split(",")[0].split()[1].split("x")]
-    return 2 * inputs * outputs * prod((m + 2) * ceil(n / m) for m, n in zip(tile, extents, strict=True))
-
-
-def products_type(form: str) -> str:
-    """What a form multiplies in, as PRECISIONS names it."""
-    return next(name for name in ("int8", "bf16", "fp32") if f"{name} products" in form)
-
-
 def _layers(ours: cpu.CpuUNet, precision: str, arguments: argparse.Namespace) -> None:
     print(f"\n{precision}:")
-    print("| layer | output | form | ours ms (median) | oneDNN ms (median) | ratio | TFLOP/s | of the products' ceiling |")
+    print("| layer | output | form | ours ms (median) | oneDNN ms (median) | ratio | TFLOP/s, nominal | of the ceiling |")
     print("|---|---|---|---|---|---|---|---|")
     total = {"ours": 0.0, "oneDNN": 0.0}
-    reached: dict[str, float] = {}
+    ceilings: dict[str, Rate | None] = {}
     for name, module, shapes in _modules(ours, arguments.shape):
         sources = [random(*shape).to(ours.dtype).contiguous(memory_format=torch.channels_last_3d) for shape in shapes]
         # What was upsampled has no normalisation, nor has the network's input.
@@ -145,25 +131,29 @@ def _layers(ours: cpu.CpuUNet, precision: str, arguments: argparse.Namespace) ->
         output = module(*raws)[0]
         inputs, outputs, extents = x.shape[1], output.shape[1], tuple(output.shape[2:])
         del output
-        multiplied = products_type(module.form)
-        if multiplied not in reached:
-            reached[multiplied] = ceilings.measure("cpu", multiplied, arguments.threads).matmul_tflops or 0.0
+        multiplied = forms.products(module.form)
+        if multiplied not in ceilings:
+            ceilings[multiplied] = peak.best(multiplied, arguments.threads)
         theirs = _onednn(module, inputs, outputs, x)
         seconds = paired({"ours": partial(module, *raws), "oneDNN": theirs}, arguments)
         best = {key: min(values) for key, values in seconds.items()}
         for key, value in best.items():
             total[key] += value
-        effective = 2 * inputs * outputs * prod(extents) * (1 if isinstance(module, cpu.Upsampling) else 27)
-        share = products(module, inputs, outputs, extents) / best["ours"] / 1e12 / reached[multiplied]
+        upsampling = isinstance(module, cpu.Upsampling)
+        nominal = 2 * inputs * outputs * prod(extents) * (1 if upsampling else 27)
+        # Of an upsampling the numbers are multiplied for each voxel of its input.
+        executed = forms.executed_flop(module.form, module.weight.numel(), 1, shapes[0][2:] if upsampling else extents)
+        ceiling = ceilings[multiplied]
+        share = f"{executed / best['ours'] / 1e12 / ceiling.tflops:.0%}" if ceiling else peak.why_not(multiplied)
         print(
             f"| {name} {inputs}->{outputs} | {'x'.join(map(str, extents))} | {module.form} | "
             f"{best['ours'] * 1e3:.1f} ({median(seconds['ours']) * 1e3:.1f}) | "
             f"{best['oneDNN'] * 1e3:.1f} ({median(seconds['oneDNN']) * 1e3:.1f}) | {best['oneDNN'] / best['ours']:.2f} | "
-            f"{effective / best['ours'] / 1e12:.2f} | {share:.0%} |",
+            f"{nominal / best['ours'] / 1e12:.3g} | {share} |",
             flush=True,
         )
-    rates = ", ".join(f"{rate:.2f} in {name}" for name, rate in reached.items())
-    print(f"sum: ours {total['ours']:.3f} s, oneDNN {total['oneDNN']:.3f} s; the library's products reach TFLOP/s {rates}")
+    rates = ", ".join(f"{rate.tflops:.2f} TFLOP/s by {rate.how}" for rate in ceilings.values() if rate)
+    print(f"sum: ours {total['ours']:.3f} s, oneDNN {total['oneDNN']:.3f} s; hardware ceiling: {rates or 'not measured'}")
 
 
 def _modules(
@@ -193,7 +183,7 @@ def _modules(
 
 def _onednn(module: cpu.Block | cpu.Upsampling, inputs: int, outputs: int, x: torch.Tensor) -> Callable[[], object]:
     """The library's convolution of the same products: in int8 the quantised one, without quantising its input."""
-    if isinstance(module, cpu.Block) and products_type(module.form) == "int8":
+    if isinstance(module, cpu.Block) and forms.products(module.form) == "int8":
         return _onednn_int8(module.stride, inputs, outputs, x)
     if isinstance(module, cpu.Upsampling):
         layer: nn.Module = nn.ConvTranspose3d(inputs, outputs, 2, 2, bias=False)
