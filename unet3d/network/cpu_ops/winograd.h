@@ -20,9 +20,10 @@ namespace unet3d {
 
 // Tiles that one block multiplies at once: as many as a kernel of products.cpp has rows, or twice as many.
 constexpr int64_t kTiles = kLanes == 16 ? 14 : 12;
-// Weights up to this size stay in a cache, and every block of tiles reads them all. Larger ones are read once for as
-// many tiles as kSlabBytes of scratch have room for.
-constexpr int64_t kWeightBytes = 40 << 20, kSlabBytes = 64 << 20;
+// Every block of tiles reads all weights. Where these are so many times the block's own scratch, they are read once for
+// as many tiles as kSlabBytes of scratch have room for, which then lies outside of the cores' caches. Measured on Zen 4
+// with AVX-512 and on Zen 3 with AVX2.
+constexpr int64_t kWeightsOfScratch = kLanes == 16 ? 8 : 4, kSlabBytes = 64 << 20;
 
 // Whether a kernel computes all columns of its rows at once, so that M may take the place of A's first block of channels
 // for the last panel: less memory that wants to be in a cache.
@@ -50,8 +51,8 @@ class Winograd {
     int64_t h = std::clamp<int64_t>(kTiles / d, 1, h_), w = std::clamp<int64_t>(kTiles / (d * h), 1, w_);
     // By the sample's blocks, not the batch's: a sample's result does not depend on its batch.
     int64_t blocks = divide_up(d_, d) * divide_up(h_, h) * divide_up(w_, w);
-    int64_t weight_bytes = kPositions * layer_.channels_in() * layer_.channels_out * 4;
-    if (weight_bytes > kWeightBytes || blocks < 64) {
+    int64_t inputs = layer_.channels_in(), outputs = layer_.channels_out;  // of each position, which all have as many
+    if (inputs * outputs > kWeightsOfScratch * d * h * w * (inputs + outputs) || blocks < 64) {
       run_slabs();
     } else {
       run_blocks(d, h, w);
