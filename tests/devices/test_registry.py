@@ -10,7 +10,7 @@ from unet3d.config import names
 from unet3d.devices import platforms, registry
 from unet3d.devices.base import Device
 from unet3d.devices.cpu import CpuDevice
-from unet3d.engines.pytorch.lanes import Lane
+from unet3d.engines.lanes import Lane
 from unet3d.errors import UserError
 
 

@@ -19,8 +19,8 @@ from unet3d.devices import platforms
 from unet3d.devices.cpu import CpuDevice
 from unet3d.engines.base import Request
 from unet3d.engines.onnxruntime.engine import OnnxRuntimeEngine
-from unet3d.engines.pytorch.ring import DEPTH
 from unet3d.engines.registry import create, refuse
+from unet3d.engines.ring import DEPTH
 from unet3d.errors import ExitCode, MismatchError, UserError, UserErrors
 from unet3d.measure import pipeline
 

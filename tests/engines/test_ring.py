@@ -8,7 +8,7 @@ from made_queues import Queues
 from unet3d.devices.cpu import CpuDevice
 from unet3d.engines.base import Request
 from unet3d.engines.pytorch.engine import TorchEngine
-from unet3d.engines.pytorch.ring import DEPTH, Ring
+from unet3d.engines.ring import DEPTH, Ring
 from unet3d.measure import pipeline
 
 SHAPE = (1, 4, 64, 32, 32)

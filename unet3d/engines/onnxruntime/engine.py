@@ -13,7 +13,7 @@ from unet3d.engines import labels as labels_of
 from unet3d.engines.base import CONTIGUOUS, REFERENCE, Effective, Engine, Finished, Profiled, Request
 from unet3d.engines.onnxruntime import providers, refusals
 from unet3d.engines.onnxruntime.lane import SessionLane
-from unet3d.engines.pytorch.ring import Ring
+from unet3d.engines.ring import Ring
 from unet3d.errors import MismatchError
 
 if TYPE_CHECKING:

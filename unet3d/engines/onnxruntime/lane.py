@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from unet3d.engines.lanes import Lane
 from unet3d.engines.onnxruntime.export import INPUT, OUTPUT
-from unet3d.engines.pytorch.lanes import Lane
 from unet3d.errors import UserError, shown
 
 if TYPE_CHECKING:

@@ -21,11 +21,11 @@ from unet3d.engines.base import (
     Profiled,
     Request,
 )
+from unet3d.engines.lanes import Lane
 from unet3d.engines.pytorch import form, jit, profiler, refusals
-from unet3d.engines.pytorch.lanes import Lane
 from unet3d.engines.pytorch.pinning import Pinning
-from unet3d.engines.pytorch.ring import Ring
 from unet3d.engines.pytorch.witness import Witness
+from unet3d.engines.ring import Ring
 from unet3d.errors import MismatchError
 from unet3d.network import flops
 from unet3d.network.cpu_ops import build
