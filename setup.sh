@@ -13,7 +13,8 @@ here=$(cd -P -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" >/dev/nu
 venv="$here/.venv"
 log="$here/setup.log"
 fresh="$venv/.weights-not-tried"
-needed_gb=4
+needed_gb=4 # with a PyTorch for CPUs
+needed_with_cuda_gb=10
 
 say() { echo "setup: $*" >&2; }
 fail() {
@@ -57,7 +58,7 @@ system_python() {
 
 explain() {
     if grep -q 'No space left' "$log"; then
-        fail "the disk is full; free $needed_gb GB in $here or in \$TMPDIR, then run ./setup.sh again"
+        fail "the disk is full; free $needed_with_cuda_gb GB in $here or in \$TMPDIR, or $needed_gb GB for a PyTorch without CUDA (docs/install.md), then run ./setup.sh again"
     elif grep -qE 'NewConnectionError|Temporary failure|timed out|No matching distribution|ProxyError' "$log"; then
         fail "the package index cannot be reached or lacks a pinned package; check network and proxy (http_proxy, https_proxy, PIP_INDEX_URL), then run ./setup.sh again; details: $log"
     fi

@@ -102,6 +102,17 @@ def test_an_active_environment_that_a_run_does_not_work_in_is_named(checkout):
     assert setup(checkout) == (used, [])  # the system's Python is nobody's choice
 
 
+def test_a_full_disk_is_told_with_what_cuda_needs(checkout):
+    """4 GB were free, or nothing had begun: it is CUDA's libraries that fill the disk, on a machine without a GPU too."""
+    python = checkout / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\necho "ERROR: [Errno 28] No space left on device"\nexit 1\n')
+    stand_in(checkout / "active", 1, "psutil is not installed")
+    with pytest.raises(subprocess.CalledProcessError) as ended:
+        setup(checkout)
+    assert ended.value.returncode == 2
+    assert "free 10 GB" in ended.value.stderr and "4 GB for a PyTorch without CUDA" in ended.value.stderr
+
+
 @pytest.mark.timeout(300)
 def test_a_run_does_without_what_is_spared(tmp_path):
     """The modules of those packages cannot be imported here: neither the run nor its results need them."""

@@ -1,6 +1,7 @@
 """Whole cases from NIfTI to NIfTI: nnU-Net's own segmentation voxel by voxel, and what bad cases and signals leave."""
 
 import copy
+import io
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from making import plan_of
 
 from unet3d import cli
 from unet3d.brats import dataset, sample_data
@@ -20,7 +22,12 @@ from unet3d.brats.preprocessing import case as whole_case
 from unet3d.brats.preprocessing import nnunet, pad
 from unet3d.brats.preprocessing.nnunet import quiet
 from unet3d.brats.preprocessing.volume import inner_slices
+from unet3d.errors import MismatchError
+from unet3d.measure import full_size
+from unet3d.measure.segment import make_engine
 from unet3d.network.cpu_ops import build
+from unet3d.results.console import Console
+from unet3d.results.record import Record
 from unet3d.workload import NNUNET_TO_BRATS
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +95,29 @@ def test_segmentations_are_nnunets_voxel_by_voxel(data, tmp_path, capsys):
     assert document["effective"]["precision"] == "fp32" and document["weights"]["kind"] == "sample"
     printed = capsys.readouterr().out
     assert all(name in printed for name in names) and "3 cases in" in printed
+
+
+def test_the_engine_is_compared_with_fp32_at_full_size_too(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    case, found = str(dataset.find_cases(data)[0].folder), {}
+    for check in ("yes", "no"):
+        words = [word.replace("64,64,64", "96,64,64") for word in WORDS]
+        words += ["--full-size-check", check, "--output-dir", str(tmp_path / check)]
+        assert cli.main(["segment", case, *words]) == 0
+        found[check] = told(tmp_path / check)["full_size_check"]
+    assert found["yes"]["shape"] == [1, 4, 96, 64, 64] and found["yes"]["relative_error"] < 1e-3
+    assert found["no"] is None
+    assert capsys.readouterr().out.count("check at full size: relative error") == 1
+
+
+def test_an_engine_that_is_wrong_at_full_size_segments_nothing(tmp_path, monkeypatch):
+    def other(reference, shape, cache_dir):
+        return full_size.Expected(shape, np.ones((full_size.VOXELS, 4), np.float32))
+
+    monkeypatch.setattr(full_size, "expected", other)
+    plan = plan_of(volume_shape="96,64,64", jit="none", network="reference", weights="sample", precision="fp32")
+    with pytest.raises(MismatchError, match="at full size"):
+        make_engine(plan, Record(plan.settings), Console(stream=io.StringIO()))
 
 
 def test_one_case_needs_no_data_set_and_no_truth(data, tmp_path):

@@ -42,6 +42,7 @@ SETTINGS = (
     "amp",
     "threads",
     "weights",
+    "full_size_check",
     "input_on_device",
 )
 HEAD = ("case", "total", *STEPS)
@@ -180,6 +181,7 @@ def _facts(record: Record, outcome: Outcome) -> dict[str, Any]:
         "effective": record.effective and asdict(record.effective),
         "weights": record.weights and asdict(record.weights),
         "check": record.check and asdict(record.check),
+        "full_size_check": record.full_size_check and asdict(record.full_size_check),
         "load_seconds": record.load_seconds,
         "hardware": record.environment.get("hardware"),
         "versions": host.versions(),

@@ -61,7 +61,7 @@ SETTINGS: tuple[Setting, ...] = (
         kinds.choice(*PRECISIONS),
         ", ".join(PRECISIONS),
         "Data type of the convolutions; int8 needs ENGINE=openvino, a CPU with AMX, or an H100 or H200",
-        default_text="fp16 on Flex, Max and CUDA; bf16 on a CPU with AMX or AVX512-BF16, else fp32",
+        default_text="fp16 on GPUs; on a CPU bf16 with AMX or AVX512-BF16, else fp32; ENGINE=onnxruntime has fp32 there",
     ),
     Setting(
         "engine",
@@ -86,6 +86,7 @@ SETTINGS: tuple[Setting, ...] = (
         "none, trace, compile",
         "How PyTorch compiles the network: not at all, torch.jit.trace, torch.compile",
         default="trace",
+        default_text="trace with ENGINE=torch, else none",
     ),
     Setting(
         "network",

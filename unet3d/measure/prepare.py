@@ -182,7 +182,7 @@ def warm_up(
     group.working("compiling")
     with out.phase("compiling for the volume's shape"):
         engine.compile(engine.stage(volumes.batch(0)))
-    agreement, memory_before, warnings = _check_full_size(plan, checked, out, group, expected)
+    agreement, memory_before, warnings = check_full_size(plan, checked, out, group, expected)
     # Staged only now: the check has volumes of its own.
     staged = engine.stage(volumes.batch(0))
     calls = WarmUp(plan.settings.warm_up)
@@ -202,9 +202,15 @@ def warm_up(
     return Warm(dict(engine.load_seconds), facts, tuple(warnings), agreement, memory_before)
 
 
-def _check_full_size(
+def check_full_size(
     plan: Plan, checked: Checked, out: Console, group: Group, expected: full_size.Expected | None
 ) -> tuple[Agreement | None, PeakMemory | None, list[RunWarning]]:
+    """The agreement of the compiled engine with fp32 at full size, and the peak of memory before that; None where nothing is
+    expected.
+
+    Raises:
+        MismatchError: when the output is far from fp32's.
+    """
     if expected is None:
         return None, None, []
     before = peak_memory(plan, checked.engine)

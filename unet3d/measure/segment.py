@@ -93,7 +93,8 @@ def cases_in(path: Path) -> list[Case]:
 
 
 def make_engine(plan: Plan, record: Record, out: Console) -> Engine:
-    """An engine that was compared with fp32 and is compiled for the cases' shape; what it is stands in the record.
+    """An engine that is compiled for the cases' shape and was compared with fp32, on a small volume and on one of that shape;
+    what it is stands in the record.
 
     Raises:
         BenchmarkError: as a run does.
@@ -105,9 +106,13 @@ def make_engine(plan: Plan, record: Record, out: Console) -> Engine:
     checked = prepare.load_engine(plan, network.reference, out, group)
     record.check, record.effective = checked.agreement, checked.effective
     record.warn(*checked.warnings)
+    expected, warnings = prepare.expect_full_size(plan, network, group)
+    record.warn(*warnings)
     engine = checked.engine
     with out.phase("compiling for the volume's shape"):
         engine.compile(engine.stage(np.zeros(input_shape(1, settings.volume_shape), np.float32)))
+    record.full_size_check, _, warnings = prepare.check_full_size(plan, checked, out, group, expected)
+    record.warn(*warnings)
     record.load_seconds = dict(engine.load_seconds)
     record.warn(*(RunWarning(name, text) for name, text in engine.warnings))
     return engine

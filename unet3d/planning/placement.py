@@ -157,8 +157,8 @@ def core_groups(cores: Sequence[topology.Core], count: int, threads: int) -> lis
 def place_of_single(settings: Settings, device: Device) -> Placement | None:
     """Where a single rank should run on a machine with several NUMA nodes; None where it may run anywhere.
 
-    On a GPU: on the cores of the node that the GPU is attached to. On a CPU, where fewer threads are wanted than a node
-    has cores: on the node with the most free memory. With INSTANCES=1 set by the user it is pinned in any case.
+    On a GPU: on the cores of the node that the GPU is attached to. On a CPU, where no more threads are wanted than a
+    node has cores: on the node with the most free memory. With INSTANCES=1 set by the user it is pinned in any case.
     """
     cores = topology.cores()
     nodes = topology.by_node(cores)
