@@ -244,10 +244,15 @@ class Memory(TypedDict, total=False):
 
 
 class Hardware(TypedDict, total=False):
-    """The machine as a process sees it that is bound to none of its cores; `device`: what ran, where that is not the CPU."""
+    """The machine as a process sees it that is bound to none of its cores.
+
+    device, device_memory_bytes, driver: of what ran, where that is not the CPU, and its driver's version where it is known.
+    """
 
     cpu: str
     device: str
+    device_memory_bytes: Count
+    driver: str
     architecture: str
     logical_cpus: AtLeastOne | None
     usable_cores: AtLeastOne

@@ -34,6 +34,8 @@ FIRST = (
     "software.torch",
     "benchmark.git_commit",
     "machine.cpu",
+    "machine.device",
+    "machine.driver",
     "machine.usable_cores",
 )
 # Facts that follow from others or tell machines apart without an effect of their own.
@@ -128,7 +130,7 @@ def dice(doc: Results) -> float | None:
 
 def driver(doc: Results) -> str | None:
     """Version of the device's driver, where the results name one."""
-    return next((value for name, value in runs.facts(doc).items() if name.rpartition(".")[2] == "driver"), None)
+    return doc["environment"].get("hardware", {}).get("driver")
 
 
 def ranked(sides: Sequence[Side], base: Side | None, anyway: bool) -> list[Row]:
