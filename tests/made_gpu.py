@@ -59,6 +59,7 @@ class HostGpu(AcceleratorDevice):
     compute_unit_name = "processors"
     visibility_variable = None
     telemetry_sources = ()
+    driver_version = None
     fail = None
 
     def __init__(self):
@@ -85,7 +86,7 @@ class HostGpu(AcceleratorDevice):
         return "CUDA"
 
     def driver(self):
-        return None
+        return self.driver_version
 
     def compute_units(self):
         return 1

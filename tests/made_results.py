@@ -103,6 +103,7 @@ def full():
                 "bytes": 10**6,
                 "share_of_time": 0.5,
                 "share_of_matmul": 0.4,
+                "ceiling": "hardware",
                 "share_of_copy": None,
                 "products": "bf16",
                 "executed_flop": 10**9,

@@ -95,6 +95,14 @@ def test_report_of_a_cpu(run_check):
     assert not any(line.strip().startswith(("CUDA:", "Flex")) for line in text.splitlines())
 
 
+def test_a_gpus_rate_is_a_librarys(run_check):
+    [row], line = check._speed("CUDA", "fp16", (), (4, 224, 224, 160), 1)
+    assert row[1:3] == ["not measured", "0.5 TFLOP/s"]
+    best, _ = seconds(" ".join(row))
+    assert best >= 3.70 / 0.5 - 0.05
+    assert line == "CUDA fp16: hardware not measured (there are loops of products for CPUs alone); library matrix product"
+
+
 @pytest.mark.skipif(not build.available(), reason=build.status()[1])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_speed_of_our_form_is_of_the_products_that_it_executes(run_check, precision):

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 from comparing import document
+from made_gpu import HostGpu
 from made_results import dice_of_cases, replaced
 from scipy import stats
 
@@ -12,6 +13,7 @@ from unet3d import cli
 from unet3d.commands import compare
 from unet3d.commands.compare import measure, runs, samples
 from unet3d.errors import UserError
+from unet3d.measure import run
 from unet3d.results import bootstrap
 
 
@@ -150,6 +152,20 @@ def test_every_difference_is_named_and_nothing_else():
         "variables.OMP_PLACES": ["-", "cores"],
         "benchmark.git_commit": ["abc", "def"],
     }
+
+
+def test_another_driver_of_the_gpu_is_told(save, capsys, monkeypatch):
+    paths = []
+    for driver in ("570.86", "580.12"):
+        monkeypatch.setattr(HostGpu, "driver_version", driver)
+        doc = document(noisy(0, 100))
+        doc["environment"]["hardware"] = run.machine(HostGpu(), doc["environment"]["hardware"])
+        paths.append(save(driver, doc))
+    assert compare.main(paths) == 0
+    told = capsys.readouterr().out
+    assert "machine.driver: 570.86 | 580.12" in told and "are the same" not in told
+    assert compare.main(["--history", *paths]) == 0
+    assert "differs: machine.driver 580.12" in capsys.readouterr().out
 
 
 def test_dice_is_compared_case_by_case():

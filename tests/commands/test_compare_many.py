@@ -291,6 +291,35 @@ def test_history_marks_regressions_of_the_same_machine_alone(save, tmp_path, cap
     assert "1 regressions beyond noise: three" in out
 
 
+def history_of(save, tmp_path, capsys, first, second):
+    """The rows of a slower result, after one of the same label, and the text; first, second: what is told of the hardware."""
+    for name, mean, month, hardware in (("one", 100, 1, first), ("two", 150, 2, second)):
+        made = aged(month, mean, month)
+        made["environment"]["hardware"] |= hardware
+        save(f"h/{name}", made)
+    return rows_of(capsys, tmp_path / "h", "--history"), " ".join(printed(capsys, tmp_path / "h", "--history").split())
+
+
+@pytest.mark.parametrize("other", [{"host": "second"}, {"instructions": ["avx2", "avx512f"]}, {"memory_bytes": 2**35}])
+def test_history_keeps_machines_of_one_name_apart(save, tmp_path, capsys, other):
+    rows, text = history_of(save, tmp_path, capsys, {"host": "first"}, {"host": "first", **other})
+    assert [row["against"] for row in rows.values()] == [None, None]
+    assert "REGRESSION" not in text and "several machines of one name, not compared" in text
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"host": "first", "memory_bytes": 2**34}, {"host": "first", "memory_bytes": 2**34 - 2**25}),
+        ({"host": "0a1b", "container": True}, {"host": "2c3d", "container": True}),
+    ],
+)
+def test_another_kernel_or_container_does_not_end_a_machines_history(save, tmp_path, capsys, first, second):
+    rows, text = history_of(save, tmp_path, capsys, {**first, "kernel": "6.1"}, {**second, "kernel": "6.2"})
+    assert rows["two"]["regression"] and rows["two"]["differs"]["machine.kernel"] == "6.2"
+    assert "1 regressions beyond noise: two" in text and "of one name" not in text
+
+
 def test_history_takes_repeats_for_one_row_that_knows_how_much_runs_differ(save, tmp_path, capsys):
     for index, mean in enumerate((100, 108, 96)):
         save(f"h/a{index}", aged(index, mean, 1 + index, "2.12.0"))

@@ -12,8 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
+from made_gpu import FakeRuntime, HostGpu
+from made_results import results
+from making import settings_of
 
+from unet3d import places
 from unet3d.commands.sweep import conduct, process, resume, tables
+from unet3d.commands.sweep.grid import Configuration
+from unet3d.devices import host
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"PLATFORM": "CPU", "VOLUME_SHAPE": "64,32,32", "WEIGHTS": "sample", "WARM_UP": "0"}
@@ -129,6 +135,8 @@ def test_results_stand_only_for_the_same_fingerprint(finished):
         {"versions": {}},
         {"prefix": ["nice"]},
         {"cpu": "another"},
+        {"device": "another"},
+        {"driver": "another"},
     ):
         assert resume.earlier(folder, {**now, **change}) is None, change
 
@@ -144,6 +152,7 @@ def test_results_of_another_run_in_the_folder_do_not_count(finished, tmp_path):
     for change in (
         {"complete": False, "incomplete_reason": "stopped by SIGINT"},
         {"weights": {**whole["weights"], "sha256": "0" * 64}},
+        {"environment": {**whole["environment"], "hardware": {**whole["environment"]["hardware"], "device": "a GPU"}}},
         {"statistics": None},
         {"statistics": {**whole["statistics"], "throughput": 1.5 * whole["statistics"]["throughput"]}},
         {"samples": {**whole["samples"], "latency_ms": [float("inf")] * 2}},
@@ -151,6 +160,42 @@ def test_results_of_another_run_in_the_folder_do_not_count(finished, tmp_path):
         document = {**whole, **change}
         (tmp_path / "results.json").write_text(json.dumps(document))
         assert resume.earlier(tmp_path, now) is None, change
+
+
+@pytest.fixture
+def sweep_on(tmp_path, monkeypatch):
+    """Sweeps one configuration on a made-up GPU of this name and driver, where a run takes no time; returns how many ran."""
+    settings = settings_of(precision="bf16", network="reference", threads=4, num_iterations=3)
+    ran = []
+
+    def run_one(words, folder, **_):
+        doc = results()
+        doc["benchmark"]["git_commit"] = host.git_state(places.ROOT)[0]
+        doc["environment"]["hardware"] = host.with_device(host.hardware(), HostGpu())
+        folder.mkdir(exist_ok=True)
+        (folder / "results.json").write_text(json.dumps(doc))
+        ran.append(folder)
+        return process.Outcome(1.0, 0, process.complete_results(folder), None)
+
+    monkeypatch.setattr(process, "run", run_one)
+
+    def sweep_on(name, driver):
+        monkeypatch.setattr(HostGpu, "fake", FakeRuntime(name=name))
+        monkeypatch.setattr(HostGpu, "driver_version", driver)
+        planned = conduct.Planned(Configuration("one", {}), settings, HostGpu(), "./run_model.sh")
+        before = len(ran)
+        assert conduct.Sweep(tmp_path, [planned], [], [], [], None, "again").run(fresh=False) == 0
+        return len(ran) - before
+
+    return sweep_on
+
+
+def test_another_gpus_results_do_not_stand_for_this_ones(sweep_on, tmp_path):
+    assert [sweep_on("Card A", "570.86"), sweep_on("Card A", "570.86")] == [1, 0]
+    assert [sweep_on("Card B", "570.86"), sweep_on("Card B", "580.12")] == [1, 1]
+    told = json.loads((tmp_path / "sweep.json").read_text())
+    assert told["hardware"]["device"] == "Card B"
+    assert "Card B (1 GiB, driver 580.12)" in (tmp_path / "sweep.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from making import record_of, settings_of
 
-from unet3d import files
+from unet3d import files, places
 from unet3d.commands import verdict
 from unet3d.devices.ceilings import Ceilings, Rate
-from unet3d.results import document
+from unet3d.results import document, reached, reader
 from unet3d.results.bootstrap import Ratio
 from unet3d.results.timing import Sample
 
@@ -75,6 +75,28 @@ def test_more_than_the_hardware_is_explained():
     slow = machine(fp32=0.2)
     text = verdict.verdict(doc_of(latencies(), ceilings=slow, executed_tflop={"fp32": 0.4}), None)
     assert "2.00 times the hardware ceiling" in text and "other work slowed the ceiling's measurement" in text
+
+
+def of_gpu(tflops):
+    """As a run on a GPU notes it: the best of the library's products, in large calls."""
+    how = "best of a library's 3x3x3 convolution, in large calls"
+    return Ceilings("cuda", "fp16", None, tflops, 3000.0, "3x3x3 convolution", (Rate("fp16", tflops, how),))
+
+
+def test_a_gpus_ceiling_is_a_librarys():
+    text = verdict.verdict(doc_of(latencies(), ceilings=of_gpu(2.0), executed_tflop={"fp16": 1.0}), None)
+    assert text.endswith("50% of the library ceiling (1 TFLOP executed per volume of 1 nominal)")
+    faster = verdict.verdict(doc_of(latencies(), ceilings=of_gpu(0.5), executed_tflop={"fp16": 1.0}), None)
+    assert "2.00 times the library ceiling" in faster and faster.endswith("the library used for it is slower than what ran")
+
+
+def test_committed_results_of_gpus_are_told_rightly():
+    docs = [reader.read(file) for file in places.REFERENCE_RESULTS.glob("*nvidia*.json")]
+    assert docs
+    for doc in docs:
+        assert reached.of(doc).name == "library ceiling"
+        [told] = [note for note in reached.notes(doc) if f"ceiling of {doc['ceilings']['precision']}:" in note]
+        assert told.startswith("Library ceiling") and "best of a library's" in told
 
 
 def test_without_the_hardwares_the_librarys_is_named():

@@ -1,6 +1,7 @@
 """The OpenVINO engine against nnU-Net's own module in fp32, on small volumes and a narrow network."""
 
 import threading
+from collections import Counter
 from types import SimpleNamespace
 
 import making
@@ -158,6 +159,25 @@ def test_refuses_bf16_where_the_cpu_would_emulate_it(ask, monkeypatch):
     monkeypatch.setattr(host, "bf16_instructions", lambda: None)
     with pytest.raises(UserErrors, match="needs a CPU with AMX or AVX512-BF16"):
         create(ask(precision="bf16"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_profile_tells_the_type_that_each_convolution_multiplies_and_no_layer(network, ask, precision):
+    if precision == "int8":
+        pytest.importorskip("nncf", reason="nncf is not installed: pip install -r requirements-openvino.txt")
+    x = volumes()
+    engine = create(ask(precision=precision, profile=True, shape=x.shape, calibration=lambda: iter(x)))
+    engine.load(network)
+    staged = engine.stage(x)
+    engine.compile(staged)
+    told = engine.operators(staged).operators
+    assert {row.layer for row in told} == {None}
+    flop = Counter()
+    for row in told:
+        flop[row.products] += row.flop
+    # What is no convolution multiplies nothing that is counted.
+    assert flop.pop(None) == 0
+    assert flop == engine.executed() and precision in flop
 
 
 def test_nothing_compiled_is_an_error_not_a_guess(network, ask):

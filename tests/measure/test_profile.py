@@ -84,6 +84,21 @@ def test_a_share_above_its_ceiling_is_explained(narrow_reference):
 
 
 @pytest.mark.parametrize(
+    ("device", "whose", "reason"),
+    [("cpu", "hardware", "other work slowed"), ("cuda", "library", "the library used for it is slower than what ran")],
+)
+def test_shares_are_named_by_whose_ceiling_they_are_of(narrow_reference, monkeypatch, device, whose, reason):
+    hardware = tuple(Rate(products, tflops, "given") for products, tflops in RATES.items())
+    monkeypatch.setattr(rates, "measure", lambda *_: Ceilings(device, "fp32", None, 0.5, 10.0, "given", hardware))
+    _, layers = profiled(narrow_reference)
+    assert {row.ceiling for row in layers if row.share_of_matmul is not None} == {whose}
+    lines = profile.table([replace(row, share_of_matmul=row.ceiling and 1.5, share_of_copy=None) for row in layers])
+    text = " ".join(lines)
+    assert whose in lines[0].split() and f"the share of the {whose} ceiling" in text
+    assert f"{whose.capitalize()} above 100%: {reason}" in text and "Copying above" not in text
+
+
+@pytest.mark.parametrize(
     ("network", "jit"),
     [("fast", "none"), ("fast", "trace"), ("fast", "compile"), ("reference", "none"), ("reference", "trace")],
 )

@@ -212,6 +212,13 @@ def test_shares_of_the_hardware_count_what_was_executed(run, doc):
     assert "Above 100%: other work slowed the ceiling's measurement after the run." in " ".join(parsed.text.split())
 
 
+def test_a_gpus_layers_are_told_by_the_librarys_products(run, doc):
+    row = {"name": "conv", "shapes": [], "ms": 2.0, "share_of_matmul": 0.42, "share_of_copy": None, "executed_flop": 1e9}
+    doc["profile"] = [{**row, "ceiling": "library"}, {**row, "ceiling": "hardware"}]
+    _, parsed = page(doc, run)
+    assert "42% of a library's products" in parsed.text and "42% of the hardware's products" in parsed.text
+
+
 def test_dice_of_regions_and_cases(run, doc):
     _, parsed = page(with_accuracy(doc), run)
     assert "mean 0.4000" in parsed.text  # (0.7 + 0.1) / 2, the undefined case left out

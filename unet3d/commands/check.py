@@ -20,6 +20,7 @@ from unet3d.config import names, parse, table
 from unet3d.config.precisions import PRECISIONS
 from unet3d.config.values import Asked
 from unet3d.devices import cpu_time, host, process
+from unet3d.devices.ceilings import HARDWARE
 from unet3d.errors import UserErrors, shown
 from unet3d.measure import rates
 from unet3d.network.cpu_ops import peak
@@ -213,17 +214,18 @@ def _speed(
     title = f"{platform} {precision}"
     with progress.phase(f"measuring {title}"):
         top = rates.measure(PLATFORMS[platform], precision, threads, (layer.products for layer in ours))
-    hardware = {rate.products: rate for rate in top.hardware}
     layers, ceiling = flops.layers(random_plans(), tuple(shape), PRECISIONS[precision].bytes), top.of(precision)
+    hardware = ceiling if top.whose(precision) == HARDWARE else None
     direct = bounds(layers, ceiling.tflops, top.copy_gbs) if ceiling else None
     row = [
         title,
-        f"{hardware[precision].tflops:.3g} TFLOP/s" if precision in hardware else NOT_MEASURED,
+        f"{hardware.tflops:.3g} TFLOP/s" if hardware else NOT_MEASURED,
         f"{top.matmul_tflops:.3g} TFLOP/s" if top.matmul_tflops else NOT_MEASURED,
         f"{top.copy_gbs:.1f} GB/s",
         *([f"{direct.best:.3g} s", f"{direct.plain:.3g} s"] if direct else ["", ""]),
     ]
-    how = hardware[precision].how if precision in hardware else f"{NOT_MEASURED} ({peak.why_not(precision)})"
+    why_not = peak.why_not(precision) if platform == "CPU" else "there are loops of products for CPUs alone"
+    how = hardware.how if hardware else f"{NOT_MEASURED} ({why_not})"
     line = f"{title}: hardware {how}; library {top.matmul_how}"
     seconds = [second for layer in ours if (second := top.seconds({layer.products: layer.flop / 1e12})) is not None]
     if not ours or len(seconds) < len(ours):

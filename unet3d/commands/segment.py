@@ -107,7 +107,7 @@ def _carry_out(plan: Plan, argv: Sequence[str], cases: Sequence[Case], lock: Fol
         for warning in advice.misspelt(os.environ):
             record.warn(warning)
         registry.engine_class(plan.settings.engine).begin()
-        record.environment["hardware"] = host.hardware()
+        record.environment["hardware"] = host.with_device(host.hardware(), plan.device)
         run.in_thread(_work(plan, record, cases, outcome, out))
         record.finish()
         signals.not_at_all()

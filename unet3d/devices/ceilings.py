@@ -2,7 +2,7 @@
 
 Every share of a ceiling that the benchmark reports is of measured figures, never of a data sheet's. There are two of
 products. The library ceiling is measured here. The hardware ceiling of a CPU is that of its instructions in registers, see
-`unet3d.network.cpu_ops.peak`; `unet3d.measure.rates` puts both together.
+`unet3d.network.cpu_ops.peak`; `unet3d.measure.rates` puts both together. Of a GPU only a library's is measured.
 """
 
 from __future__ import annotations
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 
 # Seconds of repeating per figure, and the size of a call from which it is long against its overhead.
 BUDGET, LONG_ENOUGH = 0.5, 0.02
+
+# Whose ceiling a share is of, and why a rate can be above it.
+HARDWARE, LIBRARY = "hardware", "library"
+EXCESS = {
+    HARDWARE: "other work slowed the ceiling's measurement after the run",
+    LIBRARY: "the library used for it is slower than what ran",
+}
 
 # Makes, from a size, the FLOP of one call and the call.
 Product = Callable[[int], tuple[float, Callable[[], object]]]
@@ -47,16 +54,24 @@ class Ceilings:
     matmul_tflops: float | None  # the library ceiling, as `Rate.tflops`
     copy_gbs: float  # 1e9 bytes a second, bytes read plus bytes written
     matmul_how: str  # the library's product that was fastest
-    hardware: tuple[Rate, ...] = ()  # the hardware ceilings, of each type of products that was asked for and has one
+    # Of each type of products that was asked for and has one: on a CPU the hardware's, on a GPU a library's best.
+    hardware: tuple[Rate, ...] = ()
 
     def of(self, products: str) -> Rate | None:
-        """The ceiling that products in this type are held against: the hardware's, where there is none the library's."""
+        """The ceiling that products in this type are held against, see `whose`: the hardware's, where there is none a
+        library's."""
         for rate in self.hardware:
             if rate.products == products:
                 return rate
         if products != self.precision or self.matmul_tflops is None:
             return None
         return Rate(products, self.matmul_tflops, library(self.matmul_how))
+
+    def whose(self, products: str) -> str:
+        """HARDWARE where the ceiling of this type is that of a loop in a CPU's registers, or of a library that beat the loop,
+        else LIBRARY."""
+        measured = any(rate.products == products for rate in self.hardware)
+        return HARDWARE if measured and self.device == "cpu" else LIBRARY
 
     def seconds(self, tflop: Mapping[str, float]) -> float | None:
         """Seconds that these products, 1e12 FLOP by their type, take at their ceilings; None where one is not known."""

@@ -10,10 +10,13 @@ import platform
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unet3d.devices import control_groups, topology
 from unet3d.places import CHECKOUT
+
+if TYPE_CHECKING:
+    from unet3d.devices.base import Device
 
 PACKAGES = (
     "torch",
@@ -206,6 +209,18 @@ def hardware() -> dict[str, Any]:
         "container": Path("/.dockerenv").exists() or Path("/run/.containerenv").exists(),
         "host": platform.node(),
     }
+
+
+def with_device(machine: dict[str, Any], device: Device) -> dict[str, Any]:
+    """The machine, as `hardware` tells it, and the device in it: name, bytes of memory, and driver where one is known.
+
+    The host itself is no further device.
+    """
+    if device.is_host:
+        return machine
+    told = device.properties()
+    driver = {"driver": told.driver} if told.driver else {}
+    return {**machine, "device": told.name, "device_memory_bytes": told.memory_bytes, **driver}
 
 
 def _system_name() -> str:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
 
@@ -109,6 +109,7 @@ class Operator:
     ms: float
     flop: int  # as a direct convolution
     bytes: int
+    _: KW_ONLY
     # Of the network, as our forms name them (encoder.0.0, upsamplings.0, decoder.0.0, head), "input" or "output" for what
     # moves volumes; None where the engine does not tell, or it is not known.
     layer: str | None = None

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from unet3d import columns, json_files
-from unet3d.devices.ceilings import Ceilings
+from unet3d.devices.ceilings import EXCESS, HARDWARE
 from unet3d.engines.base import Engine, Operator, Profiled
 from unet3d.measure import rates
 from unet3d.results.console import Console
@@ -28,11 +28,13 @@ KERNEL_NAME = 200
 class Layer(Operator):
     """An operator with its shares: of the whole time, and of the ceilings that `unet3d.measure.rates` measured.
 
-    share_of_matmul: executed FLOP over the time, of the hardware ceiling of the operator's own type of products.
+    share_of_matmul: executed FLOP over the time, of the ceiling of the operator's own type of products. ceiling: whose that is,
+    see `unet3d.devices.ceilings.Ceilings.whose`; None where there is no share.
     """
 
     share_of_time: float = 0.0
     share_of_matmul: float | None = None
+    ceiling: str | None = None
     share_of_copy: float | None = None
 
 
@@ -45,15 +47,20 @@ def measure(engine: Engine, staged: Any) -> tuple[list[Layer], Profiled]:
     types = dict.fromkeys(row.products for row in rows if row.products)
     top = rates.measure(request.device.kind, request.precision, request.threads, types)
     total = sum(row.ms for row in rows)
-    return [
-        Layer(
-            **asdict(row),
-            share_of_time=row.ms / total if total else 0.0,
-            share_of_matmul=_share((row.executed_flop or 0) / 1e12, row.ms, _tflops(top, row.products)),
-            share_of_copy=_share(row.bytes / 1e9, row.ms, top.copy_gbs),
+    layers = []
+    for row in rows:
+        rate = top.of(row.products) if row.products else None
+        share = _share((row.executed_flop or 0) / 1e12, row.ms, rate.tflops if rate else None)
+        layers.append(
+            Layer(
+                **asdict(row),
+                share_of_time=row.ms / total if total else 0.0,
+                share_of_matmul=share,
+                ceiling=top.whose(row.products) if row.products and share is not None else None,
+                share_of_copy=_share(row.bytes / 1e9, row.ms, top.copy_gbs),
+            )
         )
-        for row in rows
-    ], profiled
+    return layers, profiled
 
 
 def _told(operator: Operator, precision: str) -> Operator:
@@ -62,25 +69,33 @@ def _told(operator: Operator, precision: str) -> Operator:
     return replace(operator, products=(operator.products or precision) if executed else None, executed_flop=executed)
 
 
-def _tflops(top: Ceilings, products: str | None) -> float | None:
-    rate = top.of(products) if products else None
-    return rate.tflops if rate else None
-
-
 def _share(amount: float, ms: float, ceiling: float | None) -> float | None:
     return amount / (ms / 1e3) / ceiling if amount and ms and ceiling else None
 
 
-# A narrow terminal has no room for the last ones.
-NUMBERS = ("ms", "time", "hardware", "copy", "products", "executed", "GFLOP", "MB")
-MEANING = (
-    "GFLOP are as of direct convolutions. Hardware is the share of the hardware ceiling of an operator's own products, by the "
-    "GFLOP that it executed; copy is the share of copying memory."
-)
-BEYOND = (
-    "Copying above 100%: what is read was still in a cache. Hardware above 100%: other work slowed the ceiling's measurement; "
-    "profile again on a quiet machine."
-)
+def _meaning(ceilings: list[str]) -> str:
+    """What the shares are of. ceilings: whose they are."""
+    whose = " or ".join(ceilings)
+    return (
+        f"GFLOP are as of direct convolutions. {_heading(ceilings).capitalize()} is the share of the {whose} ceiling of an "
+        "operator's own products, by the GFLOP that it executed; copy is the share of copying memory."
+    )
+
+
+def _heading(ceilings: list[str]) -> str:
+    return ceilings[0] if len(ceilings) == 1 else "ceiling"
+
+
+def _beyond(layers: list[Layer], ceilings: list[str]) -> str:
+    """Why shares are above 100%, where some are."""
+    reasons = []
+    if any((layer.share_of_copy or 0) > 1 for layer in layers):
+        reasons.append("Copying above 100%: what is read was still in a cache.")
+    for whose in ceilings:
+        if any(layer.ceiling == whose and (layer.share_of_matmul or 0) > 1 for layer in layers):
+            remedy = "; profile again on a quiet machine" if whose == HARDWARE else ""
+            reasons.append(f"{whose.capitalize()} above 100%: {EXCESS[whose]}{remedy}.")
+    return " ".join(reasons)
 
 
 def table(layers: list[Layer], width: int | None = None, least: float = 0.002) -> list[str]:
@@ -89,7 +104,10 @@ def table(layers: list[Layer], width: int | None = None, least: float = 0.002) -
     # An engine's own graph has names for its layers, which then are those of the operators.
     named = any(layer.layer for layer in layers)
     on_gpu = any(layer.kernel for layer in layers)
+    ceilings = list(dict.fromkeys(layer.ceiling for layer in layers if layer.ceiling)) or [HARDWARE]
     words = (*(["layer"] if named else []), "operator", "kernel" if on_gpu else "first inputs")
+    # A narrow terminal has no room for the last ones.
+    numbers = ("ms", "time", _heading(ceilings), "copy", "products", "executed", "GFLOP", "MB")
     rows = [
         [
             *([layer.layer or ""] if named else []),
@@ -107,12 +125,12 @@ def table(layers: list[Layer], width: int | None = None, least: float = 0.002) -
         for layer in shown
     ]
     rest = sum(layer.ms for layer in layers) - sum(layer.ms for layer in shown)
-    beyond = any((share or 0) > 1 for layer in shown for share in (layer.share_of_matmul, layer.share_of_copy))
+    beyond = _beyond(shown, ceilings)
     executed = sum(layer.executed_flop or 0 for layer in layers)
     return [
-        *columns.table((*words, *NUMBERS), rows, width, words=range(len(words))),
-        *columns.paragraph(MEANING, width),
-        *(columns.paragraph(BEYOND, width) if beyond else ()),
+        *columns.table((*words, *numbers), rows, width, words=range(len(words))),
+        *columns.paragraph(_meaning(ceilings), width),
+        *(columns.paragraph(beyond, width) if beyond else ()),
         f"{len(layers) - len(shown)} shorter ones: {rest:.2f} ms; all: {sum(layer.ms for layer in layers):.2f} ms, "
         f"{executed / 1e12:.3f} TFLOP executed for {sum(layer.flop for layer in layers) / 1e12:.3f} of direct convolutions",
     ]

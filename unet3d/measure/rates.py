@@ -1,4 +1,4 @@
-"""The machine's measured ceilings, of its library and of its hardware, and those beside the figures of a run."""
+"""The machine's measured ceilings, of its library and of a CPU's hardware, and those beside the figures of a run."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from unet3d.workload import SHAPE
 
 
 def measure(device: str, precision: str, threads: int | None = None, products: Iterable[str] = ()) -> Ceilings:
-    """Both ceilings of a precision, and the hardware's of further types of products, in about five seconds.
+    """Both ceilings of a precision, and those of further types of products, in about five seconds.
 
     The arguments are those of `unet3d.devices.ceilings.measure`. products: of PRECISIONS, what the layers of a network in
     this precision multiply.
 
-    The hardware's is that of loops of ours in a CPU's registers; on a CPU without loops it is left out. On GPUs it is the best
-    of the library's large products, which on an H100 reach 73% of the data sheet's. A library that is faster than a loop shows
-    that the CPU can do more: then that is the hardware's.
+    The hardware's is that of loops of ours in a CPU's registers; on a CPU without loops it is left out. A library that is
+    faster than a loop shows that the CPU can do more: then that is the hardware's. There are no loops for GPUs: their ceilings
+    are the best of the library's large products, which on an H100 reach 73% of the data sheet's.
     """
     library = ceilings.measure(device, precision, threads)
     types = dict.fromkeys((precision, *products))

@@ -64,8 +64,7 @@ def environment() -> Section:
 
 def machine(device: Device, seen: Section | None) -> Section:
     """The machine and the device that runs. seen: the machine as a process saw it that was not bound to some of its cores."""
-    hardware = seen or host.hardware()
-    return hardware if device.is_host else {**hardware, "device": device.properties().name}
+    return host.with_device(seen or host.hardware(), device)
 
 
 def _steps(plan: Plan, record: Record, out: Console, group: Group) -> None:

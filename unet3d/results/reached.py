@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unet3d.devices.ceilings import Ceilings, Rate
+from unet3d.devices.ceilings import EXCESS, HARDWARE, LIBRARY, Ceilings, Rate
+from unet3d.results import schema
 from unet3d.results.schema import Results
 
 
@@ -18,7 +19,7 @@ class Reached:
 
     tflops: float
     ceiling: float
-    of_hardware: bool  # otherwise the ceiling is a library's
+    whose: str  # HARDWARE where all of the ceiling is the hardware's, else LIBRARY
     executed: float | None  # 1e12 FLOP of a volume; None in results of an older version, whose rate is the nominal one
     nominal: float  # the same, of the network's direct convolutions
 
@@ -28,7 +29,7 @@ class Reached:
 
     @property
     def name(self) -> str:
-        return "hardware ceiling" if self.of_hardware else "library ceiling"
+        return f"{self.whose} ceiling"
 
     @property
     def sentence(self) -> str:
@@ -49,9 +50,7 @@ class Reached:
             return ""
         if self.executed is None:
             return "an algorithm such as Winograd's saved products that are counted"
-        if self.of_hardware:
-            return "other work slowed the ceiling's measurement after the run"
-        return "the library used for it is slower than what ran"
+        return EXCESS[self.whose]
 
 
 def notes(doc: Results) -> list[str]:
@@ -71,10 +70,14 @@ def notes(doc: Results) -> list[str]:
             f"A volume took {run.executed:.3g} TFLOP of products ({parts}), which the share counts. TFLOP/s elsewhere are "
             f"nominal: of {run.nominal:.3g} TFLOP per volume, as direct convolutions have."
         )
-        for rate in measured.get("hardware", ()):
-            told.append(f"Hardware ceiling of {rate['products']}: {rate['tflops']:.3g} TFLOP/s ({rate['how']}).")
-        if matmul := measured["matmul_tflops"]:
-            told.append(f"Library ceiling of {measured['precision']}: {matmul:.3g} TFLOP/s ({measured['matmul_how']}).")
+        top = _measured(measured)
+        listed = {rate.products: top.whose(rate.products) for rate in top.hardware}
+        for rate in top.hardware:
+            told.append(
+                f"{listed[rate.products].capitalize()} ceiling of {rate.products}: {rate.tflops:.3g} TFLOP/s ({rate.how})."
+            )
+        if top.matmul_tflops and listed.get(top.precision) != LIBRARY:
+            told.append(f"Library ceiling of {top.precision}: {top.matmul_tflops:.3g} TFLOP/s ({top.matmul_how}).")
         told.append("Ceilings are measured on this machine after the run, not a data sheet's.")
     if run.excess:
         told.append(f"Above 100%: {run.excess}.")
@@ -91,25 +94,29 @@ def of(doc: Results) -> Reached | None:
     if not executed:
         if not matmul:
             return None
-        return Reached(stats["tflops"], matmul, False, None, nominal)
-    ceilings = Ceilings(
-        measured["device"],
-        measured["precision"],
-        measured["threads"],
-        matmul,
-        measured["copy_gbs"],
-        measured["matmul_how"],
-        tuple(Rate(rate["products"], rate["tflops"], rate["how"]) for rate in measured.get("hardware", ())),
-    )
-    seconds = ceilings.seconds(executed)
+        return Reached(stats["tflops"], matmul, LIBRARY, None, nominal)
+    top = _measured(measured)
+    seconds = top.seconds(executed)
     if not seconds:
         return None
     total = sum(executed.values())
-    rates = [rate for products in executed if (rate := ceilings.of(products))]
     return Reached(
         tflops=total * stats["throughput"],
         ceiling=total / seconds,
-        of_hardware=all(rate in ceilings.hardware for rate in rates),
+        whose=HARDWARE if all(top.whose(products) == HARDWARE for products in executed) else LIBRARY,
         executed=total,
         nominal=nominal,
+    )
+
+
+def _measured(told: schema.Ceilings) -> Ceilings:
+    """A document's ceilings as they were measured."""
+    return Ceilings(
+        told["device"],
+        told["precision"],
+        told["threads"],
+        told["matmul_tflops"],
+        told["copy_gbs"],
+        told["matmul_how"],
+        tuple(Rate(rate["products"], rate["tflops"], rate["how"]) for rate in told.get("hardware", ())),
     )

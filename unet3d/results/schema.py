@@ -244,10 +244,15 @@ class Memory(TypedDict, total=False):
 
 
 class Hardware(TypedDict, total=False):
-    """The machine as a process sees it that is bound to none of its cores; `device`: what ran, where that is not the CPU."""
+    """The machine as a process sees it that is bound to none of its cores.
+
+    device, device_memory_bytes, driver: of what ran, where that is not the CPU, and its driver's version where it is known.
+    """
 
     cpu: str
     device: str
+    device_memory_bytes: Count
+    driver: str
     architecture: str
     logical_cpus: AtLeastOne | None
     usable_cores: AtLeastOne
@@ -334,8 +339,8 @@ class Layer(TypedDict):
     """One operator of the profiled inference, or one kernel of it on a GPU.
 
     flop: as a direct convolution. executed_flop: of the products that it computed, whose data type is `products`.
-    share_of_matmul: executed FLOP over the time, of the hardware ceiling for these products, or where there is none of the
-    library's; without executed_flop, which an older version did not tell, nominal FLOP of the library ceiling.
+    share_of_matmul: executed FLOP over the time, of the ceiling for these products. ceiling: whether that is the hardware's or
+    a library's. Without executed_flop, which an older version did not tell, nominal FLOP of the library ceiling.
     """
 
     name: str
@@ -347,6 +352,7 @@ class Layer(TypedDict):
     bytes: float
     share_of_time: float
     share_of_matmul: float | None
+    ceiling: NotRequired[Literal["hardware", "library"] | None]
     share_of_copy: float | None
     products: NotRequired[str | None]
     executed_flop: NotRequired[float]
@@ -363,9 +369,9 @@ class ProductRate(TypedDict):
 class Ceilings(TypedDict):
     """The machine's measured rates: 1e12 FLOP a second, 1e9 bytes a second.
 
-    matmul_tflops, matmul_how: the library ceiling, its fastest product in the run's precision. hardware: the hardware ceilings
-    of the run's precision and of the products that ran. executed_tflop: 1e12 FLOP of the products that one volume took, by
-    their data type; volume.tflop is nominal.
+    matmul_tflops, matmul_how: the library ceiling, its fastest product in the run's precision. hardware: the ceilings of the
+    run's precision and of the products that ran, the hardware's on a CPU (`device` is cpu), otherwise a library's best.
+    executed_tflop: 1e12 FLOP of the products that one volume took, by their data type; volume.tflop is nominal.
     """
 
     device: str

@@ -15,7 +15,10 @@ INSTRUCTIONS = (("AMX", "amx"), ("AVX512-BF16", "avx512_bf16"), ("AVX-512", "avx
 
 @dataclass(frozen=True)
 class Machine:
-    """`name`: of the CPU, or of the GPU that ran; `cores` and `memory_gib` of the host."""
+    """`name`: of the CPU, or of the GPU that ran; `instructions`, `cores` and `memory_gib` of the host.
+
+    `host`: its name; None where it is not told, and in a container, which has another name each time.
+    """
 
     platform: str
     name: str
@@ -23,10 +26,20 @@ class Machine:
     cores: int | None
     memory_gib: float | None
     devices: int
+    host: str | None = None
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What results of one machine share whatever software it has; a part that is not known is empty.
+
+        Of the memory two digits count: each kernel keeps some of it for itself.
+        """
+        memory = "" if self.memory_gib is None else f"{self.memory_gib:.2g}"
+        return (self.label, self.host or "", self.instructions or "", memory)
 
     @property
     def label(self) -> str:
-        """Name and what tells two machines of the same name apart."""
+        """Name with the number of devices or cores, for readers."""
         if self.platform != "CPU":
             return f"{self.devices} × {self.name}" if self.devices > 1 else self.name
         cores = f"{self.cores:g} core{'s' if self.cores != 1 else ''}" if self.cores else None
@@ -48,6 +61,7 @@ def of(doc: Results) -> Machine:
         hardware.get("usable_cores"),
         None if memory is None else memory / 2**30,
         max(1, len(doc["ranks"])),
+        None if hardware.get("container") else hardware.get("host"),
     )
 
 

@@ -7,6 +7,7 @@ from unet3d.commands.compare.listing import Listing
 from unet3d.commands.compare.rows import Row
 from unet3d.commands.compare.runs import Side
 from unet3d.commands.compare.sides import Found
+from unet3d.errors import shown
 
 WRITERS = {"text": listing.text, "markdown": listing.markdown, "csv": listing.as_csv, "json": listing.as_json}
 
@@ -39,6 +40,9 @@ def _history(found: Found) -> Listing:
     table = rows.history(found.sides)
     slower = [row.name for row in table if rows.regression(row)]
     notes = [f"{len(slower)} regressions beyond noise: {', '.join(slower)}" if slower else "no regression beyond noise"]
+    if several := rows.namesakes(table):
+        names = ", ".join(map(shown, several))
+        notes.append(f"several machines of one name, not compared (host, instructions or memory differ): {names}")
     title = f"{sum(len(row.side.docs) for row in table)} results by machine and date, each against the one before it"
     return Listing(title, table, True, [*notes, *found.notes, _of_intervals(table)])
 

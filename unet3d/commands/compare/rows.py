@@ -34,10 +34,12 @@ FIRST = (
     "software.torch",
     "benchmark.git_commit",
     "machine.cpu",
+    "machine.device",
+    "machine.driver",
     "machine.usable_cores",
 )
 # Facts that follow from others or tell machines apart without an effect of their own.
-LEFT_OUT = ("machine.host", "machine.kernel", "ran.details.", "machine.instructions", "benchmark.git_dirty")
+LEFT_OUT = ("machine.host", "ran.details.", "benchmark.git_dirty")
 
 ENOUGH = 3  # runs that tell how much runs differ
 
@@ -128,7 +130,7 @@ def dice(doc: Results) -> float | None:
 
 def driver(doc: Results) -> str | None:
     """Version of the device's driver, where the results name one."""
-    return next((value for name, value in runs.facts(doc).items() if name.rpartition(".")[2] == "driver"), None)
+    return doc["environment"].get("hardware", {}).get("driver")
 
 
 def ranked(sides: Sequence[Side], base: Side | None, anyway: bool) -> list[Row]:
@@ -186,6 +188,14 @@ def history(sides: Sequence[Side]) -> list[Row]:
     return rows
 
 
+def namesakes(rows: Sequence[Row]) -> list[str]:
+    """Labels that several machines have among the rows."""
+    named: dict[str, set[tuple[str, ...]]] = {}
+    for row in rows:
+        named.setdefault(row.machine.label, set()).add(row.machine.identity)
+    return [label for label, identities in named.items() if len(identities) > 1]
+
+
 def regression(row: Row) -> bool | None:
     """Whether a row's throughput is lower than that of what it stands against, beyond noise; True, False for higher."""
     ratio = row.ratios["throughput"] if row.ratios else None
@@ -234,4 +244,5 @@ def _series(doc: Results) -> tuple[str, ...]:
     effective = cast(Mapping[str, Value], doc["effective"])
     settings = sorted(f"{name}={value}" for name, value in requested.items() if name not in (*NOT_A_SERIES, *runs.UNIMPORTANT))
     ran = [str(effective.get(name)) for name in ("precision", "jit", "network")]
-    return (machines.of(doc).label, str(runs.identity(doc)), str(effective.get("engine")).partition(" ")[0], *ran, *settings)
+    engine = str(effective.get("engine")).partition(" ")[0]
+    return (*machines.of(doc).identity, str(runs.identity(doc)), engine, *ran, *settings)

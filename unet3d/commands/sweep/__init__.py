@@ -217,4 +217,5 @@ def _able(configuration: Configuration, words: Sequence[str], prefix: Sequence[s
         if asked.sources[name] != "default" and name != "output_dir"
         for word in (BY_NAME[name].flag, kinds.show(value))
     ]
-    return Planned(configuration, make(asked).settings, shlex.join([*prefix, "./run_model.sh", *flags]))
+    plan = make(asked)
+    return Planned(configuration, plan.settings, plan.device, shlex.join([*prefix, "./run_model.sh", *flags]))

@@ -14,6 +14,7 @@ from unet3d.commands.sweep import process, resume, tables
 from unet3d.commands.sweep.grid import Configuration
 from unet3d.config.values import Settings
 from unet3d.devices import host
+from unet3d.devices.base import Device
 from unet3d.errors import Stopped, UserError
 from unet3d.files import move_all_aside, write_atomically
 from unet3d.progress import Display, duration
@@ -29,10 +30,11 @@ LARGEST_TABLE = 2**27  # bytes; a thousand configurations take a few MB
 
 @dataclass(frozen=True)
 class Planned:
-    """A configuration that this machine can run, with all its settings and the command that runs it alone."""
+    """A configuration that this machine can run, with all its settings, its device and the command that runs it alone."""
 
     configuration: Configuration
     settings: Settings
+    device: Device
     command: str
 
     @property
@@ -55,6 +57,9 @@ class Sweep:
     ):
         self.folder, self.planned, self.left_out = folder, planned, left_out
         self.words, self.prefix, self.time_limit, self.again = words, prefix, time_limit, again
+        devices = {one.device.kind: one.device for one in planned}
+        # What a device tells is asked for once, not for each of a thousand configurations.
+        self.machines = {kind: host.with_device(host.hardware(), device) for kind, device in devices.items()}
         self.started = datetime.now(UTC)
         self.rows: dict[str, tables.Row] = {}
         self.seconds: dict[str, float] = {}
@@ -65,7 +70,10 @@ class Sweep:
         Raises:
             UserError: when weights cannot be read or files cannot be written.
         """
-        fingerprints = {planned.name: resume.fingerprint(planned.settings, self.prefix) for planned in self.planned}
+        fingerprints = {
+            planned.name: resume.fingerprint(planned.settings, self.prefix, self.machines[planned.device.kind])
+            for planned in self.planned
+        }
         self._keep_other_tables(fresh)
         todo = []
         for planned in self.planned:
@@ -174,7 +182,7 @@ class Sweep:
             for planned in self.planned
         ]
         rows = tables.ranked(rows)
-        hardware, versions = host.hardware(), host.versions()
+        hardware, versions = {name: value for one in self.machines.values() for name, value in one.items()}, host.versions()
         commit, dirty = host.git_state(places.ROOT)
         first = self.planned[0].settings
         document: dict[str, Any] = {
@@ -209,13 +217,17 @@ def _store(settings: Settings) -> list[str]:
 
 
 def machine(hardware: dict[str, Any], versions: dict[str, str]) -> str:
-    """The machine and the software in one line."""
+    """The machine, the software and the device beside the host in one line."""
     best = [name for name in ("amx_bf16", "avx512_bf16", "avx512_vnni", "avx2") if name in hardware["instructions"]]
     engines = ("torch", "openvino", "nncf", "onnxruntime", "onnxruntime-gpu", "tensorrt-cu13")
     software = ", ".join(f"{name} {versions[name]}" for name in engines if name in versions)
+    device = ""
+    if "device" in hardware:
+        told = [f"{hardware['device_memory_bytes'] / 2**30:.0f} GiB", f"driver {hardware.get('driver', 'unknown')}"]
+        device = f"; {hardware['device']} ({', '.join(told)})"
     return (
         f"{hardware['cpu']}, {hardware['usable_cores']} cores ({', '.join(best) or hardware['architecture']}), "
-        f"{hardware['memory_bytes'] / 2**30:.0f} GiB, {hardware['system']}, Python {versions['python']}, {software}"
+        f"{hardware['memory_bytes'] / 2**30:.0f} GiB, {hardware['system']}, Python {versions['python']}, {software}{device}"
     )
 
 

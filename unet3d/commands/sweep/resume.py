@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 from unet3d import json_files, places
 from unet3d.brats import weights
@@ -35,6 +35,8 @@ class Fingerprint(TypedDict):
     variables: dict[str, str]
     cpu: str
     cores: int
+    device: str | None
+    driver: str | None
 
 
 class State(TypedDict, total=False):
@@ -44,8 +46,10 @@ class State(TypedDict, total=False):
     seconds: float
 
 
-def fingerprint(settings: Settings, prefix: Sequence[str]) -> Fingerprint:
+def fingerprint(settings: Settings, prefix: Sequence[str], hardware: Mapping[str, Any]) -> Fingerprint:
     """The fingerprint of a run with these settings, the words of `prefix` before its command.
+
+    hardware: the machine with the device that the run will be on, see `unet3d.devices.host.with_device`.
 
     Raises:
         UserError: when the weights cannot be read.
@@ -59,8 +63,10 @@ def fingerprint(settings: Settings, prefix: Sequence[str]) -> Fingerprint:
         "code_sha256": code_sha256(places.PACKAGE),
         "versions": _versions(),
         "variables": host.variables(),
-        "cpu": host.cpu_model(),
-        "cores": host.usable_cores(),
+        "cpu": hardware["cpu"],
+        "cores": hardware["usable_cores"],
+        "device": hardware.get("device"),
+        "driver": hardware.get("driver"),
     }
 
 
@@ -72,10 +78,14 @@ def earlier(folder: Path, now: Fingerprint) -> Results | None:
         return None
     # The state file tells what was asked for; the results themselves must tell the same.
     asked = {name: value for name, value in document["settings"]["requested"].items() if name != "output_dir"}
+    hardware = document["environment"].get("hardware", {})
     same = (
         asked == now["settings"]
         and document["weights"].get("sha256") == now["weights_sha256"]
         and document["benchmark"]["git_commit"] == now["git_commit"]
+        and hardware.get("cpu") == now["cpu"]
+        and hardware.get("device") == now["device"]
+        and hardware.get("driver") == now["driver"]
     )
     return document if same else None
 

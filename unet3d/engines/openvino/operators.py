@@ -93,7 +93,7 @@ def profile(
         if node.name in after:
             ms = max(0.0, (calls + 1) * after[node.name] - calls * before.get(node.name, 0.0))
             products = node.input_type if node.is_convolution else None
-            rows.append(Operator(f"{node.kind} {node.kernel}", node.shapes, ms, node.flop, node.bytes, products))
+            rows.append(Operator(f"{node.kind} {node.kernel}", node.shapes, ms, node.flop, node.bytes, products=products))
     return rows, whole
 
 

@@ -105,7 +105,7 @@ def rows_of_calls(calls: Sequence[Call], flop_of: dict[str, int]) -> list[Operat
     rows = []
     for call in calls:
         flop = sum(round(_part(call.ms, times[layer]) * flop_of[layer]) for layer in call.products)
-        rows.append(Operator(call.name, call.shapes, call.ms, call.flop + flop, call.bytes, call.layer))
+        rows.append(Operator(call.name, call.shapes, call.ms, call.flop + flop, call.bytes, layer=call.layer))
     return rows
 
 
@@ -124,13 +124,13 @@ def rows_of_kernels(ran: Sequence[Kernel], calls: Sequence[Call], flop_of: dict[
             of = whole[kernel.call]
             part = _part(kernel.ms, of.ms)
             flop, moved = round(part * of.flop), round(part * of.bytes)
-            rows.append(Operator(of.name, of.shapes, kernel.ms, flop, moved, of.layer, kernel.name))
+            rows.append(Operator(of.name, of.shapes, kernel.ms, flop, moved, layer=of.layer, kernel=kernel.name))
             continue
         # What comes before the network's kernels brings its input, what comes after them takes its output away.
         outer = None
         if inside and not inside[0] < place < inside[-1]:
             outer = INPUT if place < inside[0] else OUTPUT
-        rows.append(Operator(kernel.name, [], kernel.ms, 0, 0, outer, kernel.name))
+        rows.append(Operator(kernel.name, [], kernel.ms, 0, 0, layer=outer, kernel=kernel.name))
     return rows
 
 

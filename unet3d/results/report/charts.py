@@ -21,6 +21,8 @@ LAYERS_SHOWN = 15
 NAME_ROOM = 56  # characters of a layer's name and shape
 LEAST_FOR_BARS = 20  # calls
 STEADY = 0.02  # on both sides of the mean, of the axis of a run that does not drift
+# Whose products a layer's share is of, by `ceiling` of its row.
+PRODUCTS = {"hardware": "the hardware's products", "library": "a library's products"}
 NAMES = {"WT": "Whole tumour", "TC": "Tumour core", "ET": "Enhancing tumour"}
 
 
@@ -203,7 +205,7 @@ def _layer_name(row: Layer) -> str:
 
 
 def _reached(row: Layer) -> str:
-    products = "the hardware's products" if "executed_flop" in row else "arithmetic"
+    products = PRODUCTS.get(row.get("ceiling") or "", "arithmetic")
     reached = ((row.get("share_of_matmul"), products), (row.get("share_of_copy"), "copying"))
     shares = [f", {share:.0%} of {what}" for share, what in reached if share]
     return max(shares, key=lambda text: float(text[2:].partition("%")[0])) if shares else ""
