@@ -58,7 +58,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batches", type=batches, default=(1, 2), help="volumes in a call (1,2)")
     parser.add_argument("--precisions", type=several, default=("fp16", "bf16", "int8"), help="(fp16,bf16,int8)")
     parser.add_argument("--inputs", type=several, default=tuple(PLACES), help="INPUT_ON_DEVICE (yes,no)")
-    parser.add_argument("--iterations", type=runs.count, default=100, help="timed calls of each run (100)")
+    parser.add_argument("--iterations", type=runs.count, default=300, help="timed calls of each run (300)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the volumes (0)")
     parser.add_argument("--only", help="contestants that take part, by name, separated by commas")
     parser.add_argument("--output", type=Path, default=Path("output_gpu"), help="folder of runs, gpu.json and gpu.md")

@@ -1,5 +1,6 @@
 """Telemetry: what the counters say, what is not there, and that it stays out of the measured calls."""
 
+import math
 import os
 import stat
 import sys
@@ -14,6 +15,8 @@ import pytest
 from unet3d.devices.cpu import CpuDevice
 from unet3d.measure.telemetry import sources, watch, xpu_smi
 from unet3d.results.console import Console
+from unet3d.results.facts import Told
+from unet3d.results.timing import Sample
 
 
 def domain(root, number, name, microjoules, largest=1_000_000):
@@ -95,7 +98,7 @@ def test_no_series_of_utilisation_begins_with_zero():
 class Counter:
     """A source with 20 W and a metric that fails at every second reading."""
 
-    name = "RAPL"
+    name, least_window_s = "RAPL", 0.015
 
     def __init__(self):
         self.readings, self.closed, self.begin = 0, False, time.perf_counter()
@@ -128,7 +131,108 @@ def test_sampler_reads_beside_the_work_and_once_after_it():
     assert found["sampling_share"] < 0.5
 
 
-VOLUMES = 4
+SAMPLES = [Sample(0.0, 1.0)] * 4
+
+
+class Made:
+    """A source that reads what it is told, at the times of a clock that is told too."""
+
+    def __init__(self, clock, name="NVML", least_window_s=1.5, joules=None, **metrics):
+        self.clock, self.name, self.least_window_s, self._joules, self._metrics = clock, name, least_window_s, joules, metrics
+
+    def read(self):
+        return {metric: value(self.clock.now) for metric, value in self._metrics.items()}
+
+    def joules(self):
+        return self._joules and self._joules(self.clock.now)
+
+    def close(self):
+        pass
+
+
+def watched_at(monkeypatch, times, **source):
+    """What is read of a source at these seconds after the begin, by its own functions of the time."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(watch, "perf_counter", lambda: clock.now)
+    sampler = watch.Sampler([Made(clock, **source)], period=3600)
+    sampler.start()
+    for now in times[:-1]:
+        clock.now = now
+        sampler._sample()
+    clock.now = times[-1]
+    return watch.Watched(sampler.stop())
+
+
+# A counter that moves every 0.1 s, at 500 W; the gauge is its average of a second, at the begin of an idle GPU.
+GPU = {
+    "joules": lambda now: 1000 + 500 * math.floor(10 * now) / 10,
+    "gpu_power_w": lambda now: 100 + 400 * min(1, now),
+    "gpu_utilisation_percent": lambda now: 90.0,
+    "gpu_temperature_c": lambda now: 50.0,
+}
+
+
+def figures_of(told):
+    return {key: value for key, value, _ in told.figures}
+
+
+@pytest.mark.parametrize("end", [2.3, 10.04, 60.0])
+def test_power_is_joules_over_the_seconds_of_the_window(monkeypatch, end):
+    watched = watched_at(monkeypatch, [*map(float, range(1, math.ceil(end))), end], **GPU)
+    telemetry, told = watch.section(watched, SAMPLES)
+    figures, joules = figures_of(told), telemetry["energy"]["joules"]["NVML"]
+    assert figures["gpu_power"] * end == pytest.approx(joules)
+    assert figures["energy_per_volume_gpu"] == pytest.approx(joules / 4)
+    # A window ends between two steps of the counter.
+    assert figures["gpu_power"] == pytest.approx(500, rel=0.1 / end)
+    spread = telemetry["summary"]["gpu_power_w"]
+    assert spread["min"] <= spread["mean"] <= spread["max"] and not told.warnings
+
+
+def test_power_of_a_burst_lies_between_its_readings(monkeypatch):
+    """As results.json must have it, also where the burst is over before the counter's least window has passed."""
+    energy = {"joules": lambda now: 100 * min(max(now - 1, 0), 1)}
+    telemetry, told = watch.section(watched_at(monkeypatch, [1.0, 2.0, 3.0, 3.4], **energy), SAMPLES)
+    spread = telemetry["summary"]["gpu_power_w"]
+    assert figures_of(told)["gpu_power"] == spread["mean"] == pytest.approx(100 / 3.4)
+    assert spread["min"] <= spread["mean"] <= spread["max"]
+    assert None not in telemetry["series"]["gpu_power_w"]
+
+
+def test_a_mean_weighs_readings_by_their_seconds(monkeypatch):
+    source = {"gpu_utilisation_percent": lambda now: 90.0 if now <= 2 else 0.0}
+    _, told = watch.section(watched_at(monkeypatch, [1.0, 2.0, 2.1], **source), SAMPLES)
+    assert figures_of(told)["gpu_utilisation"] == pytest.approx(90 * 2 / 2.1)
+
+
+def test_a_window_that_is_too_short_for_the_counter_has_no_power_and_says_so(monkeypatch):
+    """The ten calls of a default run on an H100."""
+    telemetry, told = watch.section(watched_at(monkeypatch, [0.095], **GPU), [Sample(0.0, 0.0095)] * 10)
+    assert telemetry["energy"] is None and not told.figures
+    assert set(telemetry["series"]) == {"time_s", "gpu_temperature_c"} == {*telemetry["summary"], "time_s"}
+    [warning] = told.warnings
+    assert warning.name == "short-window" and warning.remedy == "Raise NUM_ITERATIONS to about 190."
+    assert "0.095 s" in warning.message and "1.5 s" in warning.message
+    _, told = watch.section(watched_at(monkeypatch, [1.0, 190 * 0.0095], **GPU), [Sample(0.0, 0.0095)] * 190)
+    assert figures_of(told)["gpu_power"] and not told.warnings
+
+
+def test_rapl_moves_every_millisecond_and_tells_shorter_windows(monkeypatch, tmp_path):
+    domain(tmp_path, "0", "package-0", 100)
+    least = sources.Rapl(tmp_path).least_window_s
+    energy = {"name": "RAPL", "least_window_s": least, "joules": lambda now: 40 * now}
+    _, told = watch.section(watched_at(monkeypatch, [0.095], **energy), SAMPLES)
+    assert figures_of(told) == {"cpu_power": pytest.approx(40), "energy_per_volume_cpu": pytest.approx(0.95)}
+    assert not told.warnings
+
+
+def test_a_counter_that_fails_at_the_end_tells_no_energy(monkeypatch):
+    def failing(now):
+        return 500 * now if now < 4 else 1 / 0
+
+    telemetry, told = watch.section(watched_at(monkeypatch, [1.0, 2.0, 3.0, 4.0], **{**GPU, "joules": failing}), SAMPLES)
+    assert telemetry["energy"] is None and "energy_per_volume_gpu" not in figures_of(told)
+    assert figures_of(told)["gpu_power"] == pytest.approx(500)
 
 
 @pytest.fixture
@@ -145,8 +249,8 @@ def test_joules_a_volume_only_where_a_counter_was_read(monkeypatch, out, lines):
     monkeypatch.setattr(sources, "available", lambda device: ([Counter()], []))
     with watch.watching(CpuDevice(), out) as watched:
         time.sleep(0.05)
-    telemetry, rows = watch.section(watched, VOLUMES)
-    energy, figures = telemetry["energy"], {key: value for key, value, _ in rows}
+    telemetry, told = watch.section(watched, SAMPLES)
+    energy, figures = telemetry["energy"], figures_of(told)
     assert energy["joules_per_volume"]["RAPL"] == pytest.approx(energy["joules"]["RAPL"] / 4)
     assert figures["energy_per_volume_cpu"] == energy["joules_per_volume"]["RAPL"]
     assert not lines
@@ -154,9 +258,9 @@ def test_joules_a_volume_only_where_a_counter_was_read(monkeypatch, out, lines):
     monkeypatch.setattr(sources, "available", lambda device: ([sources.Host()], ["CPU power (none)", "clocks"]))
     with watch.watching(CpuDevice(), out) as watched:
         time.sleep(0.05)
-    telemetry, rows = watch.section(watched, VOLUMES)
+    telemetry, told = watch.section(watched, SAMPLES)
     assert telemetry["energy"] is None
-    assert not any("energy" in key for key, _, _ in rows)
+    assert not any("energy" in key for key in figures_of(told))
     assert telemetry["absent"] == ["CPU power (none)", "clocks"]
     assert "".join(lines).count("CPU power (none)") == 1
 
@@ -164,7 +268,7 @@ def test_joules_a_volume_only_where_a_counter_was_read(monkeypatch, out, lines):
 def test_several_ranks_share_one_machine_so_no_rank_claims_its_energy(monkeypatch):
     sampler = watch.Sampler([Counter()], period=10)
     sampler.start()
-    telemetry, _ = watch.section(watch.Watched(sampler.stop()), VOLUMES, ranks=2)
+    telemetry, _ = watch.section(watch.Watched(sampler.stop()), SAMPLES, ranks=2)
     assert telemetry["energy"] is None
 
 
@@ -172,7 +276,7 @@ def test_off_means_nothing_runs(monkeypatch, out):
     monkeypatch.setattr(sources, "available", lambda device: pytest.fail("telemetry is off"))
     with watch.watching(CpuDevice(), out, enabled=False) as watched:
         pass
-    assert watch.section(watched, VOLUMES) == (None, [])
+    assert watch.section(watched, SAMPLES) == (None, Told())
 
 
 def test_a_run_that_fails_keeps_what_was_read_and_its_error(monkeypatch, out):

@@ -220,9 +220,9 @@ def _watched(plan: Plan, record: Record, measure: Callable[[], Answer], out: Con
                     record.warn(*(advice.disturbed(seen, plan.settings) if seen else ()))
     finally:
         record.samples.sort(key=lambda sample: sample.start)
-        volumes = sum(sample.volumes for sample in record.samples)
-        record.telemetry, figures = watch.section(watched, volumes, group.size)
-        record.figures += figures
+        record.telemetry, told = watch.section(watched, record.samples, group.size)
+        record.figures += told.figures
+        record.warn(*told.warnings)
 
 
 def _score(record: Record, cases: Cases, predictions: Predictions, out: Console) -> Dice:

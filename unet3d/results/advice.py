@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,8 @@ LOOK_S = 1.0
 OTHERS_ON_CPU, OTHERS_BESIDE_GPU = 0.05, 0.5
 # The counters have steps of 0.01 s, in which the system itself is at work too: less than this is no disturbance.
 LEAST_S = 0.1
+# By which a longer window is advised than is needed: later calls may be faster.
+SPARE = 1.2
 
 
 def before(settings: Settings) -> Iterator[RunWarning]:
@@ -91,6 +94,18 @@ def disturbs(seen: Disturbance, platform: str) -> bool:
     """Whether others had so much of the CPUs that times measured on this platform are not those of an idle machine."""
     limit = OTHERS_ON_CPU if platform == "CPU" else OTHERS_BESIDE_GPU
     return seen.others_share > limit and seen.others_cpu_s > LEAST_S
+
+
+def short_window(window_s: float, needed_s: float, calls: int) -> RunWarning:
+    """That counters need a longer window than this one of so many calls; both in seconds."""
+    wanted = calls * SPARE * needed_s / window_s
+    step = 10 ** max(0, math.floor(math.log10(wanted)) - 1)
+    return RunWarning(
+        "short-window",
+        f"{window_s:.2g} s were measured, in which counters of energy, power or utilisation tell too little: their figures are "
+        f"left out, they need {needed_s:.2g} s.",
+        f"Raise NUM_ITERATIONS to about {math.ceil(wanted / step) * step}.",
+    )
 
 
 def after(samples: Sequence[Sample], streams: int, warm_up_settled: bool) -> Iterator[RunWarning]:

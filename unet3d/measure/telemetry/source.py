@@ -9,9 +9,13 @@ from typing import Protocol
 
 
 class Source(Protocol):
-    """Readings of one kind. `joules` is a counter of all energy since some moment, or None where there is none."""
+    """Readings of one kind. `joules` is a counter of all energy since some moment, or None where there is none.
+
+    least_window_s: seconds below which a window is too short for its averages over time, and for its counter.
+    """
 
     name: str
+    least_window_s: float
 
     def read(self) -> dict[str, float]: ...
 

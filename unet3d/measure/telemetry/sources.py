@@ -18,12 +18,18 @@ CPUFREQ = "/sys/devices/system/cpu/cpu{}/cpufreq/scaling_cur_freq"
 # Asking a core for its clock disturbs it a little, so that of a large machine only some are asked.
 CLOCKS_READ = 8
 TEMPERATURE_CHIPS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
+# A counter is off by up to a step at the edges of a window: by at most 7% in one of so many steps.
+LEAST_STEPS = 15
+# RAPL's counters move every millisecond, NVML's energy about every 0.1 s. NVML's utilisation and power are averages over up to
+# a second before the reading, so that the first of a window of 15 such steps lies within it.
+RAPL_STEP_S, GPU_STEP_S = 0.001, 0.1
 
 
 class Host:
     """CPU utilisation of the machine and memory, clocks and temperature where the kernel shows them."""
 
     name = "host"
+    least_window_s = 0.0  # ticks of all CPUs together: coarse in a short window, but of that window
 
     def __init__(self) -> None:
         import psutil
@@ -78,6 +84,7 @@ class Rapl:
     """Energy of the CPU packages from the kernel's powercap files, cores and on-die memory controllers included."""
 
     name = "RAPL"
+    least_window_s = LEAST_STEPS * RAPL_STEP_S
 
     def __init__(self, root: Path | None = None):
         """Raises Absent where there is no counter or it may not be read."""
@@ -117,6 +124,8 @@ class Rapl:
 class DeviceCounter:
     """The energy counter and clocks that the device offers itself (`Device.power_source`)."""
 
+    least_window_s = LEAST_STEPS * GPU_STEP_S
+
     def __init__(self, device: Device):
         """Raises Absent where the device has none."""
         source = device.power_source()
@@ -138,6 +147,7 @@ class Nvml:
     """Utilisation, temperature, memory and power of one NVIDIA GPU."""
 
     name = nvml.Nvml.name
+    least_window_s = LEAST_STEPS * GPU_STEP_S
 
     def __init__(self, device: Device, library: nvml.Library | None = None):
         """Raises Absent where package or driver is missing."""

@@ -29,6 +29,8 @@ class XpuSmi:
     """The last line that xpu-smi printed. It has no energy counter that is finer than its power figure."""
 
     name = "xpu-smi"
+    # A line is of the second before it, and may be a second old.
+    least_window_s = 3.0
 
     def __init__(self, command: str | None = None):
         """Raises Absent where xpu-smi is not installed or several GPUs leave open which is which."""
