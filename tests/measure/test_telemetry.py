@@ -272,6 +272,16 @@ def test_several_ranks_share_one_machine_so_no_rank_claims_its_energy(monkeypatc
     assert telemetry["energy"] is None
 
 
+def test_several_ranks_are_not_told_by_the_process_and_the_gpu_of_one(monkeypatch):
+    machine = {"cpu_utilisation_percent": lambda now: 20.0, "process_memory_bytes": lambda now: 5.0}
+    watched = watched_at(monkeypatch, [1.0, 2.0], **GPU, **machine)
+    telemetry, told = watch.section(watched, SAMPLES, ranks=2)
+    assert figures_of(told) == {"cpu_utilisation": 20.0}
+    assert set(telemetry["series"]) == {"time_s", "cpu_utilisation_percent"} == {"time_s", *telemetry["summary"]}
+    short = watched_at(monkeypatch, [0.1], **GPU)
+    assert watch.section(short, SAMPLES, ranks=2)[1] == Told([], [])
+
+
 def test_off_means_nothing_runs(monkeypatch, out):
     monkeypatch.setattr(sources, "available", lambda device: pytest.fail("telemetry is off"))
     with watch.watching(CpuDevice(), out, enabled=False) as watched:

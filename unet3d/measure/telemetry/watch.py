@@ -34,6 +34,8 @@ FIGURES = (
     ("cpu_power_w", "cpu_power", "W"),
     ("gpu_power_w", "gpu_power", "W"),
 )
+# Seconds of the readings, and metrics of the machine; the others are of one process or one device.
+OF_MACHINE = ("time_s", "cpu_", "host_")
 
 
 @dataclass(frozen=True)
@@ -190,12 +192,15 @@ def watching(device: Device, out: Console, enabled: bool = True, period: float =
 def section(watched: Watched, samples: Sequence[Sample], ranks: int = 1) -> tuple[Section | None, Told]:
     """`telemetry` of results.json, the figures of results.yaml and warnings, for a window with these samples.
 
-    ranks: of how many this process is one. With several no energy per volume is told.
+    ranks: of how many this process is one. With several only the machine's readings are told, and no energy per volume.
     """
     if watched.read is None:
         return None, Told()
     read = dict(watched.read)
     joules, needed_s = read.pop("joules"), read.pop("needed_s")
+    if ranks > 1:
+        for part in ("series", "summary"):
+            read[part] = {name: told for name, told in read[part].items() if name.startswith(OF_MACHINE)}
     telemetry: Section = {**read, "absent": list(watched.absent), "energy": None}
     figures: list[Figure] = []
     warnings: list[RunWarning] = []
