@@ -108,6 +108,21 @@ def test_instances_share_out_threads_and_cores(monkeypatch):
     assert [(place.name, place.memory_nodes) for place in alone] == [("core 0", ()), ("core 1", ())]
 
 
+@pytest.mark.parametrize(("threads", "each"), [(8, 2), (4, 2), (2, 1), (20, 10)])
+def test_ranks_on_nodes_of_different_size_are_equal_and_have_a_core_a_thread(monkeypatch, threads, each):
+    """Unless more threads are asked for than there are cores, of which a warning tells."""
+    cores = [*(Core(0, cpu) for cpu in range(6)), Core(1, 6), Core(1, 7)]
+    settings = settings_of(monkeypatch, cores, multi_tile="True", threads=threads)
+    places = placement.places_of_ranks(settings)
+    assert [place.threads for place in places] == [each, each]
+    assert [len(place.cpus) for place in places] == ([each, each] if threads <= 8 else [6, 2])
+    assert [place.memory_nodes for place in places] == [(0,), (1,)]
+    fewer = "; each has 2 of 8 threads, since the smallest has no more cores"
+    assert placement.told(places, threads).endswith(fewer) == (threads == 8)
+    with pytest.raises(UserErrors, match=f"STREAMS={each + 1} is more than the {each} CPU threads of an instance"):
+        settings_of(monkeypatch, cores, multi_tile="True", threads=threads, streams=each + 1)
+
+
 @pytest.mark.parametrize(
     ("variables", "free", "node"),
     [

@@ -86,10 +86,9 @@ def _on_cpu(asked: Asked, platform: str, threads: int, fill: Fill) -> tuple[Coun
         problems.append(
             f"INSTANCES={instances} is more than the {most} CPU threads and cores; lower INSTANCES or raise THREADS"
         )
-    elif instances > 1 and asked.streams > threads // instances:
+    elif instances > 1 and asked.streams > (each := threads_of_each(topology.split(cores, instances), threads)):
         problems.append(
-            f"STREAMS={asked.streams} is more than the {threads // instances} CPU threads "
-            "of an instance; lower STREAMS or INSTANCES"
+            f"STREAMS={asked.streams} is more than the {each} CPU threads of an instance; lower STREAMS or INSTANCES"
         )
     return Counts(devices, instances), problems
 
@@ -140,11 +139,21 @@ def places_of_ranks(settings: Settings) -> list[Placement]:
     return [Placement(cls.place_name(name), threads, variables=cls.variables_for(name)) for name in cls.visible_names()[:count]]
 
 
+def told(places: Sequence[Placement], threads: int) -> str:
+    """The places of this machine's ranks in a line, and where they leave some of these threads out."""
+    each = places[0].threads
+    fewer = (
+        f"; each has {each} of {threads} threads, since the smallest has no more cores" if each < threads // len(places) else ""
+    )
+    return ", ".join(place.name for place in places) + fewer
+
+
 def core_groups(cores: Sequence[topology.Core], count: int, threads: int) -> list[Placement]:
     """Groups of cores for `count` ranks with `threads` threads in all; memory is bound where there is a choice."""
     several = len(topology.by_node(topology.cores())) > 1
-    each, places = threads // count, []
-    for group in topology.split(cores, count):
+    groups = topology.split(cores, count)
+    each, places = threads_of_each(groups, threads), []
+    for group in groups:
         cpus = tuple(core.cpu for core in group[:each])
         nodes = tuple(sorted({core.node for core in group[:each]}))
         name = f"{'core' if len(cpus) == 1 else 'cores'} {topology.ranges(cpus)}"
@@ -152,6 +161,15 @@ def core_groups(cores: Sequence[topology.Core], count: int, threads: int) -> lis
             name += f" of NUMA node {topology.ranges(nodes)}"
         places.append(Placement(name, each, cpus, nodes if several else ()))
     return places
+
+
+def threads_of_each(groups: Sequence[Sequence[topology.Core]], threads: int) -> int:
+    """Threads of each rank, equal ones for equal work, of `threads` in all.
+
+    No more than the smallest group has cores, unless more threads were asked for than all of them have.
+    """
+    each = threads // len(groups)
+    return each if threads > sum(map(len, groups)) else min(each, *map(len, groups))
 
 
 def place_of_single(settings: Settings, device: Device) -> Placement | None:

@@ -23,6 +23,7 @@ from unet3d.engines import registry
 from unet3d.errors import BenchmarkError, ExitCode, UserError, shown
 from unet3d.files import write_atomically
 from unet3d.places import command
+from unet3d.planning import placement
 from unet3d.planning.placement import Placement
 from unet3d.planning.plan import Plan
 from unet3d.ranks import nodes, pool, spool
@@ -70,9 +71,8 @@ def run(plan: Plan, record: Record, out: Console, task: str) -> None:
         record.at_end.append(
             lambda: bulletin.tell(f"node {settings.node_rank}: {record.incomplete_reason}") if not record.complete else None
         )
-    where = ", ".join(place.name for place in places)
     out.line(
-        f"{len(places)} rank{'s' if len(places) > 1 else ''} on this machine: {where}"
+        f"{len(places)} rank{'s' if len(places) > 1 else ''} on this machine: {placement.told(places, settings.threads)}"
         + (f"; node {settings.node_rank} of {settings.nnodes}, meeting at {settings.rdzv_endpoint}" if bulletin else "")
     )
     record.warn(*advice.other_load(settings))
