@@ -57,6 +57,33 @@ def test_version_1_in_a_container_that_sees_its_groups_as_the_root(kernel):
     assert control_groups.oom_kills(*given) == 1
 
 
+def test_pages_of_files_that_the_kernel_can_give_up_are_left(kernel):
+    """As after preprocessing: a limit that is full of what was read and written."""
+    given = kernel(
+        "0::/jobs/one",
+        **{
+            "jobs__one__memory_DOT_max": "10000",
+            "jobs__one__memory_DOT_current": "9000",
+            "jobs__one__memory_DOT_stat": "anon 2500\nfile 6500\ninactive_file 6000\nactive_file 500",
+            "jobs__memory_DOT_max": "20000",
+            "jobs__memory_DOT_current": "14000",
+        },
+    )
+    assert control_groups.memory_left(*given) == 6000
+
+
+def test_version_1_counts_the_file_cache_of_the_groups_below(kernel):
+    given = kernel(
+        "4:memory:/x",
+        **{
+            "memory__x__memory_DOT_limit_in_bytes": "10000",
+            "memory__x__memory_DOT_usage_in_bytes": "9000",
+            "memory__x__memory_DOT_stat": "inactive_file 1\ntotal_inactive_file 4000",
+        },
+    )
+    assert control_groups.memory_left(*given) == 5000
+
+
 @pytest.mark.parametrize("quota", ["-1", "max", "", "many"])
 def test_no_limit_is_none(kernel, quota):
     given = kernel("4:cpu:/x\n0::/x", cpu__x__cpu_DOT_cfs_quota_us=quota, cpu__x__cpu_DOT_cfs_period_us="100000")

@@ -13,6 +13,12 @@ from pathlib import Path
 PROC, ROOT = Path("/proc"), Path("/sys/fs/cgroup")
 # Version 1 writes a number near 2^63 where there is no limit.
 NO_LIMIT = 2**62
+# Files of a limit and of what is used, and the entry of memory.stat that has the file cache which can be given up; in version 1
+# the entries without "total_" leave out the groups below, whose memory counts.
+MEMORY = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 
 
 def folders(controller: str, proc: Path = PROC, root: Path = ROOT) -> Iterator[Path]:
@@ -49,13 +55,18 @@ def cpu_quota(proc: Path = PROC, root: Path = ROOT) -> float | None:
 
 
 def memory_left(proc: Path = PROC, root: Path = ROOT) -> int | None:
-    """Bytes that this process may still take within its limits, None where nothing limits it."""
+    """Bytes that this process may still take within its limits, None where nothing limits it.
+
+    Pages of files that nobody has used of late count as free: the kernel gives them up before it says that memory is out.
+    """
     left = []
     for folder in folders("memory", proc, root):
-        for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+        for limit, used, cached in MEMORY:
             words = [*_words(folder / limit), *_words(folder / used)]
             if len(words) == 2 and all(word.isdecimal() for word in words) and int(words[0]) < NO_LIMIT:
-                left.append(max(0, int(words[0]) - int(words[1])))
+                most, taken = map(int, words)
+                reclaimable = min(taken, entries(folder / "memory.stat").get(cached, 0))
+                left.append(max(0, most - taken + reclaimable))
     return min(left, default=None)
 
 
