@@ -121,6 +121,13 @@ def test_against_another_one_joins_it(three, save, capsys):
     assert not other["beyond_noise"]
 
 
+@pytest.mark.parametrize(("dirty", "told"), [(False, ""), (True, " (changed)"), (None, " (changes unknown)")])
+def test_a_commit_is_told_with_whether_files_differed(three, save, dirty, told, capsys):
+    save("runs/last", doc(0, 100, benchmark={**benchmark_at("0123456789"), "git_dirty": dirty}))
+    assert f", 01234567{told} |" in printed(capsys, three, "--format", "markdown")
+    assert f">01234567{told}<" in printed(capsys, three, "--format", "html")
+
+
 def test_two_results_against_the_second(three, capsys):
     out = printed(capsys, three / "fast", three / "slow", "--against", three / "slow")
     assert "fast against slow" in out

@@ -78,6 +78,10 @@ def test_an_added_result_tells_nothing_of_people_and_reads_the_same(committed):
         ({"volume": {"shape": [4, 64, 64, 64], "standard": False}}, "volume"),
         ({"benchmark": {**document([1])["benchmark"], "git_commit": None, "git_dirty": None}}, "commit"),
         ({"benchmark": {**document([1])["benchmark"], "git_commit": "abc", "git_dirty": True}}, "commit"),
+        (
+            {"benchmark": {**document([1])["benchmark"], "git_commit": "abc", "git_dirty": None}},
+            "whether they did is not known",
+        ),
     ],
 )
 def test_what_is_no_reference_is_refused(committed, save, change, reason):

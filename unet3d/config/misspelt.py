@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from unet3d.config.settings import SETTINGS
 
 # Variables of the program that are no settings.
-OTHERS = ("UNET3D_KERNELS", "UNET3D_MARCH", "UNET3D_TRACEBACK")
+OTHERS = ("UNET3D_COMMIT", "UNET3D_KERNELS", "UNET3D_MARCH", "UNET3D_TRACEBACK")
 # Share of letters in the same order. AWS_PROFILE and PROFILE share 0.82, NUM_THREADS and THREADS as much.
 NEAR = 0.85
 # Shorter names are near too many others.

@@ -163,23 +163,24 @@ def versions() -> dict[str, str]:
     return software
 
 
-def git_state(folder: Path) -> tuple[str | None, bool]:
-    """Commit of the benchmark's checkout and whether files differ from it; (None, False) where there is none.
+def git_state(folder: Path) -> tuple[str | None, bool | None]:
+    """Commit of the checkout with this root, and whether files differ from it; None for what is not known.
 
-    An image has no checkout: GIT_COMMIT, set when it was built, names the commit there.
+    An image or an installed package is no checkout: there UNET3D_COMMIT names the commit, which says nothing of changes.
     """
+    # Where git is told of another repository, such as in a hook, that one's commit is not ours.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*words: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=20
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=20, env=own
         ).stdout.strip()
 
-    if not CHECKOUT:  # an installed package may lie in a folder of somebody else's checkout
-        return os.environ.get("GIT_COMMIT") or None, False
-    try:
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.SubprocessError):
-        return os.environ.get("GIT_COMMIT") or None, False
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        # A package or an unpacked release may lie within a checkout of something else.
+        if CHECKOUT and Path(git("rev-parse", "--show-toplevel")).resolve() == folder.resolve():
+            return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    return os.environ.get("UNET3D_COMMIT") or None, None
 
 
 def frequency_governor() -> str | None:

@@ -47,6 +47,12 @@ class Benchmark(TypedDict):
     git_dirty: bool | None
 
 
+def changes(benchmark: Benchmark) -> str:
+    """What follows a commit in brackets: that files differed from it, or that nobody knows; empty where none did."""
+    told = {True: " (changed)", False: "", None: " (changes unknown)"}
+    return told[benchmark.get("git_dirty")]
+
+
 class Requested(TypedDict, total=False):
     """Each setting with its value, None where there is none. One that a document lacks did not exist when it was written."""
 

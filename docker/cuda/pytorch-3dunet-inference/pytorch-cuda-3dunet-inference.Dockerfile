@@ -22,10 +22,10 @@ ARG REQUIRE_WEIGHTS=0
 ARG WEIGHTS_URL=
 RUN docker/common/finish.sh
 
-ARG GIT_COMMIT=
-ENV PLATFORM=CUDA GIT_COMMIT=${GIT_COMMIT}
+ARG UNET3D_COMMIT=
+ENV PLATFORM=CUDA UNET3D_COMMIT=${UNET3D_COMMIT}
 LABEL org.opencontainers.image.title="3D-UNet BraTS 2019 inference, NVIDIA GPU" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.revision="${GIT_COMMIT}"
+      org.opencontainers.image.revision="${UNET3D_COMMIT}"
 ENTRYPOINT ["/usr/bin/tini", "-s", "--", "/opt/unet3d/docker/common/entrypoint.sh"]
 CMD ["/bin/bash", "-c", "./run_model.sh"]

@@ -15,7 +15,7 @@ from unet3d.commands.compare.rows import Row
 from unet3d.errors import shown
 from unet3d.results.bootstrap import CONFIDENCE, Ratio
 from unet3d.results.report.theme import number
-from unet3d.results.schema import Value
+from unet3d.results.schema import Value, changes
 
 WIDTH = 80
 NAME_WIDTH = 28
@@ -66,7 +66,7 @@ def what(row: Row) -> str:
 def origin(row: Row) -> str:
     """Date and commit."""
     commit = row.values["commit"]
-    known = f"{str(commit)[:8]}{' (changed)' if row.values['commit_dirty'] else ''}" if commit else "commit unknown"
+    known = f"{str(commit)[:8]}{changes(row.doc['benchmark'])}" if commit else "commit unknown"
     return f"{row.values['date']}, {known}"
 
 

@@ -14,6 +14,7 @@ from unet3d.commands.compare.rows import Row
 from unet3d.errors import shown
 from unet3d.results import report
 from unet3d.results.bootstrap import CONFIDENCE
+from unet3d.results.schema import changes
 
 FILTERS = (("machine", "Machine"), ("precision", "Precision"), ("torch", "PyTorch"))
 
@@ -101,8 +102,8 @@ def _row(row: Row, history: bool, compared: bool) -> dict[str, Any]:
         cells.append(_cell(ratio and ratio.value, "short", listing.ratio_text(ratio) if ratio else "–"))
         cells.append(_cell(listing.mark(row, history), "words", mark={True: "worse", False: "better", None: ""}[slower]))
     cells += figures[1:] + ([] if history else [_cell(values["date"], "short")])
-    dirty = " changed" if values["commit_dirty"] else ""
-    cells.append(_cell(values["commit"], "short", f"{str(values['commit'])[:8]}{dirty}" if values["commit"] else "–"))
+    commit = f"{str(values['commit'])[:8]}{changes(row.doc['benchmark'])}" if values["commit"] else "–"
+    cells.append(_cell(values["commit"], "short", commit))
     cells += [_cell(values["torch"], "short"), _cell(values["driver"], "short")]
     differs = [(shown(fact), shown(value)) for fact, value in row.differs]
     cells.append(_cell(len(differs) or None, "words", f"in {len(differs)}" if differs else "–", more=differs))

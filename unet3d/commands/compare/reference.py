@@ -77,8 +77,8 @@ def add(run: Path, folder: Path | None = None) -> Path:
     reasons = [] if checked.get("complete") else [f"it is incomplete ({shown(checked.get('incomplete_reason'))})"]
     if not checked["volume"].get("standard"):
         reasons.append("its volume is not this benchmark's")
-    if not checked["benchmark"].get("git_commit") or checked["benchmark"].get("git_dirty"):
-        reasons.append("it names no commit, or files differed from it")
+    if not checked["benchmark"].get("git_commit") or checked["benchmark"].get("git_dirty") is not False:
+        reasons.append("it names no commit, or files differed from it, or whether they did is not known")
     if reasons:
         raise UserError(f"{shown(file)}: is no reference: {'; '.join(reasons)}; run the benchmark as it is committed")
     target = (folder or places.REFERENCE_RESULTS) / name_of(checked)

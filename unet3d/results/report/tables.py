@@ -8,7 +8,7 @@ from typing import Any, cast
 from unet3d.config import kinds
 from unet3d.config.settings import BY_NAME
 from unet3d.results.report.theme import number
-from unet3d.results.schema import Results, Statistics, Value
+from unet3d.results.schema import Results, Statistics, Value, changes
 
 Rows = list[tuple[str, str]]
 RANK_FIGURES = ("throughput", "latency_mean_ms", "latency_p90_ms")
@@ -69,8 +69,7 @@ def software(doc: Results) -> Rows:
     rows = [
         (
             "benchmark",
-            f"{benchmark['name']} {benchmark['version']}"
-            + (f", commit {commit[:12]}{' and changed files' if benchmark.get('git_dirty') else ''}" if commit else ""),
+            f"{benchmark['name']} {benchmark['version']}" + (f", commit {commit[:12]}{changes(benchmark)}" if commit else ""),
         )
     ]
     rows += list(environment.get("versions", {}).items())
