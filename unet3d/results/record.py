@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Any
 
 from unet3d.config.values import Settings
@@ -29,6 +30,7 @@ class Record:
     settings: Settings
     command: list[str] = field(default_factory=list)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    began: float = field(default_factory=monotonic)  # on this machine's monotonic clock in seconds
     finished: datetime | None = None
     complete: bool = False
     incomplete_reason: str | None = "still running"
@@ -69,7 +71,8 @@ class Record:
 
     def finish(self, reason: str | None = None) -> None:
         """Close the record: complete, or incomplete for a reason."""
-        self.finished = datetime.now(UTC)
+        # Not read from the clock on the wall, which may have been set back meanwhile.
+        self.finished = self.started + timedelta(seconds=monotonic() - self.began)
         self.complete, self.incomplete_reason = reason is None, reason
         while self.at_end:
             try:
