@@ -1,13 +1,14 @@
 """What a run prints: short for whoever watches, in full for logs and pipes."""
 
 import io
+from dataclasses import replace
 
 import pytest
-from making import settings_of
+from making import record_of, settings_of
 
 from unet3d.results import console
 from unet3d.results.console import Console
-from unet3d.results.facts import Dice
+from unet3d.results.facts import Dice, PeakMemory
 from unet3d.results.timing import Sample, summarise
 
 DICE = Dice({"WT": 0.9, "TC": 0.8, "ET": 0.7}, 0.8, {}, {})
@@ -79,6 +80,21 @@ def test_the_table_of_settings_is_in_the_log_and_printed_when_asked_for(tmp_path
     out.introduce(settings)
     assert console.banner(settings) in (tmp_path / "log").read_text()
     assert (console.banner(settings) in stream.getvalue()) == (verbose == "yes")
+
+
+@pytest.mark.parametrize(
+    ("platform", "device", "told"),
+    [
+        ("CPU", None, "peak memory 2.00 GiB"),
+        ("CUDA", 3 * 2**29, "peak memory host 2.00 GiB, device 1.50 GiB"),
+        ("Max", None, "peak memory host 2.00 GiB"),
+    ],
+)
+def test_beside_a_device_the_summary_says_whose_memory_it_is(platform, device, told):
+    settings = replace(settings_of(), platform=platform)
+    record = record_of(settings, memory=PeakMemory(2**31, device))
+    [line] = [line for line in console.summary(record, stats_of()) if "peak memory" in line]
+    assert line.endswith(told) and ("host" in line) == (platform != "CPU")
 
 
 def test_a_phase_stands_in_the_log_also_where_it_is_drawn(tmp_path, monkeypatch):

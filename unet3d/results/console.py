@@ -225,7 +225,6 @@ def summary(record: Record, stats: Statistics) -> list[str]:
     """The closing lines: what was measured, of what, how steady."""
     ran, settings = record.effective, record.settings
     weights = record.weights.kind if record.weights else "unknown"
-    gib = (record.memory.peak_host_bytes if record.memory else 0) / 2**30
     lines = []
     if ran:
         lines.append(
@@ -237,12 +236,21 @@ def summary(record: Record, stats: Statistics) -> list[str]:
         f"latency {stats.mean:.2f} ms ± {stats.stdev:.2f} (p50 {stats.p50:.2f}, p90 {stats.p90:.2f}, "
         f"p99 {stats.p99:.2f}, min {stats.min:.2f}, max {stats.max:.2f}) over {stats.calls} calls",
         f"throughput {stats.throughput:.4g} img/s, {stats.throughput * record.tflop_per_volume:.3g} nominal TFLOP/s, "
-        f"peak memory {gib:.2f} GiB",
+        f"peak memory {_peak(record)}",
     ]
     if record.accuracy:
         shown = ", ".join(f"{region} {fraction(record.accuracy.of(region))}" for region in (*REGIONS, "total"))
         lines.append(f"Dice of weights: {weights} on {len(record.accuracy.cases)} cases: {shown}")
     return lines
+
+
+def _peak(record: Record) -> str:
+    """Most memory in use; beside a device it is told which is the host's and which the device's."""
+    host = (record.memory.peak_host_bytes if record.memory else 0) / 2**30
+    if record.settings.platform == "CPU":
+        return f"{host:.2f} GiB"
+    device = record.memory.peak_device_bytes if record.memory else None
+    return f"host {host:.2f} GiB" + ("" if device is None else f", device {device / 2**30:.2f} GiB")
 
 
 def fraction(value: float | None) -> str:
