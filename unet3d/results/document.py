@@ -18,6 +18,7 @@ from unet3d.files import write_atomically
 from unet3d.results.private import without_homes
 from unet3d.results.reader import SCHEMA_VERSION
 from unet3d.results.record import Record
+from unet3d.results.schema import rank_count
 from unet3d.results.timing import Sample, Statistics, summarise
 from unet3d.version import __version__
 from unet3d.workload import MODALITIES, SHAPE
@@ -205,7 +206,7 @@ def labels(doc: Mapping[str, Any]) -> Document:
         **{name: effective.get(name) for name in ("device", "engine", "precision", "jit", "network", "layout", "ipex")},
         "batch_size": chosen["batch_size"],
         "streams": chosen["streams"],
-        "ranks": max(1, len(doc["ranks"])),
+        "ranks": rank_count(doc["ranks"], doc["samples"]["rank"]),
         "calls": len(doc["samples"]["latency_ms"]),
         "volume": doc["volume"]["shape"],
         "weights": doc["weights"].get("kind"),

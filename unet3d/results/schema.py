@@ -423,6 +423,14 @@ class Rank(TypedDict, total=False):
     load_seconds: dict[str, Seconds]
 
 
+def rank_count(ranks: Sequence[object], of_samples: Sequence[int]) -> int:
+    """Of how many processes a result is, from `ranks` and `samples.rank`.
+
+    A run that was interrupted has none under `ranks`: there the samples say of how many they are.
+    """
+    return len(ranks) or 1 + max(of_samples, default=0)
+
+
 class Pool(TypedDict):
     """All ranks together: the window that they share, and how evenly they worked."""
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unet3d.results.schema import Results
+from unet3d.results.schema import Results, rank_count
 
 # What decides how fast a CPU's products are, the strongest first.
 INSTRUCTIONS = (("AMX", "amx"), ("AVX512-BF16", "avx512_bf16"), ("AVX-512", "avx512f"), ("AVX2", "avx2"))
@@ -60,7 +60,7 @@ def of(doc: Results) -> Machine:
         next((name for name, start in INSTRUCTIONS if any(flag.startswith(start) for flag in known)), None),
         hardware.get("usable_cores"),
         None if memory is None else memory / 2**30,
-        max(1, len(doc["ranks"])),
+        rank_count(doc["ranks"], doc["samples"]["rank"]),
         None if hardware.get("container") else hardware.get("host"),
     )
 

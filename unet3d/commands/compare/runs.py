@@ -15,7 +15,7 @@ from unet3d.config import kinds
 from unet3d.errors import UserError, shown
 from unet3d.results import reader
 from unet3d.results.bootstrap import FEWEST
-from unet3d.results.schema import Results, Value
+from unet3d.results.schema import Results, Value, rank_count
 
 METRICS = ("throughput", "throughput_with_overhead", "mean", "p50", "p90")
 SAMPLES = ("latency_ms", "start_s", "stage_ms", "post_ms", reader.HIDDEN, "rank", "stream", "volumes")
@@ -190,7 +190,7 @@ def facts(doc: Results) -> dict[str, str]:
         "variables": environment.get("variables", {}),
         "weights": {name: value for name, value in cast(Mapping[str, Value], doc["weights"]).items() if name != "path"},
         "benchmark": {name: benchmark.get(name) for name in ("version", "git_commit", "git_dirty")},
-        "ranks": {"count": max(1, len(doc["ranks"]))},
+        "ranks": {"count": rank_count(doc["ranks"], doc["samples"]["rank"])},
     }
     flat: dict[str, str] = {}
     for name, section in sections.items():

@@ -11,7 +11,7 @@ from unet3d.results.console import fraction
 from unet3d.results.report import charts, slices, tables
 from unet3d.results.report.tables import Row3, Rows
 from unet3d.results.report.theme import VARIABLES, number
-from unet3d.results.schema import Accuracy, Results, dice_of
+from unet3d.results.schema import Accuracy, Results, dice_of, rank_count
 from unet3d.workload import REGIONS
 
 # Outlines lie on a black image in either scheme.
@@ -145,8 +145,8 @@ def _what(doc: Results) -> str:
     ]
     if requested["streams"] != 1:
         parts.append(f"{requested['streams']} streams")
-    if doc["ranks"]:
-        parts.append(f"{len(doc['ranks'])} ranks")
+    if (ranks := rank_count(doc["ranks"], doc["samples"]["rank"])) > 1:
+        parts.append(f"{ranks} ranks")
     parts.append("volume " + "×".join(str(extent) for extent in doc["volume"]["shape"]))
     if doc["scenario"] != "loop":
         parts.append(f"LoadGen {doc['scenario']}")
