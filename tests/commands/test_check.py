@@ -204,6 +204,14 @@ def test_without_torch_nothing_runs(run_check, monkeypatch):
     assert code == 2 and "torch is not installed" in text and "./setup.sh" in text
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_ninja_is_missing_where_the_run_would_not_find_it(monkeypatch, there):
+    """Its package alone, whose program is nowhere, builds nothing."""
+    gone = () if there else ("ninja",)
+    monkeypatch.setattr(shutil, "which", lambda name, **named: None if name in gone else f"/bin/{name}")
+    assert any(line.startswith("ninja: ") for line in check.missing(asked_of())) != there
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -260,11 +261,49 @@ def status_in_new_process(**variables):
 def test_without_a_tool_the_reason_says_which(monkeypatch, tmp_path, missing, remedy):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     found = build.shutil.which
-    monkeypatch.setattr(build.shutil, "which", lambda name: None if name == missing else found(name) or name)
+    monkeypatch.setattr(build.shutil, "which", lambda name, **named: None if name == missing else found(name) or name)
     monkeypatch.delenv("UNET3D_KERNELS", raising=False)
     monkeypatch.delenv("CXX", raising=False)
     form, reason = build.status.__wrapped__()
     assert form == "fallback" and remedy in reason
+
+
+@pytest.fixture
+def not_activated(monkeypatch, tmp_path):
+    """An environment with a ninja of its own, none of whose programs is on PATH."""
+    for folder, name in (("path", "c++"), ("scripts", "ninja")):
+        program = tmp_path / folder / name
+        program.parent.mkdir()
+        program.write_text("#!/bin/sh\necho 1.13\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(build.sysconfig, "get_path", lambda name: str(tmp_path / name))
+    monkeypatch.setitem(sys.modules, "ninja", None)
+    return tmp_path
+
+
+def test_ninja_of_an_environment_that_is_not_activated_builds(not_activated, monkeypatch):
+    """PyTorch's loader calls it by its name."""
+
+    def load(name, sources, build_directory, **options):
+        assert subprocess.check_output(["ninja", "--version"], text=True) == "1.13\n"
+        (Path(build_directory) / f"{name}.so").write_bytes(b"compiled")
+
+    monkeypatch.setattr("torch.utils.cpp_extension.load", load)
+    library = build.build(not_activated / "cache")
+    assert library.read_bytes() == b"compiled" and build.whole_library(not_activated / "cache") == library
+    assert os.environ["PATH"] == str(not_activated / "path")
+
+
+def test_ninja_on_path_comes_first_and_none_is_none(not_activated, monkeypatch):
+    assert build.ninja() == not_activated / "scripts" / "ninja"
+    (not_activated / "scripts" / "ninja").rename(not_activated / "path" / "ninja")
+    assert build.ninja() == not_activated / "path" / "ninja"
+    (not_activated / "path" / "ninja").rename(not_activated / "ninja")
+    assert build.ninja() is None
+    monkeypatch.setitem(sys.modules, "ninja", SimpleNamespace(BIN_DIR=str(not_activated)))
+    assert build.ninja() == not_activated / "ninja"
 
 
 def test_a_compiler_that_fails_is_said(tmp_path):

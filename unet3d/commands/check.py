@@ -23,7 +23,7 @@ from unet3d.devices import cpu_time, host, process
 from unet3d.devices.ceilings import HARDWARE
 from unet3d.errors import UserErrors, shown
 from unet3d.measure import rates
-from unet3d.network.cpu_ops import peak
+from unet3d.network.cpu_ops import build, peak
 from unet3d.planning import memory, mlperf
 from unet3d.planning.refusals import weights_are_missing
 from unet3d.results import advice
@@ -237,8 +237,6 @@ def _speed(
 
 def _ours(plans: dict[str, Any], shape: Sequence[int], precision: str) -> Sequence[Executed]:
     """What ENGINE=torch multiplies on this CPU; nothing where it has no form of ours, or int8's is known after calibration."""
-    from unet3d.network.cpu_ops import build
-
     if precision not in build.STORED or not build.available():
         return ()
     from unet3d.network.cpu import planned
@@ -265,7 +263,7 @@ def missing(asked: Asked) -> list[str]:
         )
     if not any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "c++", "clang++")):
         lacking.append("a C++ compiler: our CPU kernels and JIT=compile need one; apt-get install g++")
-    elif shutil.which("ninja") is None and importlib.util.find_spec("ninja") is None:
+    elif build.ninja() is None:
         lacking.append("ninja: our CPU kernels are built with it; pip install ninja")
     if importlib.util.find_spec("mlperf_loadgen") is None:
         lacking.append(f"LoadGen: SCENARIO=SingleStream and Offline need it; {mlperf.INSTALL}")

@@ -7,6 +7,7 @@ there, and if not, why.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import logging
@@ -14,7 +15,9 @@ import os
 import platform
 import shutil
 import subprocess
+import sysconfig
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from unet3d import caches, files, progress
@@ -112,6 +115,34 @@ def named(folder: Path, library: Path) -> Path:
         return folder / f"{NAME}-{hashlib.file_digest(file, 'sha256').hexdigest()}.so"
 
 
+def ninja() -> Path | None:
+    """The program ninja: on PATH, else among the programs of this interpreter's packages; None where there is none.
+
+    These are on PATH only where the environment was activated, which a run does not need.
+    """
+    folders = [sysconfig.get_path("scripts")]
+    with contextlib.suppress(ImportError):
+        from ninja import BIN_DIR
+
+        folders.append(BIN_DIR)
+    found = shutil.which("ninja") or shutil.which("ninja", path=os.pathsep.join(filter(None, folders)))
+    return None if found is None else Path(found)
+
+
+@contextlib.contextmanager
+def _on_path(folder: Path) -> Iterator[None]:
+    """While the body runs, programs of this folder are found where PATH has none of their name."""
+    before = os.environ.get("PATH")
+    os.environ["PATH"] = os.pathsep.join((os.defpath if before is None else before, str(folder)))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PATH"]
+        else:
+            os.environ["PATH"] = before
+
+
 def build(folder: Path) -> Path:
     """Compile the operators into `folder`; returns the library, whose name has the SHA-256 of its content.
 
@@ -123,7 +154,8 @@ def build(folder: Path) -> Path:
     """
     if not shutil.which(os.environ.get("CXX", "c++")):
         raise RuntimeError("no C++ compiler (install g++)")
-    if not shutil.which("ninja"):
+    program = ninja()
+    if program is None:
         raise RuntimeError("no ninja (pip install ninja)")
     # A PyTorch for CUDA on a machine without a GPU says so here, of which nothing follows for the CPU's operators.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
@@ -133,7 +165,8 @@ def build(folder: Path) -> Path:
     files.remove_leftovers(folder)
     # What a killed build has left has a name by which it is removed later.
     with tempfile.TemporaryDirectory(dir=folder, prefix=files.PARTIAL) as scratch:
-        with progress.phase("compiling the C++ operators for this CPU, once"):
+        # PyTorch's loader calls ninja by its name.
+        with progress.phase("compiling the C++ operators for this CPU, once"), _on_path(program.parent):
             built = cpp_extension.load(
                 NAME,
                 [str(FOLDER / name) for name in SOURCES],
