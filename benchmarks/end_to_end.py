@@ -57,6 +57,10 @@ class Row:
     latency_ms: float
     calls_under_way: int
 
+    def summary(self) -> str:
+        """Both rates and their ratio."""
+        return f"alone {self.alone:.4g}/s, with overhead {self.whole:.4g}/s, {self.whole / self.alone:.3f} of it"
+
     def cells(self) -> list[str]:
         """A row of the table."""
         joules = ["n/a" if value is None else f"{value:.2f}" for value in (self.joules_alone, self.joules_whole)]
@@ -100,6 +104,8 @@ def _benchmark(arguments: argparse.Namespace) -> int:
                 words += ["--volume-shape", arguments.shape] if arguments.shape else []
                 try:
                     rows.append(measure(make(ask([*words, "--output-dir", scratch], os.environ)), out))
+                    # A row may take minutes: who stops the others has it.
+                    print(f"{engine} {precision}: {rows[-1].summary()}", file=sys.stderr, flush=True)
                 except (BenchmarkError, UserErrors) as error:
                     print(f"not measured: {engine} {precision}: {'; '.join(messages_of(error))}", flush=True)
                     failed = True

@@ -49,7 +49,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     joules = values["joules_per_volume"]
     dice = rows.dice(row.doc) if _real(row) else None
     return (
-        str(values["machine"]),
+        _machine(row),
         f"{values['precision']}, {values['engine']}{extra}",
         number(row.side.value("throughput")),
         number(row.side.value("p90")),
@@ -58,6 +58,13 @@ def _cells(row: Row) -> tuple[str, ...]:
         str(values["commit"])[:8] if values["commit"] else "–",
         str(values["date"]),
     )
+
+
+def _machine(row: Row) -> str:
+    """A CPU with its strongest instructions: in clouds those of several generations have one name."""
+    machine = row.machine
+    instructions = machine.instructions if machine.platform == "CPU" else None
+    return f"{machine.label}, {instructions}" if instructions else machine.label
 
 
 def _real(row: Row) -> bool:

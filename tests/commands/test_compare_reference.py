@@ -162,7 +162,7 @@ def test_headline_is_made_from_the_committed(committed, headline):
     lines = headline.headline().splitlines()
     assert lines[0].startswith("| Machine | Precision, engine | Volumes/s |")
     assert len(lines) == 2 + 3
-    assert lines[2].startswith("| Xeon 8481C, 16 cores | bf16, torch 2.13.0 | 1.557 | 645.1 |")
+    assert lines[2].startswith("| Xeon 8481C, 16 cores, AMX | bf16, torch 2.13.0 | 1.557 | 645.1 |")
     assert lines[3].endswith("| 210 | – | 01234567 | 2026-03-01 |")
 
 
