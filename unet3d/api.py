@@ -65,7 +65,6 @@ def run(
     words = [f"{BY_NAME[name].flag}={kinds.show(value)}" for name, value in settings.items() if value is not None]
     with _environment_kept(), tempfile.TemporaryDirectory(prefix="unet3d-") as scratch:
         caches.share()
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
         from unet3d.measure import run as measuring
 
         # A run writes now and then what it has so far; nobody looks at it here.

@@ -42,8 +42,6 @@ def main(argv: Sequence[str]) -> int:
     asked = ask(argv, os.environ)
     # PyTorch names its own places when it is imported; ranks find ours in their environment.
     caches.share()
-    # Kineto prints its own start and stop to standard error otherwise.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     prepare_folder(asked.output_dir, "OUTPUT_DIR")
     if asked.scaling:
         from unet3d.commands import scaling

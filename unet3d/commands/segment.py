@@ -66,7 +66,6 @@ def main(argv: Sequence[str]) -> int:
     asked = ask(argv[1:], os.environ)
     cases = segment.cases_in(Path(argv[0]).expanduser())
     caches.share()
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # Kineto prints its own start and stop to standard error otherwise
     process.import_torch()
     plan = make(asked)
     if problems := _refused(plan):

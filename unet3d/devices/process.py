@@ -60,6 +60,8 @@ def import_torch() -> None:
     Raises:
         UserError: when that fails, with the variables that it may have stumbled over.
     """
+    # Kineto prints its own start and stop to standard error otherwise.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     try:
         with contextlib.redirect_stderr(streams.noise()):
             import torch  # noqa: F401
