@@ -2,6 +2,7 @@
 
 import contextlib
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -130,3 +131,19 @@ def test_views_are_no_rows(tiny_reference):
     assert [call.name for call in watch.calls] == ["aten::add", "aten::mul"]
     rows = watched(tiny_reference, tiny_reference, x, lambda x: x.permute(0, 2, 3, 4, 1)[:, 1:].contiguous())
     assert [(row.layer, row.bytes) for row in rows] == [(layers.INPUT, 2 * 4 * 4 * 7 * 8 * 16)]
+
+
+def test_what_watching_costs_once_is_no_part_of_a_hosts_profile(monkeypatch):
+    """By a clock that only the network moves: PyTorch prepares what it needs to be watched within the first call."""
+    clock = [0.0]
+    monkeypatch.setattr(operators, "perf_counter", lambda: clock[0])
+    costs = iter((1.7, 0.25, 0.25))
+
+    def infer():
+        clock[0] += next(costs)
+
+    @contextlib.contextmanager
+    def watching(mark):
+        yield SimpleNamespace(calls=[], flop_of={}, sees_compiled=True)
+
+    assert operators.on_host(watching, infer, is_compiled=False).ms == pytest.approx(250)
