@@ -119,6 +119,7 @@ def _layers(ours: cpu.CpuUNet, precision: str, arguments: argparse.Namespace) ->
     print("|---|---|---|---|---|---|---|---|")
     total = {"ours": 0.0, "oneDNN": 0.0}
     ceilings: dict[str, Rate | None] = {}
+    executed = {layer.name: layer for layer in ours.executed((1, ours.channels, *arguments.shape))}
     for name, module, shapes in _modules(ours, arguments.shape):
         sources = [random(*shape).to(ours.dtype).contiguous(memory_format=torch.channels_last_3d) for shape in shapes]
         # What was upsampled has no normalisation, nor has the network's input.
@@ -131,7 +132,7 @@ def _layers(ours: cpu.CpuUNet, precision: str, arguments: argparse.Namespace) ->
         output = module(*raws)[0]
         inputs, outputs, extents = x.shape[1], output.shape[1], tuple(output.shape[2:])
         del output
-        multiplied = forms.products(module.form)
+        multiplied = executed[name].products
         if multiplied not in ceilings:
             ceilings[multiplied] = peak.best(multiplied, arguments.threads)
         theirs = _onednn(module, inputs, outputs, x)
@@ -139,12 +140,9 @@ def _layers(ours: cpu.CpuUNet, precision: str, arguments: argparse.Namespace) ->
         best = {key: min(values) for key, values in seconds.items()}
         for key, value in best.items():
             total[key] += value
-        upsampling = isinstance(module, cpu.Upsampling)
-        nominal = 2 * inputs * outputs * prod(extents) * (1 if upsampling else 27)
-        # Of an upsampling the numbers are multiplied for each voxel of its input.
-        executed = forms.executed_flop(module.form, module.weight.numel(), 1, shapes[0][2:] if upsampling else extents)
+        nominal = 2 * inputs * outputs * prod(extents) * (1 if isinstance(module, cpu.Upsampling) else 27)
         ceiling = ceilings[multiplied]
-        share = f"{executed / best['ours'] / 1e12 / ceiling.tflops:.0%}" if ceiling else peak.why_not(multiplied)
+        share = f"{executed[name].flop / best['ours'] / 1e12 / ceiling.tflops:.0%}" if ceiling else peak.why_not(multiplied)
         print(
             f"| {name} {inputs}->{outputs} | {'x'.join(map(str, extents))} | {module.form} | "
             f"{best['ours'] * 1e3:.1f} ({median(seconds['ours']) * 1e3:.1f}) | "
