@@ -21,8 +21,8 @@ namespace unet3d {
 // Tiles that one block multiplies at once: as many as a kernel of products.cpp has rows, or twice as many.
 constexpr int64_t kTiles = kLanes == 16 ? 14 : 12;
 // Every block of tiles reads all weights. Where these are so many times the block's own scratch, they are read once for
-// as many tiles as kSlabBytes of scratch have room for, which then lies outside of the cores' caches. Measured on Zen 4
-// with AVX-512 and on Zen 3 with AVX2.
+// as many tiles as kSlabBytes of scratch have room for, which then lies outside of the cores' caches. With AVX2 measured
+// on Zen 3; with AVX-512 it makes the choices that were measured on Zen 4.
 constexpr int64_t kWeightsOfScratch = kLanes == 16 ? 8 : 4, kSlabBytes = 64 << 20;
 
 // Whether a kernel computes all columns of its rows at once, so that M may take the place of A's first block of channels
