@@ -61,12 +61,25 @@ def test_volumes_that_are_on_the_device_are_not_sent_again():
 def test_a_slots_memory_is_used_again_and_that_without_a_slot_is_not():
     ring = Ring(Queues())
     first = ring.memory(SHAPE, torch.float16, 1)
-    assert ring.memory(SHAPE, torch.float16, 1) is first and first.is_contiguous(memory_format=torch.channels_last_3d)
+    assert ring.memory(SHAPE, torch.float16, 1) is first
     assert ring.memory(SHAPE, torch.float16, 2) is not first
     assert ring.memory(SHAPE, torch.float16) is not ring.memory(SHAPE, torch.float16)
     assert ring.memory((2, *SHAPE[1:]), torch.float16, 1).shape[0] == 2
     ring.clear()
     assert ring.memory(SHAPE, torch.float16, 1) is not first
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_device_changes_the_layout_and_a_host_that_computes_does_it_by_itself(channels_last):
+    given = volumes(1)[0]
+    sent = Ring(Queues(), channels_last=channels_last).stage(given, torch.float16, 0, on_device=False)
+    there = Ring(Queues(), channels_last=channels_last).stage(given, torch.float16, 0, on_device=True)
+    without_slot = Ring(Queues(), channels_last=channels_last).stage(given, torch.float16, None, on_device=True)
+    on_host = Ring(CpuDevice(), channels_last=channels_last).stage(given, torch.float16, 0, on_device=False)
+    for staged, innermost in ((sent, False), (there, channels_last), (without_slot, channels_last), (on_host, channels_last)):
+        order = torch.channels_last_3d if innermost else torch.contiguous_format
+        assert staged.is_contiguous(memory_format=order)
+        assert torch.equal(staged, torch.from_numpy(given).half())
 
 
 def volumes(count):

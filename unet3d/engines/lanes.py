@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from unet3d.engines import layout
+
 if TYPE_CHECKING:
     import torch
 
@@ -19,14 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Captured:
-    """A recorded forward pass: `replay` fills its input, on the current stream, and returns its output."""
+    """A recorded forward pass: `replay` fills its input, from any layout, on the current stream and returns its output."""
 
     graph: Graph
     input: torch.Tensor
     output: torch.Tensor
 
     def replay(self, staged: torch.Tensor) -> torch.Tensor:
-        self.input.copy_(staged, non_blocking=True)
+        layout.fill(self.input, staged)
         self.graph.replay()
         return self.output
 
@@ -53,7 +55,7 @@ class Lane:
 
     def capture(self, network: Callable[[torch.Tensor], torch.Tensor], staged: torch.Tensor) -> None:
         """Record the network for volumes of this shape. The network must have run with it before."""
-        place = self._device.upload(staged)
+        place = layout.innermost(self._device.upload(staged))
         if place is staged:
             place = staged.clone()
         self._device.synchronize()

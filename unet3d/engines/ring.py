@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from unet3d.engines import labels
+from unet3d.engines import labels, layout
 from unet3d.engines.base import Finished
 
 if TYPE_CHECKING:
@@ -71,8 +71,10 @@ class Ring:
     """Slots by number. A slot is used by one thread at a time; different ones by several."""
 
     def __init__(self, device: Device, streams: int = 1, threads: int = 1, channels_last: bool = True):
-        """threads: of the host, for a stream. channels_last: the memory's layout, channels innermost; otherwise outermost."""
+        """threads: of the host, for a stream. channels_last: the network's layout, channels innermost; otherwise outermost."""
         self._device, self._channels_last = device, channels_last
+        # Where a device works, volumes change their layout there: see `layout`.
+        self._innermost_on_host = channels_last and device.is_host
         self.overlaps = not device.is_host and device.times_events
         # Streams are calls in flight already.
         self.depth = DEPTH if self.overlaps and streams == 1 else 1
@@ -92,14 +94,14 @@ class Ring:
 
         slot = Slot() if number is None else self._slot(number)
         if slot.staged is None or (tuple(slot.staged.shape), slot.staged.dtype) != (shape, dtype):
-            layout = torch.channels_last_3d if self._channels_last else torch.contiguous_format
-            slot.staged = self._device.pin(torch.empty(shape, dtype=dtype, memory_format=layout))
+            order = torch.channels_last_3d if self._innermost_on_host else torch.contiguous_format
+            slot.staged = self._device.pin(torch.empty(shape, dtype=dtype, memory_format=order))
         return slot.staged
 
     def stage(self, volumes: NDArray[np.float32], dtype: torch.dtype, number: int | None, on_device: bool) -> torch.Tensor:
-        """Volumes in this data type and the ring's layout, in pinned memory or, on_device, on the device.
+        """Volumes in this data type: in host memory, pinned for a device, or, on_device, there and in the network's layout.
 
-        One pass over them changes both: less has to be sent to a device than of float32, and nothing is left to do there.
+        Less has to be sent to a device than of float32.
         """
         import torch
 
@@ -112,16 +114,16 @@ class Ring:
             return staged
         if number is not None and self.overlaps:
             return self.upload(number, staged)
-        staged = self._device.upload(staged)
+        there = self._in_layout(self._device.upload(staged))
         self._device.synchronize()
-        return staged
+        return there
 
     def upload(self, number: int, staged: torch.Tensor) -> torch.Tensor:
-        """The slot's copy on the device of staged volumes; finished on return, and nothing else is waited for."""
+        """Staged volumes in the slot's memory on the device, in the network's layout; nothing else is waited for."""
         assert self._bring is not None, "only where calls overlap"
         with self._device.on_stream(self._bring):
-            there = self._place(self._slot(number), staged)
-            there.copy_(staged, non_blocking=True)
+            there = self._place(self._slot(number), staged, self._channels_last)
+            layout.fill(there, staged)
             arrived = self._device.new_event()
             arrived.record()
         arrived.synchronize()
@@ -132,7 +134,7 @@ class Ring:
     ) -> None:
         """Begin a slot's call behind those that were begun before, on the calling thread's current queue.
 
-        run: from volumes on the device to logits. on_device: whether what is staged is there already.
+        run: from volumes on the device, in the layout of those staged, to logits. on_device: whether these are there already.
         """
         assert self._bring is not None and self._take is not None, "only where calls overlap"
         slot, event = self._slot(number), self._device.new_event
@@ -141,7 +143,7 @@ class Ring:
         if not on_device:
             moments.sent, moments.arrived = event(), event()
             with self._device.on_stream(self._bring):
-                there = self._place(slot, staged)
+                there = self._place(slot, staged, channels_last=False)
                 moments.sent.record()
                 there.copy_(staged, non_blocking=True)
                 moments.arrived.record()
@@ -184,11 +186,14 @@ class Ring:
         """Give the memory back."""
         self._slots.clear()
 
-    def _place(self, slot: Slot, staged: torch.Tensor) -> torch.Tensor:
+    def _in_layout(self, there: torch.Tensor) -> torch.Tensor:
+        return layout.innermost(there) if self._channels_last else there
+
+    def _place(self, slot: Slot, staged: torch.Tensor, channels_last: bool) -> torch.Tensor:
         """The slot's volumes on the device. Called on the queue that brings them, whose memory no other one uses."""
         import torch
 
         if slot.on_device is None or slot.on_device.shape != staged.shape:
-            device = self._device.torch_device
-            slot.on_device = torch.empty_like(staged, device=device, memory_format=torch.preserve_format)
+            order = torch.channels_last_3d if channels_last else torch.contiguous_format
+            slot.on_device = torch.empty_like(staged, device=self._device.torch_device, memory_format=order)
         return slot.on_device

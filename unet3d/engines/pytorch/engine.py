@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from unet3d.engines import labels as labels_of
+from unet3d.engines import layout
 from unet3d.engines.base import (
     CHANNELS_LAST,
     CONTIGUOUS,
@@ -151,7 +152,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
     def start(self, staged: torch.Tensor, slot: int) -> None:
         captured = self._lanes[0].graphs.get(tuple(staged.shape))
         with self._torch.inference_mode(), self._autocast():
-            run = captured.replay if captured else self._ensure_jit(staged)
+            run = captured.replay if captured else self._call
             self._ring.start(slot, staged, run, self.request.input_on_device)
 
     def finish(self, slot: int) -> Finished:
@@ -172,10 +173,14 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         with lane.running(), self._torch.inference_mode(), self._autocast():
             captured = lane.graphs.get(tuple(staged.shape)) if by_graph else None
             if captured is None:
-                assert self._run is not None
-                return self._run(self.request.device.upload(staged))
+                return self._call(self.request.device.upload(staged))
             logits = captured.replay(staged)
             return logits.clone() if len(self._lanes) > 1 else logits
+
+    def _call(self, there: torch.Tensor) -> torch.Tensor:
+        """Logits of volumes that are where the network is, without a graph."""
+        assert self._run is not None, "made by the first call's comparison or compilation"
+        return self._run(layout.innermost(there))
 
     def _capture(self, lane: Lane, staged: torch.Tensor) -> None:
         """Record a lane's graph for this shape; where that fails the run goes on without, and says so."""
@@ -186,7 +191,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
             self._infer_on(lane, staged)
         try:
             with self._torch.inference_mode(), self._autocast():
-                lane.capture(self._ensure_jit(staged), staged)
+                lane.capture(self._call, staged)
         except RuntimeError as error:
             if self.request.device.is_out_of_memory(error):
                 raise
@@ -227,12 +232,12 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         if self._form.release is not None:
             self._form.release()
 
-    def _ensure_jit(self, staged: torch.Tensor) -> Runnable:
-        """The callable that is compared with fp32, warmed up and timed, made at the first call."""
+    def _ensure_jit(self, staged: torch.Tensor) -> None:
+        """Make the callable that is compared with fp32, warmed up and timed, at the first call."""
         if self._run is None:
             backend = self._form.compile_backend
-            self._run = jit.make_runnable(self._module, self.request.jit, backend, staged, self._autocast())
-        return self._run
+            example = layout.innermost(self.request.device.upload(staged))
+            self._run = jit.make_runnable(self._module, self.request.jit, backend, example, self._autocast())
 
     def logits(self, output: torch.Tensor) -> NDArray[np.float32]:
         # At once: a step for the type and one for the layout would hold a volume of logits each.
