@@ -4,6 +4,7 @@ from time import perf_counter
 
 import pytest
 import torch
+from marks import needs_cuda
 
 from unet3d.devices import ceilings
 
@@ -62,3 +63,25 @@ def test_a_type_that_cannot_be_multiplied_has_no_rate(monkeypatch):
     rates = ceilings.measure("cpu", "fp16")
     assert rates.matmul_tflops is None and rates.matmul_how == "none"
     assert rates.copy_gbs > 0
+
+
+def test_on_a_gpu_bytes_are_also_multiplied_with_their_sums_side_by_side():
+    products = ceilings._products("meta", "int8")
+    flop, call = products["matrix product by columns"](64)
+    product = call()
+    assert product.dtype == torch.int32 and product.shape == (64, 64) and flop == 2 * 64**3
+    factors = [cell.cell_contents for cell in call.__closure__ if isinstance(cell.cell_contents, torch.Tensor)]
+    assert sorted(factor.stride() for factor in factors) == [(1, 64), (64, 1)]
+
+
+@needs_cuda
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0), reason="needs matrix units for bytes"
+)
+def test_a_gpu_multiplies_bytes_at_least_as_fast_as_half_precision():
+    device = torch.device("cuda")
+    fastest = {}
+    for precision in ("int8", "fp16"):
+        rates = (ceilings.rate(work, device) for work in ceilings._products("cuda", precision).values())
+        fastest[precision] = max(rate for rate in rates if rate is not None)
+    assert fastest["int8"] > fastest["fp16"]

@@ -92,10 +92,10 @@ def measure(device: str, precision: str, threads: int | None = None) -> Ceilings
     device: "cpu", "cuda" or "xpu" (also with an index). precision: of PRECISIONS; int8 is multiplied to int32.
     threads: CPU threads, by default those that PyTorch uses in the calling thread.
 
-    The matrix product's rate is the better of two forms that compute layers of this network: a square product, by the
-    library that torch.mm calls, and a 3x3x3 convolution of 256 channels, by the convolution library. On some CPUs the
-    first is far slower than the machine (MKL on CPUs that are not Intel's). The convolution has no padding: libraries leave
-    out products with zeros around a volume, which would be counted all the same.
+    The matrix product's rate is the best of forms that compute layers of this network: a square product, by the library that
+    torch.mm calls, in int8 also with its second factor stored by columns, and a 3x3x3 convolution of 256 channels, by the
+    convolution library. On some CPUs the first is far slower than the machine (MKL on CPUs that are not Intel's). The
+    convolution has no padding: libraries leave out products with zeros around a volume, which would be counted all the same.
     """
     import torch
 
@@ -136,9 +136,14 @@ def _products(device: str, precision: str) -> dict[str, Product]:
             return torch.randint(-128, 128, shape, dtype=dtype, device=device)
         return torch.randn(shape, device=device).to(dtype)
 
+    multiply = torch._int_mm if dtype == torch.int8 else torch.mm
+
     def square(size: int) -> tuple[float, Callable[[], object]]:
         left, right = random(size, size), random(size, size)
-        multiply = torch._int_mm if dtype == torch.int8 else torch.mm
+        return 2.0 * size**3, lambda: multiply(left, right)
+
+    def by_columns(size: int) -> tuple[float, Callable[[], object]]:
+        left, right = random(size, size), random(size, size).t()
         return 2.0 * size**3, lambda: multiply(left, right)
 
     def convolution(size: int) -> tuple[float, Callable[[], object]]:
@@ -166,8 +171,13 @@ def _products(device: str, precision: str) -> dict[str, Product]:
     products: dict[str, Product] = {"matrix product": square}
     if dtype != torch.int8:
         products["3x3x3 convolution"] = convolution
-    elif device.startswith("cpu"):
+        return products
+    if device.startswith("cpu"):
         products["3x3x3 convolution"] = int8_convolution
+    else:
+        # cuBLAS uses matrix units for bytes where both factors have the numbers of a sum side by side: in the other order an
+        # H200 made a sixth of its products in half precision, and the network's own int8 layers were far above that.
+        products["matrix product by columns"] = by_columns
     return products
 
 
