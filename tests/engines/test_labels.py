@@ -6,6 +6,7 @@ import torch
 
 from unet3d.engines import labels
 from unet3d.engines.base import Engine
+from unet3d.network.cpu_ops import build
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last_3d]
 DEVICE = next((kind for kind in ("cuda", "xpu") if getattr(torch, kind).is_available()), "cpu")
@@ -17,10 +18,18 @@ def logits(layout, dtype, classes=4):
     return values.to(dtype).contiguous(memory_format=layout)
 
 
+@pytest.fixture(params=[True, False])
+def operators(request, monkeypatch):
+    """With the CPU's operators where they can be built, and without them."""
+    if request.param and not build.available():
+        pytest.skip(build.status()[1])
+    monkeypatch.setattr(build, "loaded", lambda: request.param)
+
+
 @pytest.mark.parametrize("classes", [3, 4])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_the_first_of_the_largest_logits(layout, dtype, classes):
+def test_the_first_of_the_largest_logits(layout, dtype, classes, operators):
     made = logits(layout, dtype, classes)
     found = labels.most_likely(made)
     assert found.dtype == torch.uint8
@@ -36,6 +45,18 @@ def test_the_kernel_gives_the_same(dtype):
     found = torch.empty((2, 37, 8, 5), dtype=torch.uint8, device=DEVICE)
     kernel.most_likely(made, found)
     assert np.array_equal(found.cpu().numpy(), made.float().cpu().numpy().argmax(axis=1))
+
+
+def test_operators_give_the_same_where_numbers_are_any_and_zeros_have_a_sign():
+    if not build.available():
+        pytest.skip(build.status()[1])
+    numbers = torch.randn((2, 4, 19, 7, 41), generator=torch.Generator().manual_seed(2))
+    numbers[numbers.abs() < 0.3] *= 0
+    for dtype in (torch.float32, torch.bfloat16):
+        made = numbers.to(dtype).contiguous(memory_format=torch.channels_last_3d)
+        found = torch.full((2, 19, 7, 41), 9, dtype=torch.uint8)
+        torch.ops.unet3d_fused.labels(made, found)
+        assert np.array_equal(found.numpy(), made.float().numpy().argmax(axis=1))
 
 
 def test_an_engine_without_labels_of_its_own_has_these():

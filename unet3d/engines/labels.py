@@ -1,6 +1,7 @@
 """From logits to labels, where the logits are: on the host or on a device.
 
 PyTorch's argmax takes a second of one core for a volume whose classes are outermost in memory, as long as a network on AMX.
+Where classes are innermost and the CPU's operators are there, one pass of ours takes a tenth of several of PyTorch's.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING
 
+from unet3d.network.cpu_ops import build
 from unet3d.workload import CLASSES
 
 if TYPE_CHECKING:
@@ -29,8 +31,7 @@ def most_likely(logits: torch.Tensor) -> torch.Tensor:
             return logits.argmax(dim=1).to(torch.uint8)
         labels = torch.empty((logits.shape[0], *logits.shape[2:]), dtype=torch.uint8, device=logits.device)
         if logits.device.type == "cpu":
-            for first in range(0, logits.shape[2], PLANES):
-                _of_four(logits[:, :, first : first + PLANES], labels[:, first : first + PLANES])
+            _on_host(logits, labels)
         elif _innermost(logits) and importlib.util.find_spec("triton") is not None:
             from unet3d.network.triton_ops import labels as kernel
 
@@ -38,6 +39,16 @@ def most_likely(logits: torch.Tensor) -> torch.Tensor:
         else:
             _of_four(logits, labels)
         return labels
+
+
+def _on_host(logits: torch.Tensor, labels: torch.Tensor) -> None:
+    import torch
+
+    if logits.dtype in (torch.float32, torch.bfloat16) and _innermost(logits) and build.loaded():
+        torch.ops.unet3d_fused.labels(logits, labels)
+        return
+    for first in range(0, logits.shape[2], PLANES):
+        _of_four(logits[:, :, first : first + PLANES], labels[:, first : first + PLANES])
 
 
 def _innermost(logits: torch.Tensor) -> bool:

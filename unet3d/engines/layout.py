@@ -1,6 +1,7 @@
 """The layout of volumes in memory: the host has a modality after the other, the network wants those of a voxel side by side.
 
-A device changes the layout in one pass over its memory. A host needs several times as long for it as for the data type alone.
+A device changes the layout in one pass over its memory, so that the host changes the data type alone. Where the host computes,
+one pass of ours does both: PyTorch's takes up to five times as long.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING
 
+from unet3d.network.cpu_ops import build
 from unet3d.workload import MODALITIES
 
 if TYPE_CHECKING:
@@ -26,26 +28,40 @@ def innermost(volumes: torch.Tensor) -> torch.Tensor:
 
 
 def fill(place: torch.Tensor, volumes: torch.Tensor) -> None:
-    """Copy volumes of the same shape and type, from this device or the host, in any layout, on the current queue."""
+    """Copy volumes of the same shape, from this device or the host, in any layout and type, on the current queue."""
     if volumes.stride() == place.stride():
         place.copy_(volumes, non_blocking=True)
         return
     there = volumes.to(place.device, non_blocking=True)
-    if _has_kernel(place, there):
-        from unet3d.network.triton_ops import interleave
-
-        interleave.interleave(there, place)
-    else:
+    if not (_interleave_on_host(place, there) if place.device.type == "cpu" else _interleave_on_device(place, there)):
         place.copy_(there)
 
 
-def _has_kernel(place: torch.Tensor, volumes: torch.Tensor) -> bool:
+def _interleave_on_host(place: torch.Tensor, volumes: torch.Tensor) -> bool:
+    """Fill the place in one pass of ours where there is one for these; whether this was done."""
+    import torch
+
+    types = volumes.dtype == torch.float32 and place.dtype in (torch.float32, torch.bfloat16)
+    if not (types and _by_modalities(place, volumes) and build.loaded()):
+        return False
+    torch.ops.unet3d_fused.interleave(volumes, place)
+    return True
+
+
+def _interleave_on_device(place: torch.Tensor, volumes: torch.Tensor) -> bool:
+    if not (volumes.dtype == place.dtype and _by_modalities(place, volumes) and importlib.util.find_spec("triton")):
+        return False
+    from unet3d.network.triton_ops import interleave
+
+    interleave.interleave(volumes, place)
+    return True
+
+
+def _by_modalities(place: torch.Tensor, volumes: torch.Tensor) -> bool:
     import torch
 
     return (
-        place.device.type != "cpu"
-        and volumes.shape[1] == len(MODALITIES)
+        volumes.shape[1] == len(MODALITIES)
         and volumes.is_contiguous()
         and place.is_contiguous(memory_format=torch.channels_last_3d)
-        and importlib.util.find_spec("triton") is not None
     )

@@ -109,7 +109,7 @@ class Ring:
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
         staged = self.memory(tuple(volumes.shape), dtype, number)
-        staged.copy_(torch.from_numpy(volumes))
+        layout.fill(staged, torch.from_numpy(volumes))
         if not on_device:
             return staged
         if number is not None and self.overlaps:

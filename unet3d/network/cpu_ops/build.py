@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,13 +25,22 @@ from unet3d import caches, files, progress
 
 FOLDER = Path(__file__).parent
 SOURCES, HEADERS = (tuple(sorted(path.name for path in FOLDER.glob(pattern))) for pattern in ("*.cpp", "*.h"))
-# GCC takes _mm512_undefined_ps for a mistake of ours.
-FLAGS = ("-O3", "-fopenmp", "-fno-math-errno", "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-maybe-uninitialized")
-
+# Nobody asks for traps of comparisons, which keep loops from becoming vectors. GCC takes _mm512_undefined_ps for a mistake of
+# ours.
+FLAGS = (
+    "-O3",
+    "-fopenmp",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wno-psabi",
+    "-Wno-ignored-attributes",
+    "-Wno-maybe-uninitialized",
+)
 
 NAME = "unet3d_fused"
 # Types of tensors.
 STORED = ("fp32", "bf16")
+_loaded = threading.Event()
 REMEDY = "For the faster form: g++ and ninja (pip install ninja), PRECISION=bf16 or fp32, UNET3D_KERNELS not off."
 
 
@@ -51,12 +61,18 @@ def status() -> tuple[str, str]:
     from unet3d.network.cpu_ops import ops
 
     ops.register_fakes()
+    _loaded.set()
     return "native", str(library)
 
 
 def available() -> bool:
     """Whether the operators are loaded (loading or building them at the first call)."""
     return status()[0] == "native"
+
+
+def loaded() -> bool:
+    """Whether the operators are there already, for callers that have no reason to build them."""
+    return _loaded.is_set()
 
 
 def computes(precision: str) -> tuple[str, str]:

@@ -11,6 +11,7 @@
 #include "message.h"
 #include "peak.h"
 #include "products.h"
+#include "volumes.h"
 
 namespace unet3d {
 namespace {
@@ -170,6 +171,34 @@ at::Tensor norm_act_head(const at::Tensor& x, const OptionalTensor& scale, const
   return y;
 }
 
+int64_t voxels_of(const at::Tensor& x) { return x.size(2) * x.size(3) * x.size(4); }
+
+void interleave_volumes(const at::Tensor& x, at::Tensor& y) {
+  TORCH_CHECK(x.dim() == 5 && x.size(1) == kModalities && x.scalar_type() == at::kFloat && x.is_contiguous(),
+              "expected a contiguous fp32 tensor [N, 4, D, H, W]");
+  check(y);
+  TORCH_CHECK(y.sizes() == x.sizes(), "expected a place of the same shape");
+  const float* from = x.const_data_ptr<float>();
+  if (y.scalar_type() == at::kFloat) {
+    interleave(from, x.size(0), voxels_of(x), y.mutable_data_ptr<float>());
+  } else {
+    interleave(from, x.size(0), voxels_of(x), y.mutable_data_ptr<at::BFloat16>());
+  }
+}
+
+void labels_of(const at::Tensor& logits, at::Tensor& out) {
+  check(logits);
+  int64_t voxels = logits.size(0) * voxels_of(logits);
+  TORCH_CHECK(logits.size(1) == kClasses && out.scalar_type() == at::kByte && out.is_contiguous() && out.numel() == voxels,
+              "expected logits [N, 4, D, H, W] and a place for a contiguous uint8 label of each voxel");
+  auto* to = out.mutable_data_ptr<uint8_t>();
+  if (logits.scalar_type() == at::kFloat) {
+    labels(logits.const_data_ptr<float>(), voxels, to);
+  } else {
+    labels(logits.const_data_ptr<at::BFloat16>(), voxels, to);
+  }
+}
+
 // What the products of this build are made with: "AVX-512", "AVX-512 BF16", "AVX2" or "portable".
 std::string vectors() { return std::string(UNET3D_VECTORS) + (bf16_products() ? " BF16" : ""); }
 
@@ -182,6 +211,8 @@ TORCH_LIBRARY(unet3d_fused, m) {
       "-> (Tensor, Tensor, Tensor)");
   m.def("upsample(Tensor x, Tensor? scale, Tensor? shift, float slope, Tensor weight, bool tiles=False) -> Tensor");
   m.def("head(Tensor x, Tensor? scale, Tensor? shift, float slope, Tensor weight, Tensor? bias, bool tiles=False) -> Tensor");
+  m.def("interleave(Tensor x, Tensor(a!) y) -> ()");
+  m.def("labels(Tensor logits, Tensor(a!) out) -> ()");
   m.def("release_kept() -> int", release_kept);
   m.def("vectors() -> str", vectors);
   m.def("amx() -> bool", has_amx);
@@ -193,6 +224,8 @@ TORCH_LIBRARY_IMPL(unet3d_fused, CPU, m) {
   m.impl("conv", conv);
   m.impl("upsample", upsample);
   m.impl("head", norm_act_head);
+  m.impl("interleave", interleave_volumes);
+  m.impl("labels", labels_of);
 }
 
 }  // namespace unet3d
