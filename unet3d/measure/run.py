@@ -23,6 +23,7 @@ from unet3d.results import advice
 from unet3d.results.console import Console
 from unet3d.results.facts import Dice, PeakMemory
 from unet3d.results.record import Record, Section
+from unet3d.results.timing import percentile
 
 if TYPE_CHECKING:
     import torch
@@ -91,6 +92,9 @@ def _steps(plan: Plan, record: Record, out: Console, group: Group) -> None:
         warm = prepare.warm_up(plan, checked, given.volumes, out, group, expected)
         record.full_size_check = warm.full_size
         record.load_seconds, record.warm_up = warm.load_seconds, warm.warm_up
+        record.one_at_a_time_ms = list(warm.one_at_a_time_ms)
+        if record.one_at_a_time_ms:
+            record.figures.append(("latency_one_at_a_time", percentile(record.one_at_a_time_ms, 50), "ms"))
         record.warn(*warm.warnings)
         kept = _kept(plan, record, given)
         look = kept.look if kept else None

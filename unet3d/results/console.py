@@ -16,7 +16,7 @@ from unet3d.errors import UserError, shown
 from unet3d.progress import Display
 from unet3d.results.facts import Dice, RunWarning
 from unet3d.results.record import Record
-from unet3d.results.timing import Statistics
+from unet3d.results.timing import Statistics, percentile
 from unet3d.workload import REGIONS
 
 
@@ -235,6 +235,7 @@ def summary(record: Record, stats: Statistics) -> list[str]:
     lines += [
         f"latency {stats.mean:.2f} ms ± {stats.stdev:.2f} (p50 {stats.p50:.2f}, p90 {stats.p90:.2f}, "
         f"p99 {stats.p99:.2f}, min {stats.min:.2f}, max {stats.max:.2f}) over {stats.calls} calls",
+        *_one_at_a_time(record.one_at_a_time_ms, stats),
         f"throughput {stats.throughput:.4g} img/s, {stats.throughput * record.tflop_per_volume:.3g} nominal TFLOP/s, "
         f"peak memory {_peak(record)}",
     ]
@@ -242,6 +243,16 @@ def summary(record: Record, stats: Statistics) -> list[str]:
         shown = ", ".join(f"{region} {fraction(record.accuracy.of(region))}" for region in (*REGIONS, "total"))
         lines.append(f"Dice of weights: {weights} on {len(record.accuracy.cases)} cases: {shown}")
     return lines
+
+
+def _one_at_a_time(latencies_ms: Sequence[float], stats: Statistics) -> list[str]:
+    if not latencies_ms:
+        return []
+    alone = percentile(latencies_ms, 50)
+    return [
+        f"these calls overlap; one at a time the latency is {alone:.2f} ms (p50 of {len(latencies_ms)} calls), "
+        f"{(stats.p50 - alone) / alone:+.1%} with overlap"
+    ]
 
 
 def _peak(record: Record) -> str:

@@ -130,6 +130,7 @@ def _sections(record: Record) -> Document:
     """Parts that only some runs have."""
     parts: Document = {
         "full_size_check": record.full_size_check and asdict(record.full_size_check),
+        "one_at_a_time": {"latency_ms": record.one_at_a_time_ms} if record.one_at_a_time_ms else None,
         "placement": record.placement and asdict(record.placement),
         "pool": record.pool,
         "loadgen": record.loadgen,

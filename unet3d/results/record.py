@@ -43,6 +43,7 @@ class Record:
     effective: Effective | None = None
     load_seconds: dict[str, float] = field(default_factory=dict)
     warm_up: WarmUpFacts | None = None
+    one_at_a_time_ms: list[float] = field(default_factory=list)  # latencies without others, of a run whose calls overlap
     planned_calls: int = 0
     window_start: float = 0.0  # of the measured window, on this machine's monotonic clock in seconds
     samples: list[Sample] = field(default_factory=list)

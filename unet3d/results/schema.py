@@ -177,6 +177,12 @@ class WarmUp(TypedDict, total=False):
     latency_ms: list[Latency]
 
 
+class OneAtATime(TypedDict):
+    """Calls before the measured ones, which overlap, with nothing beside them."""
+
+    latency_ms: list[Latency]
+
+
 class Samples(TypedDict):
     """One item a timed call in each list."""
 
@@ -517,6 +523,7 @@ class Results(TypedDict):
     figures: list[Figure]
     warnings: list[Warned]
     full_size_check: NotRequired[Check]
+    one_at_a_time: NotRequired[OneAtATime]
     placement: NotRequired[Place]
     pool: NotRequired[Pool]
     telemetry: NotRequired[Telemetry]
