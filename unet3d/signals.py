@@ -6,13 +6,19 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 
 from unet3d.errors import Stopped
+
+# From Linux' <sys/prctl.h>.
+PR_SET_PDEATHSIG = 1
+# A variable of a process that another one of ours has started: that one's number.
+CALLER = "UNET3D_CALLER"
 
 _ours = False  # whether this process is, see `at_once`
 
@@ -51,6 +57,31 @@ def ignored() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def end_with_parent(number: int) -> None:
+    """The kernel sends this process a signal when the one that started it ends, however that comes about."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), number)
+
+
+def of_child(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a process of ours that this one starts, for its `end_with_caller`."""
+    return {**environ, CALLER: str(os.getpid())}
+
+
+def end_with_caller() -> None:
+    """See `end_with_parent`: where a process of ours started this one, this one is asked to stop then, as by a user."""
+    caller = os.environ.pop(CALLER, "")
+    if not caller.isdigit():
+        return
+    end_with_parent(signal.SIGTERM)
+    try:
+        os.kill(int(caller), 0)
+    except ProcessLookupError:  # it ended while Python began
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def end_children() -> None:

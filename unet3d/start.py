@@ -19,6 +19,7 @@ def start(verb: str = "main") -> int:
         if sys.flags.optimize > 1:
             _again_with_docstrings()
         signals.at_once()
+        signals.end_with_caller()
         streams.prepare()
         from unet3d import cli
 

@@ -145,7 +145,7 @@ def _carry_out(todo: Sequence[Point], folder: Path, command: list[str], command_
 
 
 def _child(command: list[str], environment: Mapping[str, str]) -> int:
-    with subprocess.Popen(command, env=environment, stderr=streams.error_descriptor()) as child:
+    with subprocess.Popen(command, env=signals.of_child(environment), stderr=streams.error_descriptor()) as child:
         try:
             return child.wait()
         except BaseException:

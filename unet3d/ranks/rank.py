@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import os
 import pickle
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from unet3d import signals
 from unet3d.config.values import Settings
 from unet3d.devices import topology
 from unet3d.errors import BenchmarkError, ExitCode, UserError, messages_of, of_the_system
@@ -27,8 +27,6 @@ from unet3d.ranks.group import PeerLost, TorchrunGroup
 from unet3d.results.console import Console
 from unet3d.results.record import Record
 
-# From Linux' <sys/prctl.h>.
-PR_SET_PDEATHSIG = 1
 # Long enough for the agent that runs this rank, or the watch over the nodes, to end it with the true reason.
 WAIT_FOR_THE_REASON_S = 60
 
@@ -53,7 +51,8 @@ def main(argv: Sequence[str]) -> int:
     # torchrun ends ranks with SIGTERM. There is nothing to save: the samples are in the spool already.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _die_with_parent()
+    # The agent that started it.
+    signals.end_with_parent(signal.SIGKILL)
     folder = Path(argv[0]).parent
     local_rank = int(os.environ["LOCAL_RANK"])
     writer = spool.Writer(spool.path_of(folder, local_rank))
@@ -105,14 +104,6 @@ def _work(job: Job, place: Placement, writer: spool.Writer, folder: Path) -> int
     group.leave()
     sys.stdout.flush()
     return 0
-
-
-def _die_with_parent() -> None:
-    """The kernel ends this process when the agent that started it ends, however that comes about."""
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 @contextlib.contextmanager

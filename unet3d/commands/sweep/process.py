@@ -44,7 +44,7 @@ def run(
     """Run predict.py with these flags in a fresh process; its console goes to `folder`/console.log.
 
     `prefix` are words put before the interpreter, `time_limit` is in seconds. When the caller is interrupted the process
-    is asked to stop, so that it leaves valid results, and the interruption goes on.
+    is asked to stop, so that it leaves valid results, and the interruption goes on. So it is when the caller is killed.
 
     Raises:
         UserError: when the folder cannot be written to.
@@ -57,7 +57,12 @@ def run(
     with open(folder / CONSOLE, "w", encoding="utf-8") as console:
         try:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT, env=environ, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                env=signals.of_child(os.environ if environ is None else environ),
+                start_new_session=True,
             )
         except OSError as error:
             return Outcome(0.0, None, None, f"{command[0]} cannot be started ({error.strerror})")
