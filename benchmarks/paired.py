@@ -51,6 +51,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--limit", type=lambda text: runs.count(text, 0), help="runs to make now; call again to go on; 0 only writes the tables"
     )
+    limit = f"minutes that a run may take ({runs.TIME_LIMIT})"
+    parser.add_argument("--time-limit", type=runs.minutes, default=runs.TIME_LIMIT, metavar="MINUTES", help=limit)
     parser.add_argument("--prefix", default="", help="command put before each run, such as 'numactl -N 0 -m 0'")
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "paired", help="folder of runs and tables")
     parser.add_argument("--fresh", action="store_true", help="make all runs again")
@@ -95,7 +97,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
                 left += 1
                 continue
             print(f"round {number}/{arguments.rounds}: {contestant.name}", flush=True)
-            ended = runs.make(contestant, command, place, prefix)
+            ended = runs.make(contestant, command, place, arguments.time_limit, prefix)
             if ended.document is None:
                 print(f"  failed: {ended.reason}", flush=True)
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -18,6 +19,8 @@ from unet3d.results.schema import Results
 
 OUTCOME = "outcome.json"
 LARGEST_OUTCOME = 2**20  # bytes
+# Of a run; one that takes longer is a row with this as its reason. A compiler that tries out every form may take as long.
+TIME_LIMIT = "15"  # minutes
 
 
 @dataclass(frozen=True)
@@ -54,15 +57,26 @@ def count(text: str, least: int = 1) -> int:
     return int(text)
 
 
-def make(contestant: Contestant, command: Sequence[str], place: Path, prefix: Sequence[str] = ()) -> Ended:
-    """Run predict.py with these flags, its results in `place`. A failure is kept like a result: going on must not try it
-    again and again.
+def minutes(text: str) -> float:
+    """A number of minutes above 0 in seconds, for argparse."""
+    try:
+        seconds = 60 * float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; use a number of minutes above 0")
+    return seconds
+
+
+def make(contestant: Contestant, command: Sequence[str], place: Path, limit_s: float, prefix: Sequence[str] = ()) -> Ended:
+    """Run predict.py with these flags, its results in `place`, for `limit_s` seconds at most. A failure is kept like a result:
+    going on must not try it again and again.
 
     Raises:
         UserError: when the folder cannot be written to.
     """
     environ = {**os.environ, **contestant.environment}
-    outcome = process.run(command, place, python=contestant.python, prefix=prefix, environ=environ)
+    outcome = process.run(command, place, python=contestant.python, prefix=prefix, environ=environ, time_limit=limit_s)
     json_files.write(place / OUTCOME, {"command": list(command), "seconds": outcome.seconds, "reason": outcome.reason})
     return Ended(outcome.document, outcome.reason, outcome.seconds)
 

@@ -140,5 +140,16 @@ def test_a_peer_that_keeps_its_memory_is_run_with_its_variables(tmp_path, monkey
     seen = {}
     outcome = SimpleNamespace(document=None, reason="stopped", seconds=0.0)
     monkeypatch.setattr(runs.process, "run", lambda *_, environ, **__: seen.update(environ) or outcome)
-    runs.make(kept[0], [], tmp_path)
+    runs.make(kept[0], [], tmp_path, 60)
     assert seen["MALLOC_MMAP_MAX_"] == "0" and seen["PATH"] == os.environ["PATH"]
+
+
+def test_a_run_that_takes_too_long_is_a_row_with_its_reason(tmp_path):
+    [name] = [contestant.name for contestant in contestants.on_cpu(None) if contestant.name.startswith("stock-torch-trace")]
+    words = ["--output", str(tmp_path), "--only", name, "--rounds", "1"]
+    ended = paired(*words, "--time-limit", "0.02")
+    assert "failed: stopped after the time limit of 1.2 s" in ended.stdout, ended.stderr
+    document = json.loads((tmp_path / "streams-1" / "paired.json").read_text())
+    assert document["contestants"][0]["reason"] == "stopped after the time limit of 1.2 s"
+    refused = paired(*words, "--time-limit", "0")
+    assert refused.returncode == 2 and "use a number of minutes above 0" in refused.stderr

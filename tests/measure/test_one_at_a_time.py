@@ -13,6 +13,7 @@ from unet3d import cli
 from unet3d.engines.pytorch import engine
 from unet3d.engines.ring import Ring
 from unet3d.measure import one_at_a_time
+from unet3d.results.report import tables
 
 SMALL = {"platform": "CPU", "precision": "fp32", "jit": "none", "weights": "sample", "volume_shape": "64,32,32"}
 
@@ -23,11 +24,11 @@ def overlapping(monkeypatch):
     monkeypatch.setattr(engine, "Ring", lambda device, *given, **named: Ring(Queues(), *given, **named))
 
 
-def test_calls_are_timed_until_the_time_is_up_and_ten_at_least(monkeypatch):
+def test_calls_are_timed_until_the_time_is_up_and_five_at_least(monkeypatch):
     made = Thresholds()
     made.depth = 2
     monkeypatch.setattr(one_at_a_time, "SECONDS", 0.0)
-    assert len(one_at_a_time.latencies_ms(made, [0])) == len(made.batches) == 10
+    assert len(one_at_a_time.latencies_ms(made, [0])) == len(made.batches) == 5
     made.pause = 0.02
     monkeypatch.setattr(one_at_a_time, "SECONDS", 0.3)
     latencies = one_at_a_time.latencies_ms(made, [0])
@@ -47,8 +48,10 @@ def test_a_run_whose_calls_overlap_names_both_latencies(overlapping, tmp_path):
     latencies = document["one_at_a_time"]["latency_ms"]
     assert len(latencies) >= one_at_a_time.CALLS and len(document["samples"]["latency_ms"]) == 6
     entries = {entry["key"]: entry for entry in yaml.safe_load((tmp_path / "results.yaml").read_text())["results"]}
+    [shown] = [text for name, text in tables.ran(document) if name == "latency of calls one at a time"]
     told = entries["latency_one_at_a_time"]
     assert told["unit"] == "ms" and told["value"] == pytest.approx(median(latencies), rel=0.5) and told["value"] in latencies
+    assert shown == f"{told['value']:.2f} ms, p50 of {len(latencies)}"
     [line] = [line for line in (tmp_path / "output_raw.log").read_text().splitlines() if "one at a time" in line]
     assert f"{told['value']:.2f} ms (p50 of {len(latencies)} calls)" in line
 

@@ -12,7 +12,7 @@ from unet3d.engines.base import Engine
 from unet3d.measure.loop import timed
 
 # So many calls, and as many as this time has room for.
-CALLS, SECONDS = 10, 0.5
+CALLS, SECONDS = 5, 0.5
 
 
 def latencies_ms(engine: Engine, staged: Any) -> list[float]:

@@ -9,6 +9,7 @@ from unet3d.config import kinds
 from unet3d.config.settings import BY_NAME
 from unet3d.results.report.theme import number
 from unet3d.results.schema import Results, Statistics, Value, changes
+from unet3d.results.timing import percentile
 
 Rows = list[tuple[str, str]]
 RANK_FIGURES = ("throughput", "latency_mean_ms", "latency_p90_ms")
@@ -104,6 +105,8 @@ def ran(doc: Results) -> Rows:
         rows.append(("before timing", ", ".join(f"{name} {seconds:.3g} s" for name, seconds in doc["load_seconds"].items())))
     if doc["warm_up"].get("rule"):
         rows.append(("warm-up", doc["warm_up"]["rule"]))
+    if latencies := doc.get("one_at_a_time", {"latency_ms": []})["latency_ms"]:
+        rows.append(("latency of calls one at a time", f"{percentile(latencies, 50):.2f} ms, p50 of {len(latencies)}"))
     return rows
 
 
