@@ -142,7 +142,7 @@ def _layers(ours: cpu.CpuUNet, precision: str, arguments: argparse.Namespace) ->
             total[key] += value
         nominal = 2 * inputs * outputs * prod(extents) * (1 if isinstance(module, cpu.Upsampling) else 27)
         ceiling = ceilings[multiplied]
-        share = f"{executed[name].flop / best['ours'] / 1e12 / ceiling.tflops:.0%}" if ceiling else peak.why_not(multiplied)
+        share = f"{executed[name].flop / best['ours'] / 1e12 / ceiling.tflops:.0%}" if ceiling else "n/a"
         print(
             f"| {name} {inputs}->{outputs} | {'x'.join(map(str, extents))} | {module.form} | "
             f"{best['ours'] * 1e3:.1f} ({median(seconds['ours']) * 1e3:.1f}) | "
@@ -152,6 +152,8 @@ def _layers(ours: cpu.CpuUNet, precision: str, arguments: argparse.Namespace) ->
         )
     rates = ", ".join(f"{rate.tflops:.2f} TFLOP/s by {rate.how}" for rate in ceilings.values() if rate)
     print(f"sum: ours {total['ours']:.3f} s, oneDNN {total['oneDNN']:.3f} s; hardware ceiling: {rates or 'not measured'}")
+    for multiplied in (name for name, rate in ceilings.items() if rate is None):
+        print(f"no ceiling of {multiplied} products: {peak.why_not(multiplied)}")
 
 
 def _modules(
