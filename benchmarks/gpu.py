@@ -61,8 +61,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--iterations", type=runs.count, default=300, help="timed calls of each run (300)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the volumes (0)")
     parser.add_argument("--only", help="contestants that take part, by name, separated by commas")
-    limit = f"minutes that a run may take ({runs.TIME_LIMIT})"
-    parser.add_argument("--time-limit", type=runs.minutes, default=runs.TIME_LIMIT, metavar="MINUTES", help=limit)
+    # A compiler that tries out every form may come to no end.
+    parser.add_argument("--time-limit", type=runs.minutes, default="15", metavar="MINUTES", help="of each run (15)")
     parser.add_argument("--output", type=Path, default=Path("output_gpu"), help="folder of runs, gpu.json and gpu.md")
     parser.add_argument("--fresh", action="store_true", help="make all runs again")
     return parser.parse_args(argv)
@@ -94,7 +94,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
             continue
         command = [*words, *contestant.settings, "--batch-size", str(batch), "--input-on-device", on_device]
         place = arguments.output / f"{contestant.name}-batch-{batch}-{PLACES[on_device].replace(' ', '-')}"
-        ended = None if arguments.fresh else runs.earlier(place, command)
+        ended = None if arguments.fresh else runs.earlier(place, command, arguments.time_limit)
         ended = ended or runs.make(contestant, command, place, arguments.time_limit)
         rows.append(row(contestant, place.name, batch, on_device, ended))
         print(table(rows[-1:])[-1], flush=True)

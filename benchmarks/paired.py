@@ -51,8 +51,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--limit", type=lambda text: runs.count(text, 0), help="runs to make now; call again to go on; 0 only writes the tables"
     )
-    limit = f"minutes that a run may take ({runs.TIME_LIMIT})"
-    parser.add_argument("--time-limit", type=runs.minutes, default=runs.TIME_LIMIT, metavar="MINUTES", help=limit)
+    parser.add_argument("--time-limit", type=runs.minutes, metavar="MINUTES", help="of each run; default: none")
     parser.add_argument("--prefix", default="", help="command put before each run, such as 'numactl -N 0 -m 0'")
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "paired", help="folder of runs and tables")
     parser.add_argument("--fresh", action="store_true", help="make all runs again")
@@ -91,7 +90,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
         for contestant in taking_part:
             place = folder / f"round-{number:02}" / contestant.name
             command = [*words, *contestant.settings]
-            if contestant.name in absent or (not arguments.fresh and runs.earlier(place, command)):
+            if contestant.name in absent or (not arguments.fresh and runs.earlier(place, command, arguments.time_limit)):
                 continue
             if arguments.limit is not None and made == arguments.limit:
                 left += 1
@@ -118,11 +117,15 @@ def _report(
     absent: Mapping[str, str],
 ) -> str:
     """Write paired.json and paired.md of what there is; returns the Markdown."""
+
+    def place(number: int, contestant: Contestant) -> Path:
+        return folder / f"round-{number:02}" / contestant.name
+
     made = {
         contestant.name: {
             number: ended
             for number in range(1, arguments.rounds + 1)
-            if (ended := runs.earlier(folder / f"round-{number:02}" / contestant.name, [*words, *contestant.settings]))
+            if (ended := runs.earlier(place(number, contestant), [*words, *contestant.settings], arguments.time_limit))
         }
         for contestant in taking_part
     }

@@ -19,8 +19,6 @@ from unet3d.results.schema import Results
 
 OUTCOME = "outcome.json"
 LARGEST_OUTCOME = 2**20  # bytes
-# Of a run; one that takes longer is a row with this as its reason. A compiler that tries out every form may take as long.
-TIME_LIMIT = "15"  # minutes
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,9 @@ def minutes(text: str) -> float:
     return seconds
 
 
-def make(contestant: Contestant, command: Sequence[str], place: Path, limit_s: float, prefix: Sequence[str] = ()) -> Ended:
+def make(
+    contestant: Contestant, command: Sequence[str], place: Path, limit_s: float | None, prefix: Sequence[str] = ()
+) -> Ended:
     """Run predict.py with these flags, its results in `place`, for `limit_s` seconds at most. A failure is kept like a result:
     going on must not try it again and again.
 
@@ -77,22 +77,27 @@ def make(contestant: Contestant, command: Sequence[str], place: Path, limit_s: f
     """
     environ = {**os.environ, **contestant.environment}
     outcome = process.run(command, place, python=contestant.python, prefix=prefix, environ=environ, time_limit=limit_s)
-    json_files.write(place / OUTCOME, {"command": list(command), "seconds": outcome.seconds, "reason": outcome.reason})
+    kept = {"command": list(command), "seconds": outcome.seconds, "reason": outcome.reason, "limit_s": limit_s}
+    json_files.write(place / OUTCOME, kept)
     return Ended(outcome.document, outcome.reason, outcome.seconds)
 
 
-def earlier(place: Path, command: Sequence[str]) -> Ended | None:
-    """How an earlier run of the same command ended; None where there was none, or its results are gone."""
+def earlier(place: Path, command: Sequence[str], limit_s: float | None) -> Ended | None:
+    """How an earlier run of the same command ended; None where there was none, its results are gone, or it was stopped after
+    less than `limit_s` seconds."""
     try:
         outcome = json_files.read(place / OUTCOME, LARGEST_OUTCOME, "outcome")
     except UserError:
         return None
     if not isinstance(outcome, dict) or outcome.get("command") != list(command):
         return None
-    document = None if outcome.get("reason") is not None else process.complete_results(place)
-    if outcome.get("reason") is None and document is None:
+    reason, seconds, had = outcome.get("reason"), outcome.get("seconds", 0.0), outcome.get("limit_s")
+    if reason is None:
+        document = process.complete_results(place)
+        return document and Ended(document, None, seconds)
+    if isinstance(had, float) and isinstance(seconds, float) and had <= seconds and (limit_s is None or had < limit_s):
         return None
-    return Ended(document, outcome.get("reason"), outcome.get("seconds", 0.0))
+    return Ended(None, reason, seconds)
 
 
 def several_commits(commits: Sequence[str], figures: str) -> list[str]:

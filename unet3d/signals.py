@@ -73,15 +73,12 @@ def of_child(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def end_with_caller() -> None:
-    """See `end_with_parent`: where a process of ours started this one, this one is asked to stop then, as by a user."""
-    caller = os.environ.pop(CALLER, "")
-    if not caller.isdigit():
-        return
-    end_with_parent(signal.SIGTERM)
-    try:
-        os.kill(int(caller), 0)
-    except ProcessLookupError:  # it ended while Python began
-        os.kill(os.getpid(), signal.SIGTERM)
+    """See `end_with_parent`: where a process of ours started this one, this one is asked to stop then, as by a user.
+
+    Where a command stands between the two and goes on beside this process, it is that command's to end it.
+    """
+    if os.environ.pop(CALLER, None) == str(os.getppid()):
+        end_with_parent(signal.SIGTERM)
 
 
 def end_children() -> None:

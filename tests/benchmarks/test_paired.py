@@ -151,5 +151,12 @@ def test_a_run_that_takes_too_long_is_a_row_with_its_reason(tmp_path):
     assert "failed: stopped after the time limit of 1.2 s" in ended.stdout, ended.stderr
     document = json.loads((tmp_path / "streams-1" / "paired.json").read_text())
     assert document["contestants"][0]["reason"] == "stopped after the time limit of 1.2 s"
+    # The same limit would end in the same way, a longer one may not.
+    outcome = tmp_path / "streams-1" / "round-01" / name / "outcome.json"
+    before = outcome.stat().st_mtime_ns
+    paired(*words, "--time-limit", "0.02")
+    assert outcome.stat().st_mtime_ns == before
+    again = paired(*words, "--time-limit", "0.03")
+    assert "failed: stopped after the time limit of 1.8 s" in again.stdout, again.stderr
     refused = paired(*words, "--time-limit", "0")
     assert refused.returncode == 2 and "use a number of minutes above 0" in refused.stderr

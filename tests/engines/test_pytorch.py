@@ -139,6 +139,16 @@ def test_int8_needs_amx_and_volumes_to_calibrate_with(monkeypatch):
 
 
 @pytest.mark.skipif(not build.available(), reason=build.status()[1])
+@pytest.mark.parametrize("network", ["fast", "reference"])
+def test_results_say_who_staged_the_volumes(narrow_reference, network, monkeypatch):
+    engine = engine_for(narrow_reference, network=network)
+    engine.compare(VOLUME)
+    assert engine.effective().details["staging"] == "one pass of ours"
+    monkeypatch.setattr(build, "loaded", lambda: False)
+    assert engine.effective().details["staging"] == "PyTorch's copy"
+
+
+@pytest.mark.skipif(not build.available(), reason=build.status()[1])
 @pytest.mark.parametrize("jit", ["none", "trace"])
 def test_results_say_that_our_operators_ran(narrow_reference, jit):
     engine = engine_for(narrow_reference, jit=jit)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,9 +11,9 @@ from unet3d.devices import host
 from unet3d.engines import registry
 from unet3d.engines.base import Effective, Engine
 from unet3d.errors import MismatchError, OutOfMemory
-from unet3d.measure import against_fp32, full_size, one_at_a_time
+from unet3d.measure import against_fp32, full_size
 from unet3d.measure.loop import timed
-from unet3d.planning import memory, mlperf
+from unet3d.planning import memory
 from unet3d.planning.group import Group
 from unet3d.planning.plan import Plan
 from unet3d.results import advice
@@ -65,7 +64,7 @@ class Warm:
     """What is known of an engine after it was compiled and warmed up.
 
     full_size: the agreement with fp32 at full size, where it was checked. memory: the peak before that check, whose own volume
-    and logits are no part of what is measured. one_at_a_time_ms: see `measure.one_at_a_time`.
+    and logits are no part of what is measured.
     """
 
     load_seconds: dict[str, float]
@@ -73,7 +72,6 @@ class Warm:
     warnings: tuple[RunWarning, ...]
     full_size: Agreement | None = None
     memory: PeakMemory | None = None
-    one_at_a_time_ms: Sequence[float] = ()
 
 
 def load_network(plan: Plan, out: Console) -> Network:
@@ -194,8 +192,6 @@ def warm_up(
             phase.say(f"call {len(calls.latencies) + 1} of {calls.calls or f'at most {calls.most}'}")
             calls.latencies.append(timed(engine.infer, staged)[1])
     out.info(f"warm-up: {calls.rule}")
-    # Of ranks that share a device none is alone; LoadGen says itself how calls follow each other.
-    alone = one_at_a_time.latencies_ms(engine, staged) if group.size == 1 and plan.settings.scenario == mlperf.DEFAULT else ()
     facts = WarmUpFacts(
         calls=len(calls.latencies),
         rule=calls.rule,
@@ -203,7 +199,7 @@ def warm_up(
         latency_ms=[1e3 * seconds for seconds in calls.latencies],
     )
     warnings += [RunWarning(name, text) for name, text in engine.warnings]
-    return Warm(dict(engine.load_seconds), facts, tuple(warnings), agreement, memory_before, alone)
+    return Warm(dict(engine.load_seconds), facts, tuple(warnings), agreement, memory_before)
 
 
 def check_full_size(

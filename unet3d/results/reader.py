@@ -20,7 +20,7 @@ from unet3d.errors import UserError, shown
 from unet3d.network.plans import random_plans
 from unet3d.results import json_schema, private, validation, version1
 from unet3d.results.schema import Accuracy, Results, Telemetry, Weights, dice_of
-from unet3d.results.timing import Sample, summarise
+from unet3d.results.timing import Sample, percentile, summarise
 from unet3d.workload import MODALITIES, SHAPE
 
 FILE = "results.json"
@@ -101,7 +101,7 @@ def contradiction(doc: Results) -> str | None:
         return wrong
     if stats is not None and (wrong := _not_of_samples(doc)):
         return wrong
-    if wrong := _not_as_measured(doc):
+    if wrong := _not_as_measured(doc) or _not_one_at_a_time(doc):
         return wrong
     if doc["accuracy"] and (wrong := _not_of_cases(doc["accuracy"])):
         return wrong
@@ -207,6 +207,17 @@ def _not_of_samples(doc: Results) -> str | None:
         if not (math.isfinite(value) and abs(told[name] - value) <= AGREEMENT * size):
             return f"statistics.{name} is {told[name]:.9g}, its samples give {value:.9g}"
     return None
+
+
+def _not_one_at_a_time(doc: Results) -> str | None:
+    """Where the latency of calls alone is not the median of these."""
+    told = [figure["value"] for figure in doc["figures"] if figure["key"] == "latency_one_at_a_time"]
+    latencies = doc.get("one_at_a_time", {"latency_ms": []})["latency_ms"]
+    expected = [percentile(latencies, 50)] if latencies else []
+    pairs = zip(told, expected, strict=False)
+    if len(told) == len(expected) and all(isinstance(a, float) and abs(a - b) <= AGREEMENT * b for a, b in pairs):
+        return None
+    return f"figures has latency_one_at_a_time {told}, one_at_a_time gives {expected}"
 
 
 def figures_of_samples(doc: Results) -> dict[str, float]:

@@ -44,7 +44,8 @@ def run(
     """Run predict.py with these flags in a fresh process; its console goes to `folder`/console.log.
 
     `prefix` are words put before the interpreter, `time_limit` is in seconds. When the caller is interrupted the process
-    is asked to stop, so that it leaves valid results, and the interruption goes on. So it is when the caller is killed.
+    is asked to stop, so that it leaves valid results, and the interruption goes on. So it is when the caller is killed and the
+    prefix does not stay beside the process.
 
     Raises:
         UserError: when the folder cannot be written to.

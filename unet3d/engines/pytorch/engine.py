@@ -72,8 +72,8 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
 
     @classmethod
     def build(cls, request: Request) -> None:
-        """Compile the CPU's operators."""
-        if request.device.is_host and request.network == "fast":
+        """Compile the CPU's operators: also nnU-Net's own network has its volumes staged and its labels made by them."""
+        if request.device.is_host:
             build.status()
 
     def load(self, reference: torch.nn.Module) -> None:
@@ -287,7 +287,10 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
             "operators": self._form.operators,
             "intra_op_threads": torch.get_num_threads(),
         }
-        if not self.request.device.is_host:
+        if self.request.device.is_host:
+            ours = build.loaded() and self._dtype in (torch.float32, torch.bfloat16)
+            details["staging"] = "one pass of ours" if ours else "PyTorch's copy"
+        else:
             details["graph"] = self._graph_name() if self._no_graph is None else f"none: {self._no_graph}"
             details["input_on_device"] = self.request.input_on_device
             details["calls_under_way"] = self.depth
