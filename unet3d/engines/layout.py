@@ -32,7 +32,7 @@ def fill(place: torch.Tensor, volumes: torch.Tensor) -> None:
     if volumes.stride() == place.stride():
         place.copy_(volumes, non_blocking=True)
         return
-    there = volumes.to(place.device, non_blocking=True)
+    there = volumes if volumes.device == place.device else volumes.to(place.device, non_blocking=True)
     if not (_interleave_on_host(place, there) if place.device.type == "cpu" else _interleave_on_device(place, there)):
         place.copy_(there)
 
