@@ -25,17 +25,8 @@ from unet3d import caches, files, progress
 
 FOLDER = Path(__file__).parent
 SOURCES, HEADERS = (tuple(sorted(path.name for path in FOLDER.glob(pattern))) for pattern in ("*.cpp", "*.h"))
-# Nobody asks for traps of comparisons, which keep loops from becoming vectors. GCC takes _mm512_undefined_ps for a mistake of
-# ours.
-FLAGS = (
-    "-O3",
-    "-fopenmp",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-Wno-psabi",
-    "-Wno-ignored-attributes",
-    "-Wno-maybe-uninitialized",
-)
+# GCC takes _mm512_undefined_ps for a mistake of ours.
+FLAGS = ("-O3", "-fopenmp", "-fno-math-errno", "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-maybe-uninitialized")
 
 NAME = "unet3d_fused"
 # Types of tensors.
