@@ -178,7 +178,7 @@ class WarmUp(TypedDict, total=False):
 
 
 class OneAtATime(TypedDict):
-    """Calls before the measured ones, which overlap, with nothing beside them."""
+    """Calls after the measured ones, which overlap, with nothing beside them."""
 
     latency_ms: list[Latency]
 
