@@ -88,7 +88,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     made = left = 0
     for number in range(1, arguments.rounds + 1):
         for contestant in taking_part:
-            place = folder / f"round-{number:02}" / contestant.name
+            place = _place(folder, number, contestant)
             command = [*words, *contestant.settings]
             if contestant.name in absent or (not arguments.fresh and runs.earlier(place, command, arguments.time_limit)):
                 continue
@@ -109,6 +109,11 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     return 1 if left else 0
 
 
+def _place(folder: Path, number: int, contestant: Contestant) -> Path:
+    """Where a contestant's run of a round is."""
+    return folder / f"round-{number:02}" / contestant.name
+
+
 def _report(
     folder: Path,
     arguments: argparse.Namespace,
@@ -117,15 +122,12 @@ def _report(
     absent: Mapping[str, str],
 ) -> str:
     """Write paired.json and paired.md of what there is; returns the Markdown."""
-
-    def place(number: int, contestant: Contestant) -> Path:
-        return folder / f"round-{number:02}" / contestant.name
-
+    limit_s = arguments.time_limit
     made = {
         contestant.name: {
             number: ended
             for number in range(1, arguments.rounds + 1)
-            if (ended := runs.earlier(place(number, contestant), [*words, *contestant.settings], arguments.time_limit))
+            if (ended := runs.earlier(_place(folder, number, contestant), [*words, *contestant.settings], limit_s))
         }
         for contestant in taking_part
     }

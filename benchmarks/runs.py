@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import signal
 import sys
@@ -57,11 +56,8 @@ def count(text: str, least: int = 1) -> int:
 
 def minutes(text: str) -> float:
     """A number of minutes above 0 in seconds, for argparse."""
-    try:
-        seconds = 60 * float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < math.inf:
+    seconds = process.time_limit_of(text)
+    if seconds is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not allowed; use a number of minutes above 0")
     return seconds
 

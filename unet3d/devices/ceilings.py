@@ -138,12 +138,9 @@ def _products(device: str, precision: str) -> dict[str, Product]:
 
     multiply = torch._int_mm if dtype == torch.int8 else torch.mm
 
-    def square(size: int) -> tuple[float, Callable[[], object]]:
+    def square(size: int, by_columns: bool = False) -> tuple[float, Callable[[], object]]:
         left, right = random(size, size), random(size, size)
-        return 2.0 * size**3, lambda: multiply(left, right)
-
-    def by_columns(size: int) -> tuple[float, Callable[[], object]]:
-        left, right = random(size, size), random(size, size).t()
+        right = right.t() if by_columns else right
         return 2.0 * size**3, lambda: multiply(left, right)
 
     def convolution(size: int) -> tuple[float, Callable[[], object]]:
@@ -177,7 +174,7 @@ def _products(device: str, precision: str) -> dict[str, Product]:
     else:
         # cuBLAS uses matrix units for bytes where both factors have the numbers of a sum side by side: in the other order an
         # H200 made a sixth of its products in half precision, and the network's own int8 layers were far above that.
-        products["matrix product by columns"] = by_columns
+        products["matrix product by columns"] = functools.partial(square, by_columns=True)
     return products
 
 

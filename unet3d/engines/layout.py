@@ -41,8 +41,7 @@ def _interleave_on_host(place: torch.Tensor, volumes: torch.Tensor) -> bool:
     """Fill the place in one pass of ours where there is one for these; whether this was done."""
     import torch
 
-    types = volumes.dtype == torch.float32 and place.dtype in (torch.float32, torch.bfloat16)
-    if not (types and _by_modalities(place, volumes) and build.loaded()):
+    if not (volumes.dtype == torch.float32 and _by_modalities(place, volumes) and build.has_passes(place.dtype)):
         return False
     torch.ops.unet3d_fused.interleave(volumes, place)
     return True

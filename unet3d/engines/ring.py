@@ -114,7 +114,9 @@ class Ring:
             return staged
         if number is not None and self.overlaps:
             return self.upload(number, staged)
-        there = self._in_layout(self._device.upload(staged))
+        there = self._device.upload(staged)
+        if self._channels_last:
+            there = layout.innermost(there)
         self._device.synchronize()
         return there
 
@@ -185,9 +187,6 @@ class Ring:
     def clear(self) -> None:
         """Give the memory back."""
         self._slots.clear()
-
-    def _in_layout(self, there: torch.Tensor) -> torch.Tensor:
-        return layout.innermost(there) if self._channels_last else there
 
     def _place(self, slot: Slot, staged: torch.Tensor, channels_last: bool) -> torch.Tensor:
         """The slot's volumes on the device. Called on the queue that brings them, whose memory no other one uses."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from unet3d import signals
-from unet3d.commands.sweep import conduct, grid, grid_file, tables
+from unet3d.commands.sweep import conduct, grid, grid_file, process, tables
 from unet3d.commands.sweep.conduct import Planned
 from unet3d.commands.sweep.grid import Configuration
 from unet3d.config import kinds, parse
@@ -154,14 +154,10 @@ def _file(flag: str, text: str, problems: list[str]) -> Path | None:
 
 
 def _minutes(text: str, problems: list[str]) -> float | None:
-    try:
-        minutes = float(text)
-        if 0 < minutes < float("inf"):
-            return 60 * minutes
-    except ValueError:
-        pass
-    problems.append(f"--time-limit: '{shown(text)}' is not allowed; use a number of minutes above 0")
-    return None
+    seconds = process.time_limit_of(text)
+    if seconds is None:
+        problems.append(f"--time-limit: '{shown(text)}' is not allowed; use a number of minutes above 0")
+    return seconds
 
 
 def _plan(options: Options, words: Sequence[str], given: Mapping[str, Given]) -> tuple[list[Planned], list[dict[str, str]]]:

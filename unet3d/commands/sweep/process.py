@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -20,6 +21,15 @@ from unet3d.results.schema import Results
 
 CONSOLE = "console.log"
 STOP_SECONDS = 60
+
+
+def time_limit_of(text: str) -> float | None:
+    """Seconds of a number of minutes above 0; None for any other text."""
+    try:
+        minutes = float(text)
+    except ValueError:
+        return None
+    return 60 * minutes if 0 < minutes < math.inf else None
 
 
 @dataclass(frozen=True)

@@ -236,8 +236,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
         """Make the callable that is compared with fp32, warmed up and timed, at the first call."""
         if self._run is None:
             backend = self._form.compile_backend
-            example = layout.innermost(self.request.device.upload(staged))
-            self._run = jit.make_runnable(self._module, self.request.jit, backend, example, self._autocast())
+            self._run = jit.make_runnable(self._module, self.request.jit, backend, staged, self._autocast())
 
     def logits(self, output: torch.Tensor) -> NDArray[np.float32]:
         # At once: a step for the type and one for the layout would hold a volume of logits each.
@@ -288,8 +287,7 @@ class TorchEngine(Engine["torch.Tensor", "torch.Tensor"]):
             "intra_op_threads": torch.get_num_threads(),
         }
         if self.request.device.is_host:
-            ours = build.loaded() and self._dtype in (torch.float32, torch.bfloat16)
-            details["staging"] = "one pass of ours" if ours else "PyTorch's copy"
+            details["staging"] = "one pass of ours" if build.has_passes(self._dtype) else "PyTorch's copy"
         else:
             details["graph"] = self._graph_name() if self._no_graph is None else f"none: {self._no_graph}"
             details["input_on_device"] = self.request.input_on_device

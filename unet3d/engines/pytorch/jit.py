@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+from unet3d.engines import layout
 from unet3d.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def make_runnable(
 ) -> Runnable:
     """The network as `jit` has it; a trace serves every shape.
 
-    backend: of torch.compile. example: volumes that a trace reads on the network's device, while `casting` holds.
+    backend: of torch.compile. example: volumes that a trace reads, while `casting` holds.
 
     Raises:
         UserError: where PyTorch is told not to trace.
@@ -38,7 +39,8 @@ def make_runnable(
     with torch.inference_mode(), casting, warnings.catch_warnings():
         # The deprecation of torch.jit is told once in docs/settings.md, not in every run's output.
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(network, example, check_trace=False)
+        there = layout.innermost(example.to(next(network.parameters()).device))
+        traced = torch.jit.trace(network, there, check_trace=False)
         if not isinstance(traced, torch.jit.ScriptModule):
             raise UserError("JIT=trace: torch.jit is switched off, PYTORCH_JIT=0 does that; unset it, or use JIT=none")
         frozen: Runnable = torch.jit.freeze(traced.eval())

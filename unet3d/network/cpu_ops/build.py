@@ -20,8 +20,13 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unet3d import caches, files, progress
+from unet3d.config.precisions import PRECISIONS
+
+if TYPE_CHECKING:
+    import torch
 
 FOLDER = Path(__file__).parent
 SOURCES, HEADERS = (tuple(sorted(path.name for path in FOLDER.glob(pattern))) for pattern in ("*.cpp", "*.h"))
@@ -64,6 +69,11 @@ def available() -> bool:
 def loaded() -> bool:
     """Whether the operators are there already, for callers that have no reason to build them."""
     return _loaded.is_set()
+
+
+def has_passes(dtype: torch.dtype) -> bool:
+    """Whether there are passes of ours around the network for what it stores: the staging of volumes, and labels."""
+    return loaded() and dtype in {PRECISIONS[name].dtype() for name in STORED}
 
 
 def computes(precision: str) -> tuple[str, str]:
