@@ -5,8 +5,9 @@
     .venv/bin/python benchmarks/end_to_end.py --platform CPU --engines torch,openvino,onnxruntime --calls 20
 
 For each engine and precision the network is called again and again with one staged volume, which is the network alone. Then
-the same engine takes as many volumes through the pipeline of a run. Settings that all share come from the environment
-(WEIGHTS, THREADS, INPUT_ON_DEVICE, DATASET_DIR, …). On a GPU 200 calls take about 20 seconds a row.
+the same engine takes as many volumes through the pipeline of a run. Both alternate, round after round, so that a drift of the
+machine meets both. Settings that all share come from the environment (WEIGHTS, THREADS, INPUT_ON_DEVICE, DATASET_DIR, …). On a
+GPU 200 calls take about 20 seconds a row.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 from time import perf_counter
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,6 +48,7 @@ class Row:
     """An engine in a precision. Rates: volumes per second. Joules: per volume, None where no counter can be read.
 
     alone: of the network, called again and again. whole: through the pipeline, where `latency_ms` is a call's own.
+    ratios: of whole to alone, in each round.
     """
 
     engine: str
@@ -56,10 +60,12 @@ class Row:
     latency_ms_alone: float
     latency_ms: float
     calls_under_way: int
+    ratios: list[float]
 
     def summary(self) -> str:
-        """Both rates and their ratio."""
-        return f"alone {self.alone:.4g}/s, with overhead {self.whole:.4g}/s, {self.whole / self.alone:.3f} of it"
+        """Both rates and their ratio, with how far rounds lie apart."""
+        apart = f" ({min(self.ratios):.3f}–{max(self.ratios):.3f} in {len(self.ratios)} rounds)" if len(self.ratios) > 1 else ""
+        return f"alone {self.alone:.4g}/s, with overhead {self.whole:.4g}/s, {self.whole / self.alone:.3f} of it{apart}"
 
     def cells(self) -> list[str]:
         """A row of the table."""
@@ -83,6 +89,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precisions", type=several, help="default: fp16,bf16 on a GPU, all that run on a CPU")
     parser.add_argument("--jit", default="trace", help="JIT of ENGINE=torch (trace)")
     parser.add_argument("--calls", type=runs.count, default=200, help="calls alone, and as many through the pipeline (200)")
+    parser.add_argument("--rounds", type=runs.count, help="of both, by turns (4 on a CPU, 1 where joules need seconds)")
     parser.add_argument("--shape", help="VOLUME_SHAPE, such as 224,224,160")
     parser.add_argument("--output", type=Path, help="file for the rows as JSON")
     return parser.parse_args(argv)
@@ -94,6 +101,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
         prepare_folder(arguments.output.parent, "--output")
     out, rows, failed = Console(stream=sys.stderr, only_status=True), [], False
     on_cpu = arguments.platform == "CPU"
+    rounds = min(arguments.rounds or (4 if on_cpu else 1), arguments.calls)
     precisions = arguments.precisions or (("fp32", "bf16", "int8") if on_cpu else ("fp16", "bf16"))
     with tempfile.TemporaryDirectory(prefix="unet3d-end-to-end-") as scratch, progress.shown_on(out):
         for engine in arguments.engines:
@@ -103,7 +111,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
                 words += ["--platform", arguments.platform] if arguments.platform else []
                 words += ["--volume-shape", arguments.shape] if arguments.shape else []
                 try:
-                    rows.append(measure(make(ask([*words, "--output-dir", scratch], os.environ)), out))
+                    rows.append(measure(make(ask([*words, "--output-dir", scratch], os.environ)), out, rounds))
                     # A row may take minutes: who stops the others has it.
                     print(f"{engine} {precision}: {rows[-1].summary()}", file=sys.stderr, flush=True)
                 except (BenchmarkError, UserErrors) as error:
@@ -116,8 +124,8 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def measure(plan: Plan, out: Console) -> Row:
-    """One engine in one precision: first alone, then through the pipeline.
+def measure(plan: Plan, out: Console, rounds: int) -> Row:
+    """One engine in one precision: alone and through the pipeline by turns, its calls spread over `rounds` of each.
 
     Raises:
         BenchmarkError: as a run does.
@@ -129,27 +137,50 @@ def measure(plan: Plan, out: Console) -> Row:
     checked = prepare.load_engine(plan, network.reference, out, group)
     engine = checked.engine
     del network
+    alone, whole = _Side(), _Side()
     try:
         prepare.warm_up(plan, checked, given.volumes, out, group)
         staged = engine.stage(given.volumes.batch(0))
-        alone_s, alone_joules = _watched(plan, out, lambda: _alone(engine, staged, settings.num_iterations))
-        samples: list[Sample] = []
-        _, joules = _watched(plan, out, lambda: loop.measure(plan, engine, given.volumes, group, samples.append))
+        for number in range(rounds):
+            calls = (number + 1) * settings.num_iterations // rounds - number * settings.num_iterations // rounds
+            part, samples = replace(plan, settings=replace(settings, num_iterations=calls)), list[Sample]()
+            alone.add(calls, *_watched(plan, out, partial(_alone, engine, staged, calls)))
+            through = partial(loop.measure, part, engine, given.volumes, group, samples.append)
+            _, joules = _watched(plan, out, through)
+            stats = summarise(samples, settings.streams)
+            whole.add(calls, calls * settings.batch_size / stats.throughput_with_overhead, joules)
+            whole.latencies += [sample.latency for sample in samples]
         under_way = engine.depth
     finally:
         engine.close()
-    volumes, stats = settings.num_iterations * settings.batch_size, summarise(samples, settings.streams)
+    size = settings.batch_size
     return Row(
         settings.engine,
         settings.precision,
-        volumes / alone_s,
-        stats.throughput_with_overhead,
-        alone_joules and alone_joules / volumes,
-        joules and joules / volumes,
-        1e3 * alone_s / settings.num_iterations,
-        stats.mean,
+        size * alone.calls / sum(alone.seconds),
+        size * whole.calls / sum(whole.seconds),
+        alone.joules and alone.joules / (size * alone.calls),
+        whole.joules and whole.joules / (size * whole.calls),
+        1e3 * sum(alone.seconds) / alone.calls,
+        1e3 * fmean(whole.latencies),
         under_way,
+        [mine / other for mine, other in zip(alone.seconds, whole.seconds, strict=True)],
     )
+
+
+@dataclass
+class _Side:
+    """Calls alone, or those through the pipeline: seconds of each round, and joules of all, None where one is not known."""
+
+    calls: int = 0
+    seconds: list[float] = field(default_factory=list)
+    joules: float | None = 0.0
+    latencies: list[float] = field(default_factory=list)
+
+    def add(self, calls: int, seconds: float, joules: float | None) -> None:
+        self.calls += calls
+        self.seconds.append(seconds)
+        self.joules = None if self.joules is None or joules is None else self.joules + joules
 
 
 def _alone(engine: Engine, staged: object, calls: int) -> float:

@@ -21,6 +21,7 @@ def test_a_row_has_the_network_alone_and_the_whole(tmp_path, monkeypatch, capsys
     assert cells[:2] == ["torch", "fp32"] and float(cells[4]) == pytest.approx(row["whole"] / row["alone"], abs=1e-3)
     assert row["alone"] == pytest.approx(1e3 / row["latency_ms_alone"])
     # One call at a time on a CPU: the host's work comes on top.
+    assert len(row["ratios"]) == 2 and min(row["ratios"]) <= row["whole"] / row["alone"] <= max(row["ratios"])
     assert row["calls_under_way"] == 1 and 0 < row["whole"] <= 1e3 / row["latency_ms"]
 
 
