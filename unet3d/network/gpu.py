@@ -82,7 +82,8 @@ class Block(nn.Module):
     @property
     def told(self) -> str:
         """The form in words, with the type of the products."""
-        return f"{self.form}, {self.products} products"
+        form = "cuda walk for each source" if self.fused and len(self.conv) > 1 else self.form
+        return f"{form}, {self.products} products"
 
     @property
     def products(self) -> str:
@@ -204,6 +205,8 @@ class GpuUNet(nn.Module):
         head = form.head.weight.detach().to(dtype)
         head = head.flatten(1).t().contiguous() if self.half_precision else head
         self.head = nn.Parameter(head, requires_grad=False)
+        last = self.decoder[-1][-1]
+        self.head_by_cuda = self.half_precision and last.fused and layers.can_head(*form.head.weight.shape[1::-1])
         bias = form.head.bias
         self.head_bias = None if bias is None else nn.Parameter(bias.detach().to(dtype), requires_grad=False)
 
@@ -264,6 +267,8 @@ class GpuUNet(nn.Module):
         return self.logits(raw)
 
     def logits(self, raw: Raw) -> torch.Tensor:
+        if self.head_by_cuda:
+            return torch.ops.unet3d.conv_cuda_head(*raw, self.slope, self.head, self.head_bias)
         if self.half_precision:
             return torch.ops.unet3d.conv_head(*raw, self.slope, self.head, self.head_bias)
         x = torch.conv3d(activated(raw, self.slope), self.head, self.head_bias)

@@ -73,8 +73,9 @@ def _can_walk(geometry: Geometry) -> bool:
     operand = layers.BYTES if geometry.in_bytes else layers.HALF
     # Behind an upsampling of CUDA C++ the two volumes stay apart, so that each fills whole slabs.
     apart = geometry.sources if geometry.upsampled in layers.UPSAMPLED else (geometry.inputs,)
-    fits = geometry.inputs <= operand.most_inputs and geometry.outputs % layers.OUT == 0
-    return fits and all(channels % layers.SLAB == 0 for channels in apart)
+    # Two volumes of one width have a walk each where both weights have no room together.
+    fits = geometry.inputs <= operand.most_inputs or (len(set(apart)) < len(apart) and max(apart) <= operand.most_inputs)
+    return fits and geometry.outputs % layers.OUT == 0 and all(channels % layers.SLAB == 0 for channels in apart)
 
 
 # Each but the library's, which computes every convolution.

@@ -39,7 +39,7 @@ __device__ __forceinline__ void fetch(u32 to, const char* x, const Tile& at, int
 // Weights:
 //     w: of `pack_first_weight`, pairs of 16-bit numbers [7 steps, 4 blocks of columns, 2, 32 lanes]
 // Moments:
-//     part: count, mean, M2 of each warp, float32 [N, programs * 8, 3, 32]
+//     part: count, mean, M2 of each program, float32 [N, programs, 3, 32]
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
     first(const char* x, const u32* w, char* y, float* part, int depth, int height, int width) {
     __shared__ __align__(16) char shared[2][UNITS * 8];
@@ -94,6 +94,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
             }
         }
     }
-    const int row = (n * gridDim.x + blockIdx.x) * (THREADS / 32) + warp;
-    moments.store(part + (long long)row * 3 * 32, 32, lane);
+    __syncthreads();  // nobody reads the tiles any more
+    float* rows = reinterpret_cast<float*>(shared[0]);
+    moments.store(rows + warp * 3 * 32, 32, lane);
+    __syncthreads();
+    merge_rows<THREADS / 32, 32>(rows, part + (long long)(n * gridDim.x + blockIdx.x) * 3 * 32, 32, threadIdx.x);
 }

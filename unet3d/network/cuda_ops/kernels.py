@@ -43,10 +43,11 @@ def _why_no_compiler() -> str | None:
     return None
 
 
-def compiled(name: str, defines: tuple[str, ...]) -> tuple[bytes, str]:
+def compiled(name: str, defines: tuple[str, ...], anew: bool = False) -> tuple[bytes, str]:
     """Machine code of kernel `name` with preprocessor definitions ("SLABS=2"), and the compiler's remarks.
 
-    Raises RuntimeError with the compiler's words where it does not compile.
+    anew: not from NVRTC's own cache, which keeps no remarks. Raises RuntimeError with the compiler's words where it does not
+    compile.
     """
     from cuda.bindings import nvrtc
 
@@ -61,8 +62,8 @@ def compiled(name: str, defines: tuple[str, ...]) -> tuple[bytes, str]:
             [header.name.encode() for header in headers],
         )
     )
-    options = [f"--gpu-architecture={ARCHITECTURE}a", "--std=c++17", "--ptxas-options=-v", "-lineinfo"]
-    options += [f"-D{define}" for define in defines]
+    options = [f"--gpu-architecture={ARCHITECTURE}a", "--std=c++17", "--ptxas-options=-v", "-lineinfo", "-default-device"]
+    options += [f"-D{define}" for define in defines] + (["-no-cache"] if anew else [])
     (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
     log = bytearray(_checked(nvrtc.nvrtcGetProgramLogSize(program)))
     _checked(nvrtc.nvrtcGetProgramLog(program, log))

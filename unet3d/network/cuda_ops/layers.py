@@ -17,12 +17,13 @@ from unet3d.network.triton_ops.norm import ROWS
 
 OUT = 32  # output channels of a program
 SLAB = 32  # input channels that are in shared memory at a time
-WARPS = 8  # rows of moments that a program makes
-THREADS = 512  # of the walking kernels
-WALK_PIXELS, STRIDE_PIXELS = 18 * 18, 17 * 33  # of a slab
+THREADS, LOADERS = 512, 128  # of the walking kernels, and those of a group that loads
+WALK_TILES = ((16, 16), (32, 8))  # pixels of a program, y and x
+STRIDE_PIXELS = 17 * 33  # of a slab
 STRIDE_OUT = 64  # output channels of a program of the strided convolution
 MOST_STAGES = 8
-UPSAMPLED = (32, 64, 128)  # inputs of an upsampling
+HEAD_INPUTS = 32
+UPSAMPLED = (32, 64, 128, 256)  # inputs of an upsampling
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Operand:
     chunks: int  # pieces of a pixel in a slab
     numbers: int  # in a piece
     most_inputs: int  # with more the weights leave no room for two slabs
+    by_shared_memory: bool  # what is loaded waits there to be made numbers of a slab
 
     def slab_bytes(self, pixels: int) -> int:
         """With the distance between chunks that loading.cuh keeps, and a slab's two barriers."""
@@ -42,32 +44,36 @@ class Operand:
         return 9 * self.chunks * 3 * outputs * 16
 
     def room(self, pixels: int, weights: int) -> tuple[int, int]:
-        """Stages of the ring beside `weights` bytes, and the bytes of both."""
-        stages = min(MOST_STAGES, (kernels.SHARED_BYTES - weights) // self.slab_bytes(pixels))
-        return stages, weights + stages * self.slab_bytes(pixels)
+        """Stages of the ring beside `weights` bytes and what is on its way, and the bytes of all."""
+        loads = -(-pixels * 4 // LOADERS) * 2 * LOADERS * 16 if self.by_shared_memory else 0
+        stages = min(MOST_STAGES, (kernels.SHARED_BYTES - weights - loads) // self.slab_bytes(pixels))
+        return stages, weights + stages * self.slab_bytes(pixels) + loads
 
 
-HALF = Operand(chunks=4, numbers=8, most_inputs=64)
-BYTES = Operand(chunks=2, numbers=16, most_inputs=128)
+HALF = Operand(chunks=4, numbers=8, most_inputs=64, by_shared_memory=False)
+BYTES = Operand(chunks=2, numbers=16, most_inputs=128, by_shared_memory=True)
 
 
 def pack_walk_weight(weight: torch.Tensor) -> torch.Tensor:
-    """Conv3d weight [Cout, Cin, 3, 3, 3], of 16-bit numbers or int8, as [Cout / 32, Cin / 32, 9, chunks, 96, numbers].
+    """Conv3d weight [Cout, Cin, 3, 3, 3], of 16-bit numbers or int8, as [walks, Cout / 32, slabs, 9, chunks, 96, numbers].
 
     Columns are what a plane gives to the output plane behind it, to its own and to the one in front, 32 channels each,
-    in the order in which a thread holds the sums of 8 neighbouring channels. Raises ValueError for other channels than
-    multiples of 32, and more inputs than there is room for.
+    in the order in which a thread holds the sums of 8 neighbouring channels. Inputs that have no room in one walk have
+    two, half of them each. Raises ValueError for other channels than multiples of 32, and more inputs than there is room for.
     """
     cout, cin = weight.shape[:2]
     operand = BYTES if weight.dtype == torch.int8 else HALF
-    if cout % OUT or cin % SLAB or cin > operand.most_inputs:
+    walks = 1 if cin <= operand.most_inputs else 2
+    slabs = cin // walks // SLAB
+    if cout % OUT or cin % (walks * SLAB) or cin > 2 * operand.most_inputs:
         raise ValueError(
-            f"the walking convolution has multiples of {OUT} channels, up to {operand.most_inputs} inputs, not {cin} and {cout}"
+            f"the walking convolution has multiples of {OUT} channels, up to {operand.most_inputs} inputs in one walk and "
+            f"twice as many in two, not {cin} and {cout}"
         )
-    #                     block       lane column number slab     chunk, number kz ky kx
-    split = weight.reshape(cout // OUT, 4, 4, 2, cin // SLAB, operand.chunks, operand.numbers, 3, 3, 3).flip(7)
-    packed = split.permute(0, 4, 8, 9, 5, 7, 2, 1, 3, 6)
-    return packed.reshape(cout // OUT, cin // SLAB, 9, operand.chunks, 3 * OUT, operand.numbers).contiguous()
+    #                     block     lane column number walk slab      chunk, number kz ky kx
+    split = weight.reshape(cout // OUT, 4, 4, 2, walks, slabs, operand.chunks, operand.numbers, 3, 3, 3).flip(8)
+    packed = split.permute(4, 0, 5, 9, 10, 6, 8, 2, 1, 3, 7)
+    return packed.reshape(walks, cout // OUT, slabs, 9, operand.chunks, 3 * OUT, operand.numbers).contiguous()
 
 
 def pack_stride_weight(weight: torch.Tensor) -> torch.Tensor:
@@ -146,28 +152,58 @@ def walk(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """3x3x3 convolution, stride 1, zero padding, of x and, behind it in channels, skip; w of `pack_walk_weight`.
 
+    A weight for two walks has one for x and one for skip. Sums that go from the first to the second are 32-bit, as all are.
     quantised: for int8 weights, float32 [2 * Cout + 4]: factor and offset of each output, then the steps of x and skip
     and their zeros, as `unet3d.network.quantization` has them.
     Returns the raw output [N, Cout, D, H, W] and its moments [N, rows, 3, Cout].
     """
     _whole(x, skip)
     n, channels, d, h, width = x.shape
-    blocks, slabs = w.shape[:2]
+    walks, blocks, slabs = w.shape[:3]
     others = 0 if skip is None else skip.shape[1]
-    if channels % SLAB or channels + others != slabs * SLAB:
-        raise ValueError(f"a weight for {slabs * SLAB} inputs and tensors of {channels} and {others} channels")
+    if channels % SLAB or channels + others != walks * slabs * SLAB or (walks == 2 and channels != others):
+        raise ValueError(f"a weight for {walks} times {slabs * SLAB} inputs and tensors of {channels} and {others} channels")
     if (w.dtype == torch.int8) != (quantised is not None):
         raise ValueError("int8 weights go with their factors, others without")
     operand = HALF if quantised is None else BYTES
-    stages, shared = operand.room(WALK_PIXELS, slabs * operand.weight_bytes(OUT))
-    defines = (f"SLABS={slabs}", f"STAGES={stages}", *_types(x), *(() if quantised is None else ("INT8",)))
-    kernel = kernels.load("walk", defines, THREADS, shared, x.device.index)
+    tile = walk_tile(h, width)
+    stages, shared = operand.room(_walk_pixels(tile), slabs * operand.weight_bytes(OUT))
+    defines = (
+        f"SLABS={slabs}",
+        f"STAGES={stages}",
+        f"TILE_Y={tile[0]}",
+        f"TILE_X={tile[1]}",
+        *_types(x),
+        *(() if quantised is None else ("INT8",)),
+    )
     programs = max(1, _multiprocessors(x.device.index) // (n * blocks))
     y = new_volume(n, blocks * OUT, (d, h, width), x)
-    part = torch.empty((n, programs * WARPS, ROWS, blocks * OUT), dtype=torch.float32, device=x.device)
-    sources = (x, scale, shift, channels, skip, skip_scale, skip_shift, others)
-    kernel.launch((programs, blocks, n), *sources, w, quantised, y, part, d, h, width, slope)
+    part = torch.empty((n, programs, ROWS, blocks * OUT), dtype=torch.float32, device=x.device)
+
+    def launch(which: tuple[str, ...], sources: tuple, weight: torch.Tensor, *results: torch.Tensor | None) -> None:
+        kernel = kernels.load("walk", defines + which, THREADS, shared, x.device.index)
+        kernel.launch((programs, blocks, n), *sources, weight, quantised, *results, d, h, width, slope)
+
+    first, second = (x, scale, shift, channels), (skip, skip_scale, skip_shift, others)
+    if walks == 1:
+        launch((), (*first, *second), w, y, None, part)
+        return y, part
+    none = (None, None, None, 0)
+    sums = torch.float32 if quantised is None else torch.int32
+    between = torch.empty((n, d, h, width, blocks * OUT), dtype=sums, device=x.device)
+    launch(("GIVES_SUMS",), (*first, *none), w[0], None, between, None)
+    launch(("TAKES_SUMS",), (*second, *none), w[1], y, between, part)
     return y, part
+
+
+def walk_tile(height: int, width: int) -> tuple[int, int]:
+    """The tile of which the fewest cover a plane, y and x: what lies beyond the plane is multiplied too."""
+    return min(WALK_TILES, key=lambda tile: -(-height // tile[0]) * -(-width // tile[1]))
+
+
+def _walk_pixels(tile: tuple[int, int]) -> int:
+    """Pixels of a slab, with neighbours."""
+    return (tile[0] + 2) * (tile[1] + 2)
 
 
 def stride(
@@ -186,7 +222,7 @@ def stride(
     kernel = kernels.load("stride", (f"STAGES={stages}", *_types(x)), THREADS, shared, x.device.index)
     programs = max(1, _multiprocessors(x.device.index) // (n * blocks))
     y = new_volume(n, blocks * STRIDE_OUT, [(extent + 1) // 2 for extent in (d, h, width)], x)
-    part = torch.empty((n, programs * WARPS, ROWS, blocks * STRIDE_OUT), dtype=torch.float32, device=x.device)
+    part = torch.empty((n, programs, ROWS, blocks * STRIDE_OUT), dtype=torch.float32, device=x.device)
     kernel.launch((programs, blocks, n), x, scale, shift, w, y, part, d, h, width, slope)
     return y, part
 
@@ -203,9 +239,33 @@ def first(x: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
     kernel = kernels.load("first", _types(x), 256, 0, x.device.index)
     programs = max(1, 2 * _multiprocessors(x.device.index) // n)
     y = new_volume(n, OUT, (d, h, width), x)
-    part = torch.empty((n, programs * WARPS, ROWS, OUT), dtype=torch.float32, device=x.device)
+    part = torch.empty((n, programs, ROWS, OUT), dtype=torch.float32, device=x.device)
     kernel.launch((programs, 1, n), x, w, y, part, d, h, width)
     return y, part
+
+
+def head(
+    x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, slope: float
+) -> torch.Tensor:
+    """1x1x1 convolution of leaky_relu(x * scale + shift), x [N, 32, D, H, W]; w [32, classes] and bias of x's type.
+
+    Returns logits [N, classes, D, H, W]. Raises ValueError for other inputs, and for classes that are odd or more than 8.
+    """
+    _whole(x)
+    n, channels, d, h, width = x.shape
+    classes = w.shape[1]
+    if channels != HEAD_INPUTS or w.shape[0] != channels or not can_head(channels, classes):
+        raise ValueError(f"the head has {HEAD_INPUTS} inputs and 2, 4, 6 or 8 classes, not {channels} and {classes}")
+    kernel = kernels.load("head", _types(x), 256, 0, x.device.index)
+    y = new_volume(n, classes, (d, h, width), x)
+    programs = max(1, 4 * _multiprocessors(x.device.index) // n)
+    kernel.launch((programs, 1, n), x, scale, shift, w, bias, y, d * h * width, classes, slope)
+    return y
+
+
+def can_head(inputs: int, classes: int) -> bool:
+    """Whether `head` computes a convolution to these classes."""
+    return inputs == HEAD_INPUTS and classes % 2 == 0 and 0 < classes <= 8
 
 
 def upsample(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, slope: float, w: torch.Tensor) -> torch.Tensor:
@@ -219,7 +279,8 @@ def upsample(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, slope: f
     if channels != 16 * steps:
         raise ValueError(f"a weight for {16 * steps} inputs and a tensor of {channels} channels")
     kernel = kernels.load("upsample", (f"CIN={channels}", *_types(x)), 256, 0, x.device.index)
-    programs = max(1, 2 * _multiprocessors(x.device.index) // (n * blocks))
+    resident = 1 if channels > 128 else 2
+    programs = max(1, resident * _multiprocessors(x.device.index) // (n * blocks))
     y = new_volume(n, blocks * OUT, (2 * d, 2 * h, 2 * width), x)
     kernel.launch((programs, blocks, n), x, scale, shift, w, y, d, h, width, slope)
     return y

@@ -19,7 +19,8 @@ constexpr int GROUP = 128;  // threads of a warpgroup
 // Warpgroups that multiply, and that load, each every other slab.
 constexpr int CONSUMERS = 2, PRODUCERS = 2, THREADS = (CONSUMERS + PRODUCERS) * GROUP;
 constexpr int ROUNDS = (PIXELS * 4 + GROUP - 1) / GROUP;  // units of 8 channels of a pixel, of a thread
-constexpr int BATCH = ROUNDS > 12 ? (ROUNDS + 1) / 2 : ROUNDS;  // loads of a thread that are under way at a time
+// A thread's loads are under way in batches: some are on their way while one is stored.
+constexpr int BATCHES = 2 * ((ROUNDS + 5) / 6), BATCH = (ROUNDS + BATCHES - 1) / BATCHES;
 
 // A program's packed weights to the beginning of its shared memory, by all its threads; finished after a barrier.
 template <int BYTES>
@@ -32,6 +33,24 @@ __device__ __forceinline__ void bring_weights(char* shared, const char* w, u32 b
 // Registers are dealt out anew: sums need many, loading few.
 __device__ __forceinline__ void become_consumer() { asm volatile("setmaxnreg.inc.sync.aligned.u32 152;"); }
 __device__ __forceinline__ void become_producer() { asm volatile("setmaxnreg.dec.sync.aligned.u32 104;"); }
+
+// A barrier of the threads that multiply.
+__device__ __forceinline__ void consumers_meet() { asm volatile("bar.sync 1, %0;" ::"n"(CONSUMERS * GROUP) : "memory"); }
+
+// Two warpgroups multiply by turns, a slab each: one counts and stores while the products of the other are made. Without
+// turns both would do the same at the same time, and the matrix units would wait for both.
+struct Turns {
+    int group;  // 0 or 1
+
+    __device__ explicit Turns(int group) : group(group) {
+        if (group == 1) give();
+    }
+    __device__ void wait() const { asm volatile("bar.sync %0, %1;" ::"r"(2 + group), "n"(CONSUMERS * GROUP) : "memory"); }
+    __device__ void give() const { asm volatile("bar.arrive %0, %1;" ::"r"(3 - group), "n"(CONSUMERS * GROUP) : "memory"); }
+    __device__ void end() const {  // the last turn that was given
+        if (group == 0) wait();
+    }
+};
 
 struct Ring {
     u32 slabs, full, empty;  // addresses in shared memory
@@ -51,11 +70,12 @@ struct Ring {
     __device__ void wait_empty() const { await(empty + 8 * stage, parity ^ 1); }
     __device__ void give_full() const { arrive(full + 8 * stage); }
     __device__ void give_empty() const { arrive(empty + 8 * stage); }
-    __device__ void next() {
-        if (++stage == STAGES) {
-            stage = 0;
-            parity ^= 1;
-        }
+    __device__ void next(int slabs = 1) {
+        for (int i = 0; i < slabs; i++)
+            if (++stage == STAGES) {
+                stage = 0;
+                parity ^= 1;
+            }
     }
 };
 
@@ -64,6 +84,25 @@ struct Source {
     const float *scale, *shift;  // of its normalisation, or null: the numbers are taken as they are
     int channels;
     float inverse = 1, zero = 0;  // 8-bit products: 1 / step, and the byte of zero, which is 0 where there is a scale
+
+    // How 8 channels from `channel` on are activated: `slope` is that of LeakyReLU, 1 where nothing is to be done.
+    __device__ float activation(Affine& affine, int channel, float slope) const {
+        if (scale) {
+            affine.load(scale + channel, shift + channel);
+        } else {  // what changes nothing: one way for both, without a branch
+            affine.none();
+            slope = 1;
+        }
+#ifdef INT8
+        // To bytes by one product: a range after LeakyReLU begins at zero, so that what is negative becomes zero.
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            affine.scale[i] *= inverse;
+            affine.shift[i] = fmaf(affine.shift[i], inverse, zero);
+        }
+#endif
+        return slope;
+    }
 
     __device__ Source(const char* x, const float* scale, const float* shift, int channels, int n, long long voxels)
         : x(x + n * voxels * channels * 2),
@@ -99,10 +138,31 @@ __device__ __forceinline__ uint4 load_if(bool wanted, const char* from) {
     return v;
 }
 
-// A thread's share of a slab: 8 channels of every so manieth pixel.
+// What a thread brings of a slab.
+struct Piece {
+    const char* x;  // its 8 channels of the plane's first voxel
+    int voxel;      // bytes from a voxel to the next
+    u32 live;       // a bit for each of its pixels that exists
+};
+
+// A thread's share of slabs: 8 channels of every so manieth pixel. Loads of a batch are under way while the one before is
+// stored, and those of the next slab while this one waits for its place in the ring.
+//
+// Numbers of 16 bits come by registers. Slabs of bytes leave room in shared memory, and their products take half the time,
+// so that more loads have to be under way than there are registers for: they come by a place of the thread's own there.
 struct Loader {
     int offset[ROUNDS];  // of its pixels in a plane
     u32 inside;          // a bit for each that is within the plane
+#ifdef INT8
+    u32 own;  // place in shared memory
+
+    __device__ Loader(const Ring& ring, int turn, int thread)
+        : own(ring.slabs + STAGES * SLAB + (turn * ROUNDS * GROUP + thread) * 16) {}
+#else
+    uint4 raw[2][BATCH];
+
+    __device__ Loader(const Ring&, int, int) {}
+#endif
 
     // The slab's first pixel is (y, x) of the input's plane.
     __device__ void place(int y, int x, int height, int width, int thread) {
@@ -117,51 +177,92 @@ struct Loader {
     }
 
     // 32 channels of `source` from `channel` on; `first` voxel of the plane, which may be one outside the volume.
-    __device__ void load(Source source, int channel, long long first, bool exists, float slope, u32 slab,
-                         int thread) const {
-        const int part = thread % 4;
-        const char* x = source.x + (first * source.channels + channel + 8 * part) * 2;
-        const u32 live = exists ? inside : 0;
-        int bytes_of_voxel = source.channels * 2;
-        asm volatile("" : "+r"(bytes_of_voxel));  // kept from making addresses of all pixels in advance, for want of registers
-        Affine affine;
-        if (source.scale) {
-            affine.load(source.scale + channel + 8 * part, source.shift + channel + 8 * part);
-        } else {  // what changes nothing: one way for both, without a branch
-            affine.none();
-            slope = 1;
+    __device__ Piece piece(const Source& source, int channel, long long first, bool exists, int thread) const {
+        int voxel = source.channels * 2;
+        asm volatile("" : "+r"(voxel));  // kept from making addresses of all pixels in advance, for want of registers
+        return {source.x + (first * source.channels + channel + 8 * (thread % 4)) * 2, voxel, exists ? inside : 0};
+    }
+
+#ifdef INT8
+    template <int AT>
+    __device__ void fetch(const Piece& piece) const {
+#pragma unroll
+        for (int i = 0; i < BATCH && AT * BATCH + i < ROUNDS; i++) {
+            const int round = AT * BATCH + i;
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(own + round * GROUP * 16),
+                         "l"(piece.x + (long long)offset[round] * piece.voxel), "r"(piece.live >> round & 1 ? 16 : 0)
+                         : "memory");
+        }
+        asm volatile("cp.async.commit_group;" ::: "memory");
+    }
+
+    // Lets the loads of the first slab get under way.
+    template <int AT = 0>
+    __device__ void begin(const Piece& piece) const {
+        fetch<AT>(piece);
+        if constexpr (AT + 1 < BATCHES) begin<AT + 1>(piece);
+    }
+
+    template <int AT>
+    __device__ uint4 take(int i) const {
+        uint4 raw;
+        asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(raw.x), "=r"(raw.y), "=r"(raw.z), "=r"(raw.w)
+                     : "r"(own + (AT * BATCH + i) * GROUP * 16)
+                     : "memory");
+        return raw;
+    }
+#else
+    template <int AT>
+    __device__ void fetch(const Piece& piece) {
+#pragma unroll
+        for (int i = 0; i < BATCH && AT * BATCH + i < ROUNDS; i++) {
+            const int round = AT * BATCH + i;
+            raw[AT % 2][i] = load_if(piece.live >> round & 1, piece.x + (long long)offset[round] * piece.voxel);
+        }
+        __syncwarp();  // the compiler would let few loads be under way, to save registers; it moves none past this
+    }
+
+    __device__ void begin(const Piece& piece) { fetch<0>(piece); }
+
+    template <int AT>
+    __device__ uint4 take(int i) const {
+        return raw[AT % 2][i];
+    }
+#endif
+
+    // Brings `now`, whose loads have begun, to `slab` in shared memory, and lets those of `next` begin.
+    template <int AT = 0>
+    __device__ void bring(const Piece& now, bool more, const Piece& next, const Affine& affine, float zero, float slope, u32 slab,
+                          int thread) {
+#ifdef INT8
+        asm volatile("cp.async.wait_group %0;" ::"n"(BATCHES - 1) : "memory");
+#else
+        if constexpr (AT + 1 < BATCHES)
+            fetch<AT + 1>(now);
+        else if (more)
+            fetch<0>(next);
+#endif
+#pragma unroll
+        for (int i = 0; i < BATCH && AT * BATCH + i < ROUNDS; i++) {
+            const int round = AT * BATCH + i, place = thread / 4 + round * (GROUP / 4);
+            if (place < PIXELS)
+                store(take<AT>(i), now.live >> round & 1, affine, zero, slope, slab + place * 16, thread % 4);
         }
 #ifdef INT8
-        // To bytes by one product: a range after LeakyReLU begins at zero, so that what is negative becomes zero.
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            affine.scale[i] *= source.inverse;
-            affine.shift[i] = fmaf(affine.shift[i], source.inverse, source.zero);
-        }
+        if (more)
+            fetch<AT>(next);
+        else
+            asm volatile("cp.async.commit_group;" ::: "memory");  // counted as if it were one
 #endif
-        // Some at a time, all of which are under way before the first is used.
-#pragma unroll
-        for (int begin = 0; begin < ROUNDS; begin += BATCH) {
-            uint4 raw[BATCH];
-#pragma unroll
-            for (int i = 0; i < BATCH && begin + i < ROUNDS; i++)
-                raw[i] = load_if(live >> (begin + i) & 1, x + (long long)offset[begin + i] * bytes_of_voxel);
-            __syncwarp();  // the compiler would let few loads be under way, to save registers; it moves none past this
-#pragma unroll
-            for (int i = 0; i < BATCH && begin + i < ROUNDS; i++) {
-                const int place = thread / 4 + (begin + i) * (GROUP / 4);
-                if (place < PIXELS)
-                    store(raw[i], live >> (begin + i) & 1, affine, source, slope,
-                          slab + place * 16, thread % 4);
-            }
-        }
+        if constexpr (AT + 1 < BATCHES) bring<AT + 1>(now, more, next, affine, zero, slope, slab, thread);
     }
 
     // 8 channels of a pixel, part `part` of its 4, to its place in the slab.
-    __device__ static __forceinline__ void store(uint4 raw, bool ok, const Affine& affine, const Source& source, float slope,
-                                                 u32 place, int part) {
+    __device__ static __forceinline__ void store(uint4 raw, bool ok, const Affine& affine, float zero, float slope, u32 place,
+                                                 int part) {
 #ifdef INT8
-        const u32 pairs[4] = {raw.x, raw.y, raw.z, raw.w}, zero = u32(source.zero) * 0x01010101u;
+        const u32 pairs[4] = {raw.x, raw.y, raw.z, raw.w}, zeros = u32(zero) * 0x01010101u;
         float f[8];
 #pragma unroll
         for (int j = 0; j < 8; j++) {
@@ -169,8 +270,8 @@ struct Loader {
             f[j] = fmaf(j % 2 ? both.y : both.x, affine.scale[j], affine.shift[j]);
         }
         const u32 keep = ok ? ~0u : 0;
-        const u32 low = bytes(f[0], f[1], f[2], f[3]) & keep | zero & ~keep;
-        const u32 high = bytes(f[4], f[5], f[6], f[7]) & keep | zero & ~keep;
+        const u32 low = bytes(f[0], f[1], f[2], f[3]) & keep | zeros & ~keep;
+        const u32 high = bytes(f[4], f[5], f[6], f[7]) & keep | zeros & ~keep;
         asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(place + part / 2 * CHUNK + part % 2 * 8), "r"(low), "r"(high)
                      : "memory");
 #else

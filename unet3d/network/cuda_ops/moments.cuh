@@ -4,7 +4,7 @@
 #include "numbers.cuh"
 
 // Of 8 channels and the voxels that one thread made. A thread's few hundred voxels lose less in sums of squares than
-// the output loses by its rounding; rows of many threads are merged by their means (`norm.fold`).
+// the output loses by its rounding; rows of warps and of programs are merged by their means (`merge_rows`, `norm.fold`).
 struct Moments {
     float sum[8] = {}, square[8] = {};
     int count = 0;
@@ -40,3 +40,22 @@ struct Moments {
         }
     }
 };
+
+// Rows [ROWS, 3, CHANNELS] of count, mean and M2 become one, [3, channels] of `part`; by the first CHANNELS threads.
+template <int ROWS, int CHANNELS>
+__device__ __forceinline__ void merge_rows(const float* rows, float* part, int channels, int thread) {
+    if (thread >= CHANNELS) return;
+    float count = 0, mean = 0, m2 = 0;
+#pragma unroll
+    for (int row = 0; row < ROWS; row++) {
+        const float* here = rows + row * 3 * CHANNELS + thread;
+        const float more = here[0], delta = here[CHANNELS] - mean, both = count + more;
+        const float share = more / fmaxf(both, 1.0f);
+        mean = fmaf(delta, share, mean);
+        m2 += here[2 * CHANNELS] + delta * delta * count * share;
+        count = both;
+    }
+    part[thread] = count;
+    part[channels + thread] = mean;
+    part[2 * channels + thread] = m2;
+}

@@ -30,6 +30,29 @@ __device__ __forceinline__ uint4 pack(const float (&v)[8]) {
     return make_uint4(pack(v[0], v[1]), pack(v[2], v[3]), pack(v[4], v[5]), pack(v[6], v[7]));
 }
 
+// 8 numbers of 32 bits that follow each other in memory.
+template <class T>
+__device__ __forceinline__ void load_8(T (&v)[8], const T* from) {
+    reinterpret_cast<uint4*>(v)[0] = reinterpret_cast<const uint4*>(from)[0];
+    reinterpret_cast<uint4*>(v)[1] = reinterpret_cast<const uint4*>(from)[1];
+}
+// The same where they are read each time anew, from a cache, for want of registers.
+__device__ __forceinline__ void load_8_again(float (&v)[8], const float* from) {
+#pragma unroll
+    for (int i = 0; i < 8; i += 4)
+        asm volatile("ld.global.nc.v4.f32 {%0, %1, %2, %3}, [%4];"
+                     : "=f"(v[i]), "=f"(v[i + 1]), "=f"(v[i + 2]), "=f"(v[i + 3])
+                     : "l"(from + i));
+}
+// Towards the second-level cache.
+__device__ __forceinline__ void prefetch(const void* from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
+
+template <class T>
+__device__ __forceinline__ void store_8(T* to, const T (&v)[8]) {
+    reinterpret_cast<uint4*>(to)[0] = reinterpret_cast<const uint4*>(v)[0];
+    reinterpret_cast<uint4*>(to)[1] = reinterpret_cast<const uint4*>(v)[1];
+}
+
 // d [16, 8] += a [16, 16] * b [16, 8], of a warp.
 __device__ __forceinline__ void product(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32." HALF_TYPE "." HALF_TYPE

@@ -52,6 +52,16 @@ def conv_cuda_stride(x, scale, shift, slope, w, weight, bias, eps):
 
 
 @operator(
+    "conv_cuda_head(Tensor x, Tensor scale, Tensor shift, float slope, Tensor w, Tensor? bias) -> Tensor",
+    lambda x, scale, shift, slope, w, bias: new_volume(x.shape[0], w.shape[1], x.shape[2:], w),
+    lambda shapes: each(prod(shapes[4]), shapes[0]),
+)
+def conv_cuda_head(x, scale, shift, slope, w, bias):
+    """See `layers.head`: logits from the raw output of the last block."""
+    return layers.head(x, scale, shift, w, bias, slope)
+
+
+@operator(
     "conv_cuda_upsample(Tensor x, Tensor scale, Tensor shift, float slope, Tensor w) -> Tensor",
     lambda x, scale, shift, slope, w: new_volume(x.shape[0], w.shape[0] * layers.OUT, [2 * e for e in x.shape[2:]], x),
     lambda shapes: each(prod(shapes[4]), shapes[0]),

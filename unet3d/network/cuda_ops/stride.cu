@@ -22,24 +22,29 @@ __device__ constexpr int column(int place) { return place < EVEN ? 2 * place : 2
 constexpr int OUT = 64, COLUMNS = 3 * OUT;  // channels of a program; those of its weights w[2], w[0] and w[1]
 constexpr int WEIGHT_CHUNK = COLUMNS * 16, WEIGHTS = 9 * CHUNKS * WEIGHT_CHUNK;
 
-// Adds a slab's products to the sums of 8 x 8 pixels.
+// Adds a slab's products to the sums of 8 x 8 pixels, when it is its turn.
 template <bool ODD>
-__device__ __forceinline__ void multiply(Sum (&sums)[64], u32 slab, u32 weights) {
+__device__ __forceinline__ void multiply(Sum (&sums)[64], u32 slab, u32 weights, const Turns& turns) {
+    turns.wait();
     hold(sums);
+    const u64 all_pixels = operand(slab, CHUNK, 2 * PIXELS_X * 16);
+    const u64 all_weights = operand(weights + (ODD ? 0 : 2 * OUT * 16), WEIGHT_CHUNK, 128);
     wgmma_fence();
 #pragma unroll
     for (int tap = 0; tap < 9; tap++)
 #pragma unroll
         for (int k = 0; k < CHUNKS; k += 2) {
-            const u32 start = slab + k * CHUNK + (tap / 3 * PIXELS_X + tap % 3 % 2 * EVEN + tap % 3 / 2) * 16;
-            const u64 a = operand(start, CHUNK, 2 * PIXELS_X * 16);
-            const u32 columns = weights + (tap * CHUNKS + k) * WEIGHT_CHUNK;
+            const int start = k * CHUNK + (tap / 3 * PIXELS_X + tap % 3 % 2 * EVEN + tap % 3 / 2) * 16;
+            const u64 a = further(all_pixels, start), b = further(all_weights, (tap * CHUNKS + k) * WEIGHT_CHUNK);
             if (ODD)
-                wgmma_128(sums, a, operand(columns, WEIGHT_CHUNK, 128));
+                wgmma_128(sums, a, b);
             else
-                wgmma_64(sums, a, operand(columns + 2 * OUT * 16, WEIGHT_CHUNK, 128));
+                wgmma_64(sums, a, b);
+            // The last products are still made while the other warpgroup begins.
+            if ((tap == 6 || tap == 8) && k + 2 >= CHUNKS) wgmma_commit();
         }
-    wgmma_commit();
+    wgmma_wait<1>();
+    turns.give();
     wgmma_wait();
     hold(sums);
 }
@@ -53,7 +58,7 @@ __device__ __forceinline__ void multiply(Sum (&sums)[64], u32 slab, u32 weights)
 // Weights:
 //     w: of `pack_stride_weight` [blocks, 9, CHUNKS, 192, 16 bytes]
 // Moments:
-//     part: count, mean, M2 of each consumers' warp, float32 [N, programs * 8, 3, channels]
+//     part: count, mean, M2 of each program, float32 [N, programs, 3, channels]
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     stride(const char* x, const float* scale, const float* shift, const char* w, char* y, float* part, int depth, int height,
            int width, float slope) {
@@ -73,27 +78,37 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     if (group >= CONSUMERS) {
         become_producer();
         const Source source(x, scale, shift, 32, n, (long long)depth * height * width);
-        Loader loader;
-        int turn = group - CONSUMERS;
+        int s = group - CONSUMERS;  // as in walk.cu: which of a segment's slabs is the next one of this group
+        ring.next(s);
+        Affine affine;
+        const float own_slope = source.activation(affine, 8 * (thread % 4), slope);
+        Loader loader(ring, s, thread);
         for (int position = begin; position < end;) {
             const int tile = position / planes, first = position - tile * planes, last = min(planes, first + end - position);
             loader.place(tile / tiles_x * TILE_Y * 2 - 1, tile % tiles_x * TILE_X * 2 - 1, height, width, thread);
-            for (int z = max(2 * first - 1, 0); z <= min(2 * last - 1, depth - 1); z++) {
-                if (turn == 0) {
-                    ring.wait_empty();
-                    loader.load(source, 0, (long long)z * height * width, true, slope, ring.slab(), thread);
-                    shared_fence();
-                    ring.give_full();
-                }
-                turn = turn == 0 ? PRODUCERS - 1 : turn - 1;
-                ring.next();
+            const int low = max(2 * first - 1, 0), slabs = min(2 * last - 1, depth - 1) - low + 1;
+            const auto piece = [&](int s) {
+                return loader.piece(source, 0, (long long)(low + s) * height * width, true, thread);
+            };
+            Piece now = piece(s);
+            if (s < slabs) loader.begin(now);
+            for (; s < slabs; s += PRODUCERS) {
+                const Piece next = piece(s + PRODUCERS);
+                ring.wait_empty();
+                loader.bring(now, s + PRODUCERS < slabs, next, affine, 0, own_slope, ring.slab(), thread);
+                shared_fence();
+                ring.give_full();
+                ring.next(PRODUCERS);
+                now = next;
             }
+            s -= slabs;
             position += last - first;
         }
     } else {
         become_consumer();
         const int lane = thread % 32, warp = thread / 32, first_channel = blockIdx.y * OUT + 8 * (lane % 4);
         y += ((long long)n * planes * rows * columns * channels + first_channel) * 2;
+        const Turns turns(group);
         Moments moments[2];  // of 32 channels each
         Sum sums[64];
         for (int position = begin; position < end;) {
@@ -106,9 +121,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                     ring.wait_full();
                     const u32 slab = ring.slab() + 8 * group * 16;
                     if (z % 2)
-                        multiply<true>(sums, slab, weights);
+                        multiply<true>(sums, slab, weights, turns);
                     else
-                        multiply<false>(sums, slab, weights);
+                        multiply<false>(sums, slab, weights, turns);
                     if (lane == 0) ring.give_empty();
                     ring.next();
                 }
@@ -133,9 +148,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             }
             position += last - first;
         }
-        const int row = (n * gridDim.x + blockIdx.x) * CONSUMERS * 4 + group * 4 + warp;
+        turns.end();
+        consumers_meet();  // the weights' memory is free then
+        float* merged = reinterpret_cast<float*>(shared);
 #pragma unroll
         for (int part32 = 0; part32 < 2; part32++)
-            moments[part32].store(part + (long long)row * 3 * channels + blockIdx.y * OUT + 32 * part32, channels, lane);
+            moments[part32].store(merged + (group * 4 + warp) * 3 * OUT + 32 * part32, OUT, lane);
+        consumers_meet();
+        merge_rows<CONSUMERS * 4, OUT>(merged, part + (long long)(n * gridDim.x + blockIdx.x) * 3 * channels + blockIdx.y * OUT,
+                                       channels, threadIdx.x);
     }
 }

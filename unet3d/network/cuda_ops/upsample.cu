@@ -3,12 +3,13 @@
 // A product of [voxels, CIN] and [CIN, 8 * 32]: each warp has one of the 8 voxels that an input voxel spreads to, and its
 // weights in registers. A program brings 64 voxels at a time into shared memory, which all its warps read.
 //
-// To be defined when compiled: CIN, 32, 64 or 128; BFLOAT16 for bf16 instead of fp16.
+// To be defined when compiled: CIN, 32, 64, 128 or 256; BFLOAT16 for bf16 instead of fp16.
 #include "numbers.cuh"
 
 constexpr int THREADS = 256, TILE = 64, CHUNKS = CIN / 8;
 constexpr int PITCH = CIN * 2 + 16;  // bytes of a row: rows 16 bytes further fall into other banks
 constexpr int ROUNDS = TILE * CHUNKS / THREADS;
+constexpr int PROGRAMS = CIN > 128 ? 1 : 2;  // of a multiprocessor: weights fill its registers
 
 // Grid: (programs, blocks of 32 output channels, N).
 //
@@ -18,7 +19,7 @@ constexpr int ROUNDS = TILE * CHUNKS / THREADS;
 // Normalisation of the input: scale, shift, float32 [N, CIN]
 // Weights:
 //     w: of `pack_upsample_weight`, pairs of 16-bit numbers [blocks, 8 voxels, CIN / 16, 4, 2, 32 lanes]
-extern "C" __global__ void __launch_bounds__(THREADS, 2)
+extern "C" __global__ void __launch_bounds__(THREADS, PROGRAMS)
     upsample(const char* x, const float* scale, const float* shift, const u32* w, char* y, int depth, int height, int width,
              float slope) {
     __shared__ __align__(16) char shared[TILE * PITCH];
@@ -41,7 +42,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
             if (v < voxels) raw[i] = __ldg(reinterpret_cast<const uint4*>(x + (long long)v * CIN * 2));
         }
     };
-    const int tiles = (voxels + TILE - 1) / TILE;
+    const int tiles = (voxels + TILE - 1) / TILE, tap_z = warp / 4, tap_y = warp / 2 % 2, tap_x = warp % 2;
     if (blockIdx.x < tiles) fetch(blockIdx.x);
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         __syncthreads();
@@ -51,6 +52,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
                 affine(raw[i], slope);
         __syncthreads();
         if (tile + gridDim.x < tiles) fetch(tile + gridDim.x);
+        // The place of a voxel by divisions only once; the next one of this thread is 8 further.
+        int v = tile * TILE + lane / 4, xx = v % width, yy = v / width % height, zz = v / (width * height);
 #pragma unroll
         for (int block = 0; block < TILE / 16; block++) {
             float sums[4][4] = {};
@@ -67,13 +70,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
             }
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                const int v = tile * TILE + block * 16 + lane / 4 + 8 * half;
-                if (v >= voxels) continue;
-                const int xx = 2 * (v % width) + warp % 2, yy = 2 * (v / width % height) + warp / 2 % 2;
-                const int z = 2 * (v / (width * height)) + warp / 4;
-                *reinterpret_cast<uint4*>(y + (((long long)z * 2 * height + yy) * 2 * width + xx) * channels * 2) = make_uint4(
-                    pack(sums[0][half * 2], sums[0][half * 2 + 1]), pack(sums[1][half * 2], sums[1][half * 2 + 1]),
-                    pack(sums[2][half * 2], sums[2][half * 2 + 1]), pack(sums[3][half * 2], sums[3][half * 2 + 1]));
+                const long long row = (2ll * zz + tap_z) * 2 * height + 2 * yy + tap_y;
+                if (v < voxels)
+                    *reinterpret_cast<uint4*>(y + (row * 2 * width + 2 * xx + tap_x) * channels * 2) = make_uint4(
+                        pack(sums[0][half * 2], sums[0][half * 2 + 1]), pack(sums[1][half * 2], sums[1][half * 2 + 1]),
+                        pack(sums[2][half * 2], sums[2][half * 2 + 1]), pack(sums[3][half * 2], sums[3][half * 2 + 1]));
+                v += 8;
+                for (xx += 8; xx >= width; xx -= width)
+                    if (++yy == height) {
+                        yy = 0;
+                        zz++;
+                    }
             }
         }
     }

@@ -10,6 +10,9 @@ __device__ __forceinline__ u64 operand(u32 address, u32 along_k, u32 along_rows)
     return u64(address >> 4) | u64(along_k >> 4) << 16 | u64(along_rows >> 4) << 32;
 }
 
+// The same operand so many bytes further on.
+__device__ __forceinline__ u64 further(u64 operand, int bytes) { return operand + (bytes >> 4); }
+
 #define REGISTERS_8(d, i, as) as(d[i]), as(d[i + 1]), as(d[i + 2]), as(d[i + 3]), as(d[i + 4]), as(d[i + 5]), as(d[i + 6]), as(d[i + 7])
 #define REGISTERS_32(d, as) REGISTERS_8(d, 0, as), REGISTERS_8(d, 8, as), REGISTERS_8(d, 16, as), REGISTERS_8(d, 24, as)
 #define REGISTERS_48(d, as) REGISTERS_32(d, as), REGISTERS_8(d, 32, as), REGISTERS_8(d, 40, as)
@@ -51,7 +54,11 @@ __device__ __forceinline__ void hold(Sum (&d)[64]) { asm volatile("" : REGISTERS
 
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
+// Until no more than so many of the products committed are unfinished.
+template <int LEFT = 0>
+__device__ __forceinline__ void wgmma_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
+}
 
 // What ordinary stores wrote to shared memory is seen by the matrix instructions after this and a barrier.
 __device__ __forceinline__ void shared_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
