@@ -5,9 +5,9 @@
     .venv/bin/python benchmarks/end_to_end.py --platform CPU --engines torch,openvino,onnxruntime --calls 20
 
 For each engine and precision the network is called again and again with one staged volume, which is the network alone. Then
-the same engine takes as many volumes through the pipeline of a run. Both alternate, round after round, so that a drift of the
-machine meets both. Settings that all share come from the environment (WEIGHTS, THREADS, INPUT_ON_DEVICE, DATASET_DIR, …). On a
-GPU 200 calls take about 20 seconds a row.
+the same engine takes as many volumes through the pipeline of a run. With --rounds both alternate, so that a drift of the
+machine meets both; on a CPU they do so unasked. Settings that all share come from the environment (WEIGHTS, THREADS,
+INPUT_ON_DEVICE, DATASET_DIR, …). On a GPU 200 calls take about 20 seconds a row.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precisions", type=several, help="default: fp16,bf16 on a GPU, all that run on a CPU")
     parser.add_argument("--jit", default="trace", help="JIT of ENGINE=torch (trace)")
     parser.add_argument("--calls", type=runs.count, default=200, help="calls alone, and as many through the pipeline (200)")
-    parser.add_argument("--rounds", type=runs.count, help="of both, by turns (4 on a CPU, 1 where joules need seconds)")
+    parser.add_argument(
+        "--rounds", type=runs.count, help="of both, by turns (4 with --platform CPU, else 1: joules need seconds)"
+    )
     parser.add_argument("--shape", help="VOLUME_SHAPE, such as 224,224,160")
     parser.add_argument("--output", type=Path, help="file for the rows as JSON")
     return parser.parse_args(argv)

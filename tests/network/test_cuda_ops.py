@@ -78,7 +78,9 @@ def test_walk(dtype, extent, n, a, b, outputs):
 @on_hopper
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("extent", EXTENTS)
-@pytest.mark.parametrize(("n", "a", "b", "outputs"), [(1, 32, 0, 32), (2, 32, 32, 32), (1, 64, 64, 64), (1, 128, 128, 32)])
+@pytest.mark.parametrize(
+    ("n", "a", "b", "outputs"), [(1, 32, 0, 32), (2, 32, 32, 32), (1, 32, 64, 32), (1, 64, 64, 64), (2, 128, 128, 64)]
+)
 @torch.inference_mode()
 def test_walk_in_bytes(dtype, extent, n, a, b, outputs):
     """Exact sums of bytes: what is left is the rounding of the output."""
@@ -185,9 +187,10 @@ def test_head(dtype, extent, n, classes, biased):
     [
         *(
             ("walk", (f"SLABS={slabs}", f"TILE_Y={tile[0]}", f"TILE_X={tile[1]}", *types, *walks), room(operand, tile, slabs))
-            for operand, slabs, types in ((layers.HALF, 1, ()), (layers.HALF, 2, ()), (layers.BYTES, 4, ("INT8",)))
+            for operand, most, types in ((layers.HALF, 2, ()), (layers.BYTES, 4, ("INT8",)))
+            for slabs in range(1, most + 1)
             for tile in layers.WALK_TILES
-            for walks in ((), ("GIVES_SUMS",), ("TAKES_SUMS",))
+            for walks in ((), *((("GIVES_SUMS",), ("TAKES_SUMS",)) if slabs == most else ()))
         ),
         ("stride", (), layers.HALF.room(layers.STRIDE_PIXELS, layers.HALF.weight_bytes(layers.STRIDE_OUT))),
         ("first", (), (0, 0)),
@@ -217,9 +220,25 @@ def test_other_gpus_are_told_why():
     assert kernels.why_not(None) == "they are written for sm_90, this GPU is of another kind"
 
 
+@pytest.mark.parametrize(("inputs", "dtype"), [(64, torch.float16), (128, torch.int8)])
+def test_two_walks_have_the_weights_of_one_source_each(inputs, dtype):
+    w = torch.randint(-127, 127, (64, 2 * inputs, 3, 3, 3)).to(dtype)
+    halves = [layers.pack_walk_weight(w[:, :inputs]), layers.pack_walk_weight(w[:, inputs:])]
+    assert torch.equal(layers.pack_walk_weight(w), torch.cat(halves))
+
+
+@pytest.mark.parametrize(
+    ("plane", "tile"),
+    [((224, 160), (16, 16)), ((112, 80), (16, 16)), ((56, 40), (32, 8)), ((7, 3), (16, 16)), ((17, 33), (32, 8))],
+)
+def test_a_walks_tile_wastes_least(plane, tile):
+    assert layers.walk_tile(*plane) == tile
+
+
 def test_weights_of_other_widths_are_refused():
-    with pytest.raises(ValueError, match="multiples of 32"):
-        layers.pack_walk_weight(torch.zeros(32, 48, 3, 3, 3))
+    for inputs in (48, 96, 192):
+        with pytest.raises(ValueError, match="multiples of 32 channels, up to 64 inputs in one walk and twice as many in two"):
+            layers.pack_walk_weight(torch.zeros(32, inputs, 3, 3, 3))
     with pytest.raises(ValueError, match="32 inputs and 64 outputs or more"):
         layers.pack_stride_weight(torch.zeros(64, 64, 3, 3, 3))
     with pytest.raises(ValueError, match="4 inputs and 32 outputs"):

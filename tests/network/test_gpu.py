@@ -113,6 +113,7 @@ def test_forms_follow_the_measurements(tiny_reference):
     network = GpuUNet.from_reference(tiny_reference, torch.float16, sm_90)
     assert counted(network) == {"cuda first": 1, "cuda walk": 7, "library": 2}
     assert network.forms()["decoder.0.0"] == "cuda walk, fp16 products"
+    assert network.head_by_cuda and not built(tiny_reference, torch.float16, triton_sm_90).head_by_cuda
 
 
 @pytest.mark.parametrize("choose", [triton_sm_90, sm_90])

@@ -106,6 +106,21 @@ def test_what_is_offered_can_be_built(stride, upsampled):
     assert seen == expected | {"library"}
 
 
+@pytest.mark.parametrize(("sources", "in_bytes", "walks"), [((64, 64), False, 2), ((64, 64), True, 1), ((128, 128), True, 2)])
+def test_sources_whose_weights_have_no_room_together_are_told(sources, in_bytes, walks):
+    geometry = Geometry(1, (2, 2, 2), sources, 32, upsampled=128, in_bytes=in_bytes)
+    assert "cuda walk" in candidates(geometry, cuda=True)
+    trial = Trial(geometry, torch.bfloat16, torch.device("cpu"))
+    block = Block(trial.block, torch.bfloat16, "cuda walk", trial.ranges if in_bytes else None)
+    form = "cuda walk for each source" if walks == 2 else "cuda walk"
+    assert block.told == f"{form}, {'int8' if in_bytes else 'bf16'} products"
+
+
+@pytest.mark.parametrize("sources", [(96, 96), (32, 96), (128, 128)])
+def test_other_sources_that_have_no_room_do_not_walk(sources):
+    assert "cuda walk" not in candidates(Geometry(1, (2, 2, 2), sources, 32, upsampled=128), cuda=True)
+
+
 def test_other_kernels_are_the_librarys():
     geometry = Geometry(1, (8, 8, 8), (32,), 32, kernel=(1, 3, 3), padding=(0, 1, 1))
     assert candidates(geometry, cuda=True) == ("library",)

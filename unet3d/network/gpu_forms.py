@@ -73,8 +73,8 @@ def _can_walk(geometry: Geometry) -> bool:
     operand = layers.BYTES if geometry.in_bytes else layers.HALF
     # Behind an upsampling of CUDA C++ the two volumes stay apart, so that each fills whole slabs.
     apart = geometry.sources if geometry.upsampled in layers.UPSAMPLED else (geometry.inputs,)
-    # Two volumes of one width have a walk each where both weights have no room together.
-    fits = geometry.inputs <= operand.most_inputs or (len(set(apart)) < len(apart) and max(apart) <= operand.most_inputs)
+    # Two volumes have a walk each where only the weights of one have room.
+    fits = geometry.inputs <= operand.most_inputs or apart == (operand.most_inputs,) * 2
     return fits and geometry.outputs % layers.OUT == 0 and all(channels % layers.SLAB == 0 for channels in apart)
 
 
@@ -123,7 +123,7 @@ class Row:
 # that can run, and the library's where none does. Where NVRTC is missing, the rows of CUDA C++ hold for nothing, and those
 # below are what was fastest without. Only measured cards stand here.
 MEASURED: dict[str, tuple[Row, ...]] = {
-    # An H100.
+    # An H100; two walks, one for each source, an H200.
     "sm_90": (
         Row("cuda stride"),
         Row("cuda walk"),

@@ -1,7 +1,7 @@
-"""Compiles the CUDA C++ kernels for the GPU at hand, in memory, and launches them on PyTorch's stream.
+"""Compiles the CUDA C++ kernels for the GPU at hand and launches them on PyTorch's stream.
 
 NVRTC and the driver are called through cuda-bindings, which torch's CUDA wheels bring with them from 2.11 on. A kernel
-compiles in less than a second, so nothing is kept on disk.
+compiles in less than a second, so we keep nothing on disk. NVRTC itself does from 12.9 on, in the driver's cache.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ def compiled(name: str, defines: tuple[str, ...], anew: bool = False) -> tuple[b
         )
     )
     options = [f"--gpu-architecture={ARCHITECTURE}a", "--std=c++17", "--ptxas-options=-v", "-lineinfo", "-default-device"]
-    options += [f"-D{define}" for define in defines] + (["-no-cache"] if anew else [])
+    options += [f"-D{define}" for define in defines]
+    if anew and _checked(nvrtc.nvrtcVersion()) >= (12, 9):
+        options.append("-no-cache")
     (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
     log = bytearray(_checked(nvrtc.nvrtcGetProgramLogSize(program)))
     _checked(nvrtc.nvrtcGetProgramLog(program, log))

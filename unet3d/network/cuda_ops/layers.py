@@ -32,7 +32,7 @@ class Operand:
 
     chunks: int  # pieces of a pixel in a slab
     numbers: int  # in a piece
-    most_inputs: int  # with more the weights leave no room for two slabs
+    most_inputs: int  # of a walk: with more the weights leave room for few slabs, or none
     by_shared_memory: bool  # what is loaded waits there to be made numbers of a slab
 
     def slab_bytes(self, pixels: int) -> int:
@@ -58,14 +58,15 @@ def pack_walk_weight(weight: torch.Tensor) -> torch.Tensor:
     """Conv3d weight [Cout, Cin, 3, 3, 3], of 16-bit numbers or int8, as [walks, Cout / 32, slabs, 9, chunks, 96, numbers].
 
     Columns are what a plane gives to the output plane behind it, to its own and to the one in front, 32 channels each,
-    in the order in which a thread holds the sums of 8 neighbouring channels. Inputs that have no room in one walk have
-    two, half of them each. Raises ValueError for other channels than multiples of 32, and more inputs than there is room for.
+    in the order in which a thread holds the sums of 8 neighbouring channels. Twice as many
+    inputs as a walk has room for are two walks, half of them each. Raises ValueError for other channels than multiples of 32,
+    and for other numbers of inputs that have no room.
     """
     cout, cin = weight.shape[:2]
     operand = BYTES if weight.dtype == torch.int8 else HALF
-    walks = 1 if cin <= operand.most_inputs else 2
+    walks = 2 if cin == 2 * operand.most_inputs else 1
     slabs = cin // walks // SLAB
-    if cout % OUT or cin % (walks * SLAB) or cin > 2 * operand.most_inputs:
+    if cout % OUT or cin % SLAB or slabs * SLAB > operand.most_inputs:
         raise ValueError(
             f"the walking convolution has multiples of {OUT} channels, up to {operand.most_inputs} inputs in one walk and "
             f"twice as many in two, not {cin} and {cout}"

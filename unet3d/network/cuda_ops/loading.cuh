@@ -16,7 +16,7 @@ constexpr int PIXELS = PIXELS_Y * PIXELS_X;
 constexpr int CHUNK = (PIXELS * 16 + 127) / 128 * 128 + 128 / CHUNKS;
 constexpr int SLAB = CHUNKS * CHUNK;
 constexpr int GROUP = 128;  // threads of a warpgroup
-// Warpgroups that multiply, and that load, each every other slab.
+// Warpgroups that multiply, each its part of every slab, and that load, each every other slab.
 constexpr int CONSUMERS = 2, PRODUCERS = 2, THREADS = (CONSUMERS + PRODUCERS) * GROUP;
 constexpr int ROUNDS = (PIXELS * 4 + GROUP - 1) / GROUP;  // units of 8 channels of a pixel, of a thread
 // A thread's loads are under way in batches: some are on their way while one is stored.
@@ -37,7 +37,7 @@ __device__ __forceinline__ void become_producer() { asm volatile("setmaxnreg.dec
 // A barrier of the threads that multiply.
 __device__ __forceinline__ void consumers_meet() { asm volatile("bar.sync 1, %0;" ::"n"(CONSUMERS * GROUP) : "memory"); }
 
-// Two warpgroups multiply by turns, a slab each: one counts and stores while the products of the other are made. Without
+// Two warpgroups multiply a slab by turns: one counts and stores while the products of the other are made. Without
 // turns both would do the same at the same time, and the matrix units would wait for both.
 struct Turns {
     int group;  // 0 or 1
@@ -126,7 +126,7 @@ __device__ __forceinline__ u32 bytes(float a, float b, float c, float d) {
 }
 #endif
 
-// 16 bytes, or zeros. Not kept in the first-level cache, which is the slabs' memory: nothing is read twice by a program.
+// 16 bytes into registers, or zeros. Not kept in the first-level cache, which is the slabs' memory: nothing is read twice by a program.
 __device__ __forceinline__ uint4 load_if(bool wanted, const char* from) {
     uint4 v;
     asm volatile(
