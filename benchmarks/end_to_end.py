@@ -6,8 +6,8 @@
 
 For each engine and precision the network is called again and again with one staged volume, which is the network alone. Then
 the same engine takes as many volumes through the pipeline of a run. With --rounds both alternate, so that a drift of the
-machine meets both; on a CPU they do so unasked. Settings that all share come from the environment (WEIGHTS, THREADS,
-INPUT_ON_DEVICE, DATASET_DIR, …). On a GPU 200 calls take about 20 seconds a row.
+machine meets both; on a CPU they do so unasked, call by call. Settings that all share come from the environment (WEIGHTS,
+THREADS, INPUT_ON_DEVICE, DATASET_DIR, …). On a GPU 200 calls take about 20 seconds a row.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--jit", default="trace", help="JIT of ENGINE=torch (trace)")
     parser.add_argument("--calls", type=runs.count, default=200, help="calls alone, and as many through the pipeline (200)")
     parser.add_argument(
-        "--rounds", type=runs.count, help="of both, by turns (4 with --platform CPU, else 1: joules need seconds)"
+        "--rounds", type=runs.count, help="of both, by turns (with --platform CPU a call each, else 1: joules need seconds)"
     )
     parser.add_argument("--shape", help="VOLUME_SHAPE, such as 224,224,160")
     parser.add_argument("--output", type=Path, help="file for the rows as JSON")
@@ -103,7 +103,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
         prepare_folder(arguments.output.parent, "--output")
     out, rows, failed = Console(stream=sys.stderr, only_status=True), [], False
     on_cpu = arguments.platform == "CPU"
-    rounds = min(arguments.rounds or (4 if on_cpu else 1), arguments.calls)
+    rounds = min(arguments.rounds or (arguments.calls if on_cpu else 1), arguments.calls)
     precisions = arguments.precisions or (("fp32", "bf16", "int8") if on_cpu else ("fp16", "bf16"))
     with tempfile.TemporaryDirectory(prefix="unet3d-end-to-end-") as scratch, progress.shown_on(out):
         for engine in arguments.engines:
@@ -143,6 +143,8 @@ def measure(plan: Plan, out: Console, rounds: int) -> Row:
     try:
         prepare.warm_up(plan, checked, given.volumes, out, group)
         staged = engine.stage(given.volumes.batch(0))
+        # Streams that a round leaves without a call would count as waiting.
+        rounds = max(1, min(rounds, settings.num_iterations // settings.streams))
         for number in range(rounds):
             calls = (number + 1) * settings.num_iterations // rounds - number * settings.num_iterations // rounds
             part, samples = replace(plan, settings=replace(settings, num_iterations=calls)), list[Sample]()
