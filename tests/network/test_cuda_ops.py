@@ -160,10 +160,6 @@ def test_upsample(dtype, extent, n, inputs, outputs):
     assert relative_error(y, expected) < TYPES[dtype]
 
 
-def room(operand, tile, slabs):
-    return operand.room((tile[0] + 2) * (tile[1] + 2), slabs * operand.weight_bytes(layers.OUT))
-
-
 @on_hopper
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("extent", EXTENTS)
@@ -186,7 +182,11 @@ def test_head(dtype, extent, n, classes, biased):
     ("name", "defines", "shared"),
     [
         *(
-            ("walk", (f"SLABS={slabs}", f"TILE_Y={tile[0]}", f"TILE_X={tile[1]}", *types, *walks), room(operand, tile, slabs))
+            (
+                "walk",
+                (f"SLABS={slabs}", f"TILE_Y={tile[0]}", f"TILE_X={tile[1]}", *types, *walks),
+                layers.walk_room(operand, slabs, tile),
+            )
             for operand, most, types in ((layers.HALF, 2, ()), (layers.BYTES, 4, ("INT8",)))
             for slabs in range(1, most + 1)
             for tile in layers.WALK_TILES
@@ -195,7 +195,10 @@ def test_head(dtype, extent, n, classes, biased):
         ("stride", (), layers.HALF.room(layers.STRIDE_PIXELS, layers.HALF.weight_bytes(layers.STRIDE_OUT))),
         ("first", (), (0, 0)),
         ("head", (), (0, 0)),
-        *(("upsample", (f"CIN={inputs}",), (0, 0)) for inputs in layers.UPSAMPLED),
+        *(
+            ("upsample", (f"CIN={inputs}", f"PROGRAMS={layers.upsample_programs(inputs)}"), (0, 0))
+            for inputs in layers.UPSAMPLED
+        ),
     ],
 )
 def test_kernels_compile_and_fit(name, defines, shared, types):

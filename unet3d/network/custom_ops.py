@@ -38,6 +38,15 @@ def operator(schema: str, fake: Callable, flop: Flop | None = None) -> Callable[
     return register
 
 
+def head_operator(name: str) -> Callable[[Callable], Callable]:
+    """Register the decorated function as torch.ops.unet3d.<name>, which makes logits from the raw output of the last block."""
+    return operator(
+        f"{name}(Tensor x, Tensor scale, Tensor shift, float slope, Tensor w, Tensor? bias) -> Tensor",
+        lambda x, scale, shift, slope, w, bias: new_volume(x.shape[0], w.shape[1], x.shape[2:], w),
+        lambda shapes: each(prod(shapes[4]), shapes[0]),
+    )
+
+
 def flop_of(name: str, shapes: Sequence[Sequence[int]]) -> int:
     """FLOP that operator `name` (unet3d::conv_head) declares for arguments of these shapes; 0 for no convolution."""
     return _FLOP[name](shapes) if name in _FLOP else 0

@@ -36,7 +36,7 @@ class Operand:
     by_shared_memory: bool  # what is loaded waits there to be made numbers of a slab
 
     def slab_bytes(self, pixels: int) -> int:
-        """With the distance between chunks that loading.cuh keeps, and a slab's two barriers."""
+        """With the distance between chunks that ring.cuh keeps, and a slab's two barriers."""
         return self.chunks * (-(-pixels * 16 // 128) * 128 + 128 // self.chunks) + 16
 
     def weight_bytes(self, outputs: int) -> int:
@@ -168,7 +168,7 @@ def walk(
         raise ValueError("int8 weights go with their factors, others without")
     operand = HALF if quantised is None else BYTES
     tile = walk_tile(h, width)
-    stages, shared = operand.room(_walk_pixels(tile), slabs * operand.weight_bytes(OUT))
+    stages, shared = walk_room(operand, slabs, tile)
     defines = (
         f"SLABS={slabs}",
         f"STAGES={stages}",
@@ -202,9 +202,9 @@ def walk_tile(height: int, width: int) -> tuple[int, int]:
     return min(WALK_TILES, key=lambda tile: -(-height // tile[0]) * -(-width // tile[1]))
 
 
-def _walk_pixels(tile: tuple[int, int]) -> int:
-    """Pixels of a slab, with neighbours."""
-    return (tile[0] + 2) * (tile[1] + 2)
+def walk_room(operand: Operand, slabs: int, tile: tuple[int, int]) -> tuple[int, int]:
+    """`Operand.room` of a walk with so many slabs of inputs; a slab has the tile's pixels and their neighbours."""
+    return operand.room((tile[0] + 2) * (tile[1] + 2), slabs * operand.weight_bytes(OUT))
 
 
 def stride(
@@ -255,7 +255,7 @@ def head(
     _whole(x)
     n, channels, d, h, width = x.shape
     classes = w.shape[1]
-    if channels != HEAD_INPUTS or w.shape[0] != channels or not can_head(channels, classes):
+    if w.shape[0] != channels or not can_head(channels, classes):
         raise ValueError(f"the head has {HEAD_INPUTS} inputs and 2, 4, 6 or 8 classes, not {channels} and {classes}")
     kernel = kernels.load("head", _types(x), 256, 0, x.device.index)
     y = new_volume(n, classes, (d, h, width), x)
@@ -279,9 +279,15 @@ def upsample(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, slope: f
     blocks, steps = w.shape[0], w.shape[2]
     if channels != 16 * steps:
         raise ValueError(f"a weight for {16 * steps} inputs and a tensor of {channels} channels")
-    kernel = kernels.load("upsample", (f"CIN={channels}", *_types(x)), 256, 0, x.device.index)
-    resident = 1 if channels > 128 else 2
+    resident = upsample_programs(channels)
+    defines = (f"CIN={channels}", f"PROGRAMS={resident}", *_types(x))
+    kernel = kernels.load("upsample", defines, 256, 0, x.device.index)
     programs = max(1, resident * _multiprocessors(x.device.index) // (n * blocks))
     y = new_volume(n, blocks * OUT, (2 * d, 2 * h, 2 * width), x)
     kernel.launch((programs, blocks, n), x, scale, shift, w, y, d, h, width, slope)
     return y
+
+
+def upsample_programs(channels: int) -> int:
+    """Programs of an upsampling that share a multiprocessor: their weights fill its registers."""
+    return 1 if channels > 128 else 2

@@ -4,20 +4,8 @@
 // STAGES of the ring.
 #pragma once
 
-#include "wgmma.cuh"
+#include "ring.cuh"
 
-#ifdef INT8
-constexpr int CHUNKS = 2;  // pieces of 16 bytes that a pixel has in a slab
-#else
-constexpr int CHUNKS = 4;
-#endif
-// Bytes from a chunk's pixels to the next chunk's: stores of 8 neighbouring threads fall into different banks.
-constexpr int PIXELS = PIXELS_Y * PIXELS_X;
-constexpr int CHUNK = (PIXELS * 16 + 127) / 128 * 128 + 128 / CHUNKS;
-constexpr int SLAB = CHUNKS * CHUNK;
-constexpr int GROUP = 128;  // threads of a warpgroup
-// Warpgroups that multiply, each its part of every slab, and that load, each every other slab.
-constexpr int CONSUMERS = 2, PRODUCERS = 2, THREADS = (CONSUMERS + PRODUCERS) * GROUP;
 constexpr int ROUNDS = (PIXELS * 4 + GROUP - 1) / GROUP;  // units of 8 channels of a pixel, of a thread
 // A thread's loads are under way in batches: some are on their way while one is stored.
 constexpr int BATCHES = 2 * ((ROUNDS + 5) / 6), BATCH = (ROUNDS + BATCHES - 1) / BATCHES;
@@ -29,55 +17,6 @@ __device__ __forceinline__ void bring_weights(char* shared, const char* w, u32 b
     for (int i = threadIdx.x; i < BYTES / 16; i += THREADS) reinterpret_cast<uint4*>(shared)[i] = packed[i];
     shared_fence();
 }
-
-// Registers are dealt out anew: sums need many, loading few.
-__device__ __forceinline__ void become_consumer() { asm volatile("setmaxnreg.inc.sync.aligned.u32 152;"); }
-__device__ __forceinline__ void become_producer() { asm volatile("setmaxnreg.dec.sync.aligned.u32 104;"); }
-
-// A barrier of the threads that multiply.
-__device__ __forceinline__ void consumers_meet() { asm volatile("bar.sync 1, %0;" ::"n"(CONSUMERS * GROUP) : "memory"); }
-
-// Two warpgroups multiply a slab by turns: one counts and stores while the products of the other are made. Without
-// turns both would do the same at the same time, and the matrix units would wait for both.
-struct Turns {
-    int group;  // 0 or 1
-
-    __device__ explicit Turns(int group) : group(group) {
-        if (group == 1) give();
-    }
-    __device__ void wait() const { asm volatile("bar.sync %0, %1;" ::"r"(2 + group), "n"(CONSUMERS * GROUP) : "memory"); }
-    __device__ void give() const { asm volatile("bar.arrive %0, %1;" ::"r"(3 - group), "n"(CONSUMERS * GROUP) : "memory"); }
-    __device__ void end() const {  // the last turn that was given
-        if (group == 0) wait();
-    }
-};
-
-struct Ring {
-    u32 slabs, full, empty;  // addresses in shared memory
-    int stage = 0;
-    u32 parity = 0;
-
-    // Behind `used` bytes of shared memory; one thread makes the barriers.
-    __device__ Ring(u32 used, bool make) : slabs(used + 16 * STAGES), full(used), empty(used + 8 * STAGES) {
-        if (make)
-            for (int i = 0; i < STAGES; i++) {
-                barrier_init(full + 8 * i, GROUP);
-                barrier_init(empty + 8 * i, CONSUMERS * GROUP / 32);
-            }
-    }
-    __device__ u32 slab() const { return slabs + stage * SLAB; }
-    __device__ void wait_full() const { await(full + 8 * stage, parity); }
-    __device__ void wait_empty() const { await(empty + 8 * stage, parity ^ 1); }
-    __device__ void give_full() const { arrive(full + 8 * stage); }
-    __device__ void give_empty() const { arrive(empty + 8 * stage); }
-    __device__ void next(int slabs = 1) {
-        for (int i = 0; i < slabs; i++)
-            if (++stage == STAGES) {
-                stage = 0;
-                parity ^= 1;
-            }
-    }
-};
 
 struct Source {
     const char* x;               // raw volume of this sample, 16-bit, channels innermost
@@ -256,6 +195,27 @@ struct Loader {
             asm volatile("cp.async.commit_group;" ::: "memory");  // counted as if it were one
 #endif
         if constexpr (AT + 1 < BATCHES) bring<AT + 1>(now, more, next, affine, zero, slope, slab, thread);
+    }
+
+    // Of a segment's slabs, those of this group: number `s` and every so manieth one after it. piece: of a number. prepare:
+    // called before each slab is brought, so that `affine`, `zero` and `slope` are its own. Returns the number of this
+    // group's next slab in the segment that follows.
+    template <class PieceOf, class Prepare>
+    __device__ __forceinline__ int bring_segment(Ring& ring, int s, int slabs, const PieceOf& piece, const Prepare& prepare,
+                                                 const Affine& affine, const float& zero, const float& slope, int thread) {
+        Piece now = piece(s);
+        if (s < slabs) begin(now);
+        for (; s < slabs; s += PRODUCERS) {
+            prepare(s);
+            const Piece next = piece(s + PRODUCERS);
+            ring.wait_empty();
+            bring(now, s + PRODUCERS < slabs, next, affine, zero, slope, ring.slab(), thread);
+            shared_fence();
+            ring.give_full();
+            ring.next(PRODUCERS);
+            now = next;
+        }
+        return s - slabs;
     }
 
     // 8 channels of a pixel, part `part` of its 4, to its place in the slab.

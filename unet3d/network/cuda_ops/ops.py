@@ -6,7 +6,7 @@ from __future__ import annotations
 from math import prod
 
 from unet3d.network.cuda_ops import layers
-from unet3d.network.custom_ops import each, fake_conv, fake_scales, neighbours, operator
+from unet3d.network.custom_ops import each, fake_conv, fake_scales, head_operator, neighbours, operator
 from unet3d.network.triton_ops import norm
 from unet3d.network.triton_ops.layout import new_volume
 
@@ -51,13 +51,9 @@ def conv_cuda_stride(x, scale, shift, slope, w, weight, bias, eps):
     return y, *norm.fold(part, weight, bias, eps)
 
 
-@operator(
-    "conv_cuda_head(Tensor x, Tensor scale, Tensor shift, float slope, Tensor w, Tensor? bias) -> Tensor",
-    lambda x, scale, shift, slope, w, bias: new_volume(x.shape[0], w.shape[1], x.shape[2:], w),
-    lambda shapes: each(prod(shapes[4]), shapes[0]),
-)
+@head_operator("conv_cuda_head")
 def conv_cuda_head(x, scale, shift, slope, w, bias):
-    """See `layers.head`: logits from the raw output of the last block."""
+    """See `layers.head`."""
     return layers.head(x, scale, shift, w, bias, slope)
 
 

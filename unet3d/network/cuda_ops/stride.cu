@@ -40,12 +40,10 @@ __device__ __forceinline__ void multiply(Sum (&sums)[64], u32 slab, u32 weights,
                 wgmma_128(sums, a, b);
             else
                 wgmma_64(sums, a, b);
-            // The last products are still made while the other warpgroup begins.
+            // In two parts, the last of which the other warpgroup does not wait for.
             if ((tap == 6 || tap == 8) && k + 2 >= CHUNKS) wgmma_commit();
         }
-    wgmma_wait<1>();
-    turns.give();
-    wgmma_wait();
+    turns.finish();
     hold(sums);
 }
 
@@ -90,18 +88,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             const auto piece = [&](int s) {
                 return loader.piece(source, 0, (long long)(low + s) * height * width, true, thread);
             };
-            Piece now = piece(s);
-            if (s < slabs) loader.begin(now);
-            for (; s < slabs; s += PRODUCERS) {
-                const Piece next = piece(s + PRODUCERS);
-                ring.wait_empty();
-                loader.bring(now, s + PRODUCERS < slabs, next, affine, 0, own_slope, ring.slab(), thread);
-                shared_fence();
-                ring.give_full();
-                ring.next(PRODUCERS);
-                now = next;
-            }
-            s -= slabs;
+            s = loader.bring_segment(ring, s, slabs, piece, [](int) {}, affine, 0, own_slope, thread);
             position += last - first;
         }
     } else {

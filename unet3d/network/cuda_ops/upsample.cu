@@ -3,13 +3,13 @@
 // A product of [voxels, CIN] and [CIN, 8 * 32]: each warp has one of the 8 voxels that an input voxel spreads to, and its
 // weights in registers. A program brings 64 voxels at a time into shared memory, which all its warps read.
 //
-// To be defined when compiled: CIN, 32, 64, 128 or 256; BFLOAT16 for bf16 instead of fp16.
+// To be defined when compiled: CIN, 32, 64, 128 or 256; PROGRAMS of a multiprocessor, whose registers the weights fill;
+// BFLOAT16 for bf16 instead of fp16.
 #include "numbers.cuh"
 
 constexpr int THREADS = 256, TILE = 64, CHUNKS = CIN / 8;
 constexpr int PITCH = CIN * 2 + 16;  // bytes of a row: rows 16 bytes further fall into other banks
 constexpr int ROUNDS = TILE * CHUNKS / THREADS;
-constexpr int PROGRAMS = CIN > 128 ? 1 : 2;  // of a multiprocessor: weights fill its registers
 
 // Grid: (programs, blocks of 32 output channels, N).
 //

@@ -54,6 +54,15 @@ struct Segment {
     }
 };
 
+// Of which pixel a thread holds the sums of 8 channels, in half `half` of the warpgroup's block `block`.
+struct Pixel {
+    int y, x;
+
+    __device__ Pixel(const Segment& at, int group, int block, int half, int warp, int lane)
+        : y(at.y + block_y(2 * group) + block * block_y(1) + 2 * warp + half),
+          x(at.x + block_x(2 * group) + block * block_x(1) + lane / 4) {}
+};
+
 // Adds a slab's products to the sums of a warpgroup's two blocks, when it is its turn.
 __device__ __forceinline__ void multiply(Sum (&sums)[2][48], u32 slab, u32 weights, const Turns& turns) {
     constexpr int APART = (block_y(1) * PIXELS_X + block_x(1)) * 16;
@@ -72,12 +81,10 @@ __device__ __forceinline__ void multiply(Sum (&sums)[2][48], u32 slab, u32 weigh
                 const int start = k * CHUNK + (tap / 3 * PIXELS_X + tap % 3) * 16 + block * APART;
                 wgmma_96(sums[block], further(all_pixels, start), b);
             }
-            // The last products are still made while the other warpgroup begins.
+            // In two parts, the last of which the other warpgroup does not wait for.
             if ((tap == 6 || tap == 8) && k + 2 >= CHUNKS) wgmma_commit();
         }
-    wgmma_wait<1>();
-    turns.give();
-    wgmma_wait();
+    turns.finish();
     hold(sums[0]);
     hold(sums[1]);
 }
@@ -152,19 +159,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                 return loader.piece(other ? second : first, channel - (other ? a_channels : 0), (long long)z * height * width,
                                     z >= 0 && z < depth, thread);
             };
-            Piece now = piece(s);
-            if (s < slabs) loader.begin(now);
-            for (; s < slabs; s += PRODUCERS) {
+            const auto prepare_next = [&](int s) {
                 if (PRODUCERS % SLABS) prepare(s % SLABS);
-                const Piece next = piece(s + PRODUCERS);
-                ring.wait_empty();
-                loader.bring(now, s + PRODUCERS < slabs, next, affine, zero, own_slope, ring.slab(), thread);
-                shared_fence();
-                ring.give_full();
-                ring.next(PRODUCERS);
-                now = next;
-            }
-            s -= slabs;
+            };
+            s = loader.bring_segment(ring, s, slabs, piece, prepare_next, affine, zero, own_slope, thread);
             position += at.last - at.first;
         }
     } else {
@@ -173,13 +171,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         y += (n * voxels * channels + first_channel) * 2;
         between += n * voxels * channels + first_channel;
         const u32 own = (block_y(2 * group) * PIXELS_X + block_x(2 * group)) * 16;  // of the group's blocks in a slab
+#ifndef GIVES_SUMS
 #if defined(INT8) && !defined(TAKES_SUMS)
         float factor[8], offset[8];
         load_8(factor, quantised + first_channel);
         load_8(offset, quantised + channels + first_channel);
 #endif
-        const Turns turns(group);
         Moments moments;
+#endif
+        const Turns turns(group);
         Sum sums[2][48];
         // The plane in front begins: with nothing, or with the sums of the first walk.
         const auto enter = [&](int z, const Segment& at) {
@@ -188,10 +188,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             for (int block = 0; block < 2; block++)
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
-                    const int row = at.y + block_y(2 * group) + block * block_y(1) + 2 * warp + half;
-                    const int column = at.x + block_x(2 * group) + block * block_x(1) + lane / 4;
-                    if (z >= at.last || row >= height || column >= width) continue;
-                    const Sum* from = between + ((long long)z * height * width + row * width + column) * channels;
+                    const Pixel pixel(at, group, block, half, warp, lane);
+                    if (z >= at.last || pixel.y >= height || pixel.x >= width) continue;
+                    const Sum* from = between + ((long long)z * height * width + pixel.y * width + pixel.x) * channels;
                     Sum value[8];
                     load_8(value, from);
 #pragma unroll
@@ -223,15 +222,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                 for (int block = 0; block < 2; block++)
 #pragma unroll
                     for (int half = 0; half < 2; half++) {
-                        const int row = at.y + block_y(2 * group) + block * block_y(1) + 2 * warp + half;
-                        const int column = at.x + block_x(2 * group) + block * block_x(1) + lane / 4;
-                        if (z <= at.first || row >= height || column >= width) continue;
-                        const long long pixel = plane + row * width + column;
+                        const Pixel pixel(at, group, block, half, warp, lane);
+                        if (z <= at.first || pixel.y >= height || pixel.x >= width) continue;
+                        const long long voxel = plane + pixel.y * width + pixel.x;
                         Sum sum[8];
 #pragma unroll
                         for (int i = 0; i < 8; i++) sum[i] = sums[block][i / 2 * 4 + half * 2 + i % 2];
 #ifdef GIVES_SUMS
-                        store_8(between + pixel * channels, sum);
+                        store_8(between + voxel * channels, sum);
 #else
                         float value[8];
 #pragma unroll
@@ -242,7 +240,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 #endif
                         }
                         moments.add(value);
-                        *reinterpret_cast<uint4*>(y + pixel * channels * 2) = pack(value);
+                        *reinterpret_cast<uint4*>(y + voxel * channels * 2) = pack(value);
 #endif
                     }
 #pragma unroll

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from math import prod
 
-from unet3d.network.custom_ops import each, fake_conv, fake_scales, neighbours, operator
+from unet3d.network.custom_ops import each, fake_conv, fake_scales, head_operator, neighbours, operator
 from unet3d.network.triton_ops import conv, gemm, march, norm, planes
 from unet3d.network.triton_ops.layout import new_volume
 
@@ -83,11 +83,7 @@ def conv_upsample(x, scale, shift, slope, w, skip, skip_scale, skip_shift):
     return out
 
 
-@operator(
-    "conv_head(Tensor x, Tensor scale, Tensor shift, float slope, Tensor w, Tensor? bias) -> Tensor",
-    lambda x, scale, shift, slope, w, bias: new_volume(x.shape[0], w.shape[1], x.shape[2:], w),
-    lambda shapes: each(prod(shapes[4]), shapes[0]),
-)
+@head_operator("conv_head")
 def conv_head(x, scale, shift, slope, w, bias):
-    """See `gemm.head`: logits from the raw output of the last block."""
+    """See `gemm.head`."""
     return gemm.head(x, scale, shift, w, bias, slope)
