@@ -1,14 +1,22 @@
 // How producers bring slabs, a plane of a tile with its neighbours and 32 channels of it, into a ring in shared memory.
 //
-// To be defined before: rows PIXELS_Y and columns PIXELS_X of a slab, and `column`, which one lies at a place of a row;
+// To be defined before: rows PIXELS_Y and columns PIXELS_X of a slab, and `place_in_row`, where a column lies in a row;
 // STAGES of the ring.
 #pragma once
 
 #include "ring.cuh"
 
-constexpr int ROUNDS = (PIXELS * 4 + GROUP - 1) / GROUP;  // units of 8 channels of a pixel, of a thread
-// A thread's loads are under way in batches: some are on their way while one is stored.
-constexpr int BATCHES = 2 * ((ROUNDS + 5) / 6), BATCH = (ROUNDS + BATCHES - 1) / BATCHES;
+// Four threads bring a pixel's 32 channels, a group so many pixels in a round.
+constexpr int AT_ONCE = GROUP / 4;
+// Where a row has one pixel more than that, each row is a round, and the last pixels of all rows are one more round. A thread
+// knows then where its pixels are without keeping it, and has registers for more loads.
+constexpr bool BY_ROWS = PIXELS_X == AT_ONCE + 1;
+constexpr int ROUNDS = BY_ROWS ? PIXELS_Y + 1 : (PIXELS + AT_ONCE - 1) / AT_ONCE;
+static_assert(!BY_ROWS || PIXELS_Y <= AT_ONCE, "the last pixels of all rows are more than a group brings at once");
+static_assert(ROUNDS <= 32, "a thread has a bit for each of its pixels");
+// A thread's loads are under way in batches, an even number of them: one is on its way while another is stored.
+constexpr int MOST = BY_ROWS ? 5 : 3, BATCHES = 2 * ((ROUNDS + 2 * MOST - 1) / (2 * MOST));
+constexpr int BATCH = (ROUNDS + BATCHES - 1) / BATCHES;
 
 // A program's packed weights to the beginning of its shared memory, by all its threads; finished after a barrier.
 template <int BYTES>
@@ -77,21 +85,36 @@ __device__ __forceinline__ uint4 load_if(bool wanted, const char* from) {
     return v;
 }
 
-// What a thread brings of a slab.
-struct Piece {
-    const char* x;  // its 8 channels of the plane's first voxel
-    int voxel;      // bytes from a voxel to the next
-    u32 live;       // a bit for each of its pixels that exists
+// The pixel of a slab that a thread brings in a round.
+struct Spot {
+    int y, x;
+    bool exists;
+
+    __device__ Spot(int round, int thread) {
+        const int first = thread / 4, number = first + round * AT_ONCE;
+        const bool whole = round < PIXELS_Y;  // by rows: not the last round
+        y = !BY_ROWS ? number / PIXELS_X : whole ? round : first;
+        x = !BY_ROWS ? number % PIXELS_X : whole ? first : AT_ONCE;
+        exists = BY_ROWS ? whole || first < PIXELS_Y : number < PIXELS;
+    }
+    __device__ int place() const { return y * PIXELS_X + place_in_row(x); }
 };
 
-// A thread's share of slabs: 8 channels of every so manieth pixel. Loads of a batch are under way while the one before is
-// stored, and those of the next slab while this one waits for its place in the ring.
+// What a thread brings of a slab.
+struct Piece {
+    const char* x;   // its 8 channels of the plane's first voxel
+    int voxel, row;  // bytes from a voxel to the next, and from a row to the next
+    u32 live;        // a bit for each of its pixels that exists
+};
+
+// A thread's share of slabs: 8 channels of every so manieth pixel, or of one in each row. Loads of a batch are under way
+// while the one before is stored, and those of the next slab while this one waits for its place in the ring.
 //
 // Numbers of 16 bits come by registers. Slabs of bytes leave room in shared memory, and their products take half the time,
 // so that more loads have to be under way than there are registers for: they come by a place of the thread's own there.
 struct Loader {
-    int offset[ROUNDS];  // of its pixels in a plane
-    u32 inside;          // a bit for each that is within the plane
+    int offset[BY_ROWS ? 2 : ROUNDS];  // of its pixels in a plane; by rows of the first and the last one
+    u32 inside;                        // a bit for each that is within the plane
 #ifdef INT8
     u32 own;  // place in shared memory
 
@@ -108,18 +131,31 @@ struct Loader {
         inside = 0;
 #pragma unroll
         for (int i = 0; i < ROUNDS; i++) {
-            const int place = thread / 4 + i * (GROUP / 4), yy = y + place / PIXELS_X, xx = x + column(place % PIXELS_X);
-            const bool ok = place < PIXELS && yy >= 0 && yy < height && xx >= 0 && xx < width;
+            const Spot spot(i, thread);
+            const int yy = y + spot.y, xx = x + spot.x;
+            const bool ok = spot.exists && yy >= 0 && yy < height && xx >= 0 && xx < width;
             inside |= u32(ok) << i;
-            offset[i] = ok ? yy * width + xx : 0;
+            if (!BY_ROWS)
+                offset[i] = ok ? yy * width + xx : 0;
+            else if (i == 0 || i == PIXELS_Y)
+                offset[i / PIXELS_Y] = yy * width + xx;
         }
     }
 
+    // Where the pixel of a round is, if it exists.
+    __device__ const char* from(const Piece& piece, int round) const {
+        if (!BY_ROWS) return piece.x + (long long)offset[round] * piece.voxel;
+        const bool whole = round < PIXELS_Y;
+        return piece.x + (long long)offset[whole ? 0 : 1] * piece.voxel + (whole ? round * piece.row : 0);
+    }
+
     // 32 channels of `source` from `channel` on; `first` voxel of the plane, which may be one outside the volume.
-    __device__ Piece piece(const Source& source, int channel, long long first, bool exists, int thread) const {
-        int voxel = source.channels * 2;
-        asm volatile("" : "+r"(voxel));  // kept from making addresses of all pixels in advance, for want of registers
-        return {source.x + (first * source.channels + channel + 8 * (thread % 4)) * 2, voxel, exists ? inside : 0};
+    __device__ Piece piece(const Source& source, int channel, long long first, bool exists, int width, int thread) const {
+        int voxel = source.channels * 2, row = voxel * width;
+        // Kept from making addresses of all pixels in advance, for want of registers.
+        asm volatile("" : "+r"(voxel));
+        if (BY_ROWS) asm volatile("" : "+r"(row));
+        return {source.x + (first * source.channels + channel + 8 * (thread % 4)) * 2, voxel, row, exists ? inside : 0};
     }
 
 #ifdef INT8
@@ -129,7 +165,7 @@ struct Loader {
         for (int i = 0; i < BATCH && AT * BATCH + i < ROUNDS; i++) {
             const int round = AT * BATCH + i;
             asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(own + round * GROUP * 16),
-                         "l"(piece.x + (long long)offset[round] * piece.voxel), "r"(piece.live >> round & 1 ? 16 : 0)
+                         "l"(from(piece, round)), "r"(piece.live >> round & 1 ? 16 : 0)
                          : "memory");
         }
         asm volatile("cp.async.commit_group;" ::: "memory");
@@ -157,7 +193,7 @@ struct Loader {
 #pragma unroll
         for (int i = 0; i < BATCH && AT * BATCH + i < ROUNDS; i++) {
             const int round = AT * BATCH + i;
-            raw[AT % 2][i] = load_if(piece.live >> round & 1, piece.x + (long long)offset[round] * piece.voxel);
+            raw[AT % 2][i] = load_if(piece.live >> round & 1, from(piece, round));
         }
         __syncwarp();  // the compiler would let few loads be under way, to save registers; it moves none past this
     }
@@ -184,9 +220,10 @@ struct Loader {
 #endif
 #pragma unroll
         for (int i = 0; i < BATCH && AT * BATCH + i < ROUNDS; i++) {
-            const int round = AT * BATCH + i, place = thread / 4 + round * (GROUP / 4);
-            if (place < PIXELS)
-                store(take<AT>(i), now.live >> round & 1, affine, zero, slope, slab + place * 16, thread % 4);
+            const int round = AT * BATCH + i;
+            const Spot spot(round, thread);
+            if (spot.exists)
+                store(take<AT>(i), now.live >> round & 1, affine, zero, slope, slab + spot.place() * 16, thread % 4);
         }
 #ifdef INT8
         if (more)

@@ -1,6 +1,7 @@
 // How the warpgroups of a program share its work and its shared memory: some load slabs into a ring, others multiply them.
 //
-// To be defined before: rows PIXELS_Y and columns PIXELS_X of a slab; STAGES of the ring.
+// To be defined before: rows PIXELS_Y and columns PIXELS_X of a slab; STAGES of the ring; PRODUCER_REGISTERS of a thread that
+// loads.
 #pragma once
 
 #include "wgmma.cuh"
@@ -18,9 +19,15 @@ constexpr int GROUP = 128;  // threads of a warpgroup
 // Warpgroups that multiply, each its part of every slab, and that load, each every other slab.
 constexpr int CONSUMERS = 2, PRODUCERS = 2, THREADS = (CONSUMERS + PRODUCERS) * GROUP;
 
-// Registers are dealt out anew: sums need many, loading few.
-__device__ __forceinline__ void become_consumer() { asm volatile("setmaxnreg.inc.sync.aligned.u32 152;"); }
-__device__ __forceinline__ void become_producer() { asm volatile("setmaxnreg.dec.sync.aligned.u32 104;"); }
+// Registers are dealt out anew: sums need many, loading few. REGISTERS are those of a thread of each warpgroup together.
+constexpr int REGISTERS = 65536 / GROUP, CONSUMER_REGISTERS = (REGISTERS - PRODUCERS * PRODUCER_REGISTERS) / CONSUMERS;
+static_assert(PRODUCER_REGISTERS % 8 == 0 && CONSUMER_REGISTERS % 8 == 0, "registers are dealt out by eights");
+__device__ __forceinline__ void become_consumer() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONSUMER_REGISTERS));
+}
+__device__ __forceinline__ void become_producer() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(PRODUCER_REGISTERS));
+}
 
 // A barrier of the threads that multiply.
 __device__ __forceinline__ void consumers_meet() { asm volatile("bar.sync 1, %0;" ::"n"(CONSUMERS * GROUP) : "memory"); }

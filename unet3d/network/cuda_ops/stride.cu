@@ -14,7 +14,8 @@
 // To be defined when compiled: STAGES of the ring; BFLOAT16 for bf16 instead of fp16.
 constexpr int TILE_Y = 8, TILE_X = 16, PIXELS_Y = 2 * TILE_Y + 1, PIXELS_X = 2 * TILE_X + 1;
 constexpr int EVEN = TILE_X + 1;  // columns of even x, which come first in a row
-__device__ constexpr int column(int place) { return place < EVEN ? 2 * place : 2 * (place - EVEN) + 1; }
+__device__ constexpr int place_in_row(int x) { return x / 2 + x % 2 * EVEN; }
+constexpr int PRODUCER_REGISTERS = 112;  // two batches of loads find room, and 64 sums need fewer than those of walk.cu
 
 #include "loading.cuh"
 #include "moments.cuh"
@@ -86,7 +87,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             loader.place(tile / tiles_x * TILE_Y * 2 - 1, tile % tiles_x * TILE_X * 2 - 1, height, width, thread);
             const int low = max(2 * first - 1, 0), slabs = min(2 * last - 1, depth - 1) - low + 1;
             const auto piece = [&](int s) {
-                return loader.piece(source, 0, (long long)(low + s) * height * width, true, thread);
+                return loader.piece(source, 0, (long long)(low + s) * height * width, true, width, thread);
             };
             s = loader.bring_segment(ring, s, slabs, piece, [](int) {}, affine, 0, own_slope, thread);
             position += last - first;

@@ -20,7 +20,8 @@
 // 8; STAGES of the ring; BFLOAT16 for bf16 instead of fp16; INT8 for 8-bit products; GIVES_SUMS for the first of two
 // walks, TAKES_SUMS for the second.
 constexpr int PIXELS_Y = TILE_Y + 2, PIXELS_X = TILE_X + 2;
-__device__ constexpr int column(int place) { return place; }
+__device__ constexpr int place_in_row(int x) { return x; }
+constexpr int PRODUCER_REGISTERS = 104;
 
 #include "loading.cuh"
 #include "moments.cuh"
@@ -157,7 +158,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                 const int z = low + s / SLABS, channel = s % SLABS * 32;
                 const bool other = channel >= a_channels;
                 return loader.piece(other ? second : first, channel - (other ? a_channels : 0), (long long)z * height * width,
-                                    z >= 0 && z < depth, thread);
+                                    z >= 0 && z < depth, width, thread);
             };
             const auto prepare_next = [&](int s) {
                 if (PRODUCERS % SLABS) prepare(s % SLABS);
