@@ -103,6 +103,16 @@ def test_other_codecs_and_persistent_objects_are_refused():
         safe_pickle.loads(b"Px\n.", "file")
 
 
+def test_a_data_type_keeps_its_flags():
+    """With those of an object's type, numpy would take the numbers for addresses when it frees the array."""
+    content = pickle.dumps(np.arange(5), 2)
+    plain = pickle.dumps(-1, 2)[2:-1] * 2 + b"K\x00t"  # size, alignment and flags, the end of the state
+    assert content.count(plain) == 1
+    forged = content.replace(plain, plain.replace(b"K\x00", b"K\x3f"))
+    with pytest.raises(UserError, match="int64 with the state of another one"):
+        safe_pickle.loads(forged, "plans.pkl")
+
+
 def test_damaged_pickles_end_in_one_line():
     whole = pickle.dumps(PLAIN, 2)
     for length in range(0, len(whole) - 1, 97):

@@ -59,6 +59,13 @@ def _range(*bounds: int) -> range:
     return numbers
 
 
+def _check_dtype(dtype: np.dtype, state: object) -> None:
+    """A state may change a type's byte order alone: with the flags of another one numpy takes numbers for addresses."""
+    own = dtype.__reduce__()[2]
+    if not isinstance(state, tuple) or (state[:1], state[2:]) != (own[:1], own[2:]) or state[1] not in ("<", ">", "=", "|"):
+        raise pickle.UnpicklingError(f"a data type {dtype.name} with the state of another one")
+
+
 def numpy_globals() -> dict[str, object]:
     """Names under which numpy 1 and numpy 2 pickle arrays, scalars and dtypes -> what they stand for here."""
     from numpy._core import multiarray, numeric
@@ -175,7 +182,9 @@ class Unpickler(_Interpreter):
             if not isinstance(self.stack.pop(), dict):
                 raise pickle.UnpicklingError("attributes that are no dict")
             return
-        elif not isinstance(instance, np.dtype):
+        elif isinstance(instance, np.dtype):
+            _check_dtype(instance, state)
+        else:
             raise pickle.UnpicklingError("an object with a state, where plain data is expected")
         super().load_build()
 
