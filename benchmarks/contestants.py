@@ -37,6 +37,8 @@ class Contestant:
 # cleared again at the next: 18% of a stock stack's time, which a user can save by these two variables.
 MEMORY_KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
 
+GPU_PRECISIONS = ("fp16", "bf16", "int8", "fp32")
+
 EXPORTED = "nnU-Net's module by PyTorch's ONNX exporter"
 # ONNX Runtime has no option for it, and TensorRT takes TF32 for fp32 by itself.
 NO_TF32 = {"NVIDIA_TF32_OVERRIDE": "0"}
@@ -66,7 +68,7 @@ def _contestant(
 
 
 def on_cpu(ipex_python: str | None) -> list[Contestant]:
-    """Those of paired.py in the order in which a round runs them; half precision where the CPU has it, else fp32."""
+    """Those on a CPU in the order in which a round runs them; half precision where the CPU has it, else fp32."""
     halves = ("bf16",) if host.bf16_instructions() else ()
     half = next(iter(halves), "fp32")
     compiled, traced = ("--jit", "compile"), ("--jit", "trace")
@@ -104,7 +106,7 @@ def on_cpu(ipex_python: str | None) -> list[Contestant]:
 
 
 def on_gpu(precisions: Sequence[str]) -> list[Contestant]:
-    """Those of gpu.py: nnU-Net's module and our network in PyTorch, and the module in ONNX Runtime, in each precision."""
+    """Those on a GPU: nnU-Net's module and our network in PyTorch, and the module in ONNX Runtime, in each precision."""
     tuned = {"TORCHINDUCTOR_MAX_AUTOTUNE": "1"}
     return [
         replace(contestant, environment=environment)

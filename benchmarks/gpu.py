@@ -27,6 +27,7 @@ from benchmarks.contestants import Contestant  # noqa: E402
 from unet3d import json_files  # noqa: E402
 from unet3d.commands import escape  # noqa: E402
 from unet3d.commands.arguments import OneLineParser  # noqa: E402
+from unet3d.commands.compare.rows import energy  # noqa: E402
 from unet3d.commands.sweep import tables  # noqa: E402
 from unet3d.config import kinds, parse  # noqa: E402
 from unet3d.devices import host, platforms  # noqa: E402
@@ -61,8 +62,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--iterations", type=runs.count, default=300, help="timed calls of each run (300)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the volumes (0)")
     parser.add_argument("--only", help="contestants that take part, by name, separated by commas")
-    # A compiler that tries out every form may come to no end.
-    parser.add_argument("--time-limit", type=runs.minutes, default="15", metavar="MINUTES", help="of each run (15)")
+    parser.add_argument(
+        "--time-limit", type=runs.minutes, default=runs.GPU_MINUTES, metavar="MINUTES", help="of each run (%(default)s)"
+    )
     parser.add_argument("--output", type=Path, default=Path("output_gpu"), help="folder of runs, gpu.json and gpu.md")
     parser.add_argument("--fresh", action="store_true", help="make all runs again")
     return parser.parse_args(argv)
@@ -126,7 +128,6 @@ def row(contestant: Contestant, folder: str, batch: int, on_device: str, ended: 
         asked = {"batch": batch, "input_on_device": on_device == "yes", "precision": contestant.settings[3]}
         return {"contestant": contestant.name, "variant": contestant.what, "reason": ended.reason, **asked}
     requested, telemetry = results["settings"]["requested"], results.get("telemetry")
-    energy = telemetry["energy"] if telemetry else None
     return {
         "contestant": contestant.name,
         "variant": ", ".join([label(results), *(f"{name}={value}" for name, value in contestant.environment.items())]),
@@ -134,7 +135,7 @@ def row(contestant: Contestant, folder: str, batch: int, on_device: str, ended: 
         "batch": requested["batch_size"],
         "input_on_device": requested["input_on_device"],
         **tables.figures(results),
-        "joules_per_volume": energy and sum(energy["joules_per_volume"].values()),
+        "joules_per_volume": energy([results])[0],
         "summary": telemetry and telemetry["summary"],
         "effective": results["effective"],
         "load_seconds": results["load_seconds"],

@@ -2,6 +2,7 @@
 """Pairs our forms of the network with stock stacks: alternating runs on the same input, ratios with an interval.
 
     .venv/bin/python benchmarks/paired.py --rounds 3 --iterations 5 --ipex-python .venv-ipex/bin/python
+    INPUT_ON_DEVICE=yes .venv/bin/python benchmarks/paired.py --platform CUDA --only ours-torch-trace-fp16,stock-eager-fp16
 
 A round runs every contestant once, each in a fresh process of predict.py with the same seed, in the same order every
 time, so that contestants alternate (A B C, A B C, …) and a drift of the machine meets all of them. A ratio is taken
@@ -17,6 +18,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -26,8 +28,8 @@ from benchmarks.contestants import Contestant  # noqa: E402
 from unet3d import json_files  # noqa: E402
 from unet3d.commands.arguments import OneLineParser  # noqa: E402
 from unet3d.commands.sweep.conduct import machine  # noqa: E402
-from unet3d.config import parse  # noqa: E402
-from unet3d.devices import host  # noqa: E402
+from unet3d.config import kinds, names, parse  # noqa: E402
+from unet3d.devices import host, platforms  # noqa: E402
 from unet3d.errors import UserErrors  # noqa: E402
 from unet3d.files import prepare_folder, write_atomically  # noqa: E402
 
@@ -39,9 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = OneLineParser(prog="benchmarks/paired.py", description=str(__doc__).splitlines()[0])
+    parser.add_argument("--platform", choices=names.PLATFORMS, default="CPU", help="(CPU)")
     parser.add_argument("--rounds", type=runs.count, default=3, help="rounds in all (3)")
-    parser.add_argument("--iterations", type=runs.count, default=5, help="timed calls of each run (5)")
-    parser.add_argument("--warm-up", type=runs.count, default=2, help="calls before them (2)")
+    parser.add_argument("--iterations", type=runs.count, help="timed calls of each run (5; on a GPU 400: joules need seconds)")
+    parser.add_argument("--warm-up", type=runs.count, help="calls before them (2; on a GPU 20)")
     parser.add_argument(
         "--streams", type=runs.count, default=1, help="calls in flight: 1 pairs latency (the default), more pair throughput"
     )
@@ -51,11 +54,19 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--limit", type=lambda text: runs.count(text, 0), help="runs to make now; call again to go on; 0 only writes the tables"
     )
-    parser.add_argument("--time-limit", type=runs.minutes, metavar="MINUTES", help="of each run; default: none")
+    parser.add_argument(
+        "--time-limit", type=runs.minutes, metavar="MINUTES", help=f"of each run; default: none, on a GPU {runs.GPU_MINUTES}"
+    )
     parser.add_argument("--prefix", default="", help="command put before each run, such as 'numactl -N 0 -m 0'")
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "paired", help="folder of runs and tables")
     parser.add_argument("--fresh", action="store_true", help="make all runs again")
-    return parser.parse_args(argv)
+    given = parser.parse_args(argv)
+    on_cpu = given.platform == "CPU"
+    given.iterations = given.iterations or (5 if on_cpu else 400)
+    given.warm_up = given.warm_up or (2 if on_cpu else 20)
+    if given.time_limit is None and not on_cpu:
+        given.time_limit = runs.minutes(runs.GPU_MINUTES)
+    return given
 
 
 def _benchmark(arguments: argparse.Namespace) -> int:
@@ -69,13 +80,28 @@ def _benchmark(arguments: argparse.Namespace) -> int:
         "--seed",
         str(arguments.seed),
         "--platform",
-        "CPU",
+        arguments.platform,
     ]
-    _, problems = parse.parse(words, os.environ)
-    taking_part = contestants.chosen(contestants.on_cpu(arguments.ipex_python), arguments.only, problems)
+    given, problems = parse.parse(words, os.environ)
+    on_cpu = arguments.platform == "CPU"
+    on_device = None if on_cpu else kinds.show(given["input_on_device"].value)
+    words += ["--input-on-device", on_device] if on_device else []
+    if arguments.ipex_python and not on_cpu:
+        problems.append(f"--ipex-python: is for --platform CPU, not {arguments.platform}; leave it out")
+    everyone = contestants.on_cpu(arguments.ipex_python) if on_cpu else contestants.on_gpu(contestants.GPU_PRECISIONS)
+    taking_part = contestants.chosen(everyone, arguments.only, problems)
     if problems:
         raise UserErrors(problems)
-    folder = arguments.output / f"streams-{arguments.streams}"
+    hardware = host.with_device(host.hardware(), platforms.select(arguments.platform)[0])
+    facts = {
+        "machine": machine(hardware, host.versions()),
+        "hardware": hardware,
+        "streams": arguments.streams,
+        "input_on_device": on_device,
+        "seed": arguments.seed,
+        "shared_settings": words,
+    }
+    folder = arguments.output / f"{'' if on_cpu else arguments.platform + '-'}streams-{arguments.streams}"
     prepare_folder(folder, "--output")
     absent = {
         contestant.name: reason
@@ -100,10 +126,12 @@ def _benchmark(arguments: argparse.Namespace) -> int:
             if ended.document is None:
                 print(f"  failed: {ended.reason}", flush=True)
             else:
-                print(f"  {report.mean(ended.document):.3f} s per volume ({ended.seconds:.0f} s in all)", flush=True)
+                print(
+                    f"  {report.seconds(report.mean(ended.document))} s per volume ({ended.seconds:.0f} s in all)", flush=True
+                )
             made += 1
-            _report(folder, arguments, words, taking_part, absent)
-    print(_report(folder, arguments, words, taking_part, absent))
+            _report(folder, arguments, facts, taking_part, absent)
+    print(_report(folder, arguments, facts, taking_part, absent))
     if left:
         print(f"{left} runs are left; the same command goes on")
     return 1 if left else 0
@@ -117,12 +145,12 @@ def _place(folder: Path, number: int, contestant: Contestant) -> Path:
 def _report(
     folder: Path,
     arguments: argparse.Namespace,
-    words: Sequence[str],
+    facts: Mapping[str, Any],
     taking_part: Sequence[Contestant],
     absent: Mapping[str, str],
 ) -> str:
-    """Write paired.json and paired.md of what there is; returns the Markdown."""
-    limit_s = arguments.time_limit
+    """Write paired.json and paired.md of what there is, with `facts` of the whole; returns the Markdown."""
+    words, limit_s = facts["shared_settings"], arguments.time_limit
     made = {
         contestant.name: {
             number: ended
@@ -131,11 +159,7 @@ def _report(
         }
         for contestant in taking_part
     }
-    document = report.document(taking_part, made, absent, arguments.rounds)
-    document["machine"] = machine(host.hardware(), host.versions())
-    document["hardware"] = host.hardware()
-    document["streams"], document["seed"] = arguments.streams, arguments.seed
-    document["shared_settings"] = list(words)
+    document = report.document(taking_part, made, absent, arguments.rounds) | dict(facts)
     json_files.write(folder / "paired.json", document)
     text = report.markdown(document)
     write_atomically(folder / "paired.md", text)

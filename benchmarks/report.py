@@ -11,6 +11,7 @@ import numpy as np
 from benchmarks.contestants import Contestant
 from benchmarks.runs import Ended, several_commits
 from unet3d.commands import escape
+from unet3d.commands.compare.rows import energy
 from unet3d.commands.sweep.tables import others_cpu_share
 from unet3d.results.bootstrap import CONFIDENCE, ratio_of_rounds
 from unet3d.results.schema import Results
@@ -18,6 +19,8 @@ from unet3d.results.schema import Results
 Runs = Mapping[str, Mapping[int, Ended]]  # contestant's name -> round -> how it ended
 Measured = Mapping[str, Mapping[int, Results]]  # those that have results
 Row = dict[str, Any]  # of paired.json
+# Of the volumes, by INPUT_ON_DEVICE; on a CPU there is one place.
+PLACES = {"yes": ", volumes on the device", "no": ", volumes from the host", None: ""}
 
 
 def seconds_per_volume(document: Results) -> list[float]:
@@ -26,6 +29,11 @@ def seconds_per_volume(document: Results) -> list[float]:
     if statistics is not None and document["settings"]["requested"]["streams"] > 1:
         return [1 / statistics["throughput"]]
     return [latency / 1e3 / volumes for latency, volumes in zip(samples["latency_ms"], samples["volumes"], strict=True)]
+
+
+def seconds(value: float) -> str:
+    """For a table: to hundredths of a second, or of a millisecond where calls take less than a tenth of a second."""
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.5f}"
 
 
 def mean(document: Results) -> float:
@@ -76,19 +84,22 @@ def _contestant(contestant: Contestant, measured: Mapping[int, Results], runs: M
     }
     if measured:
         documents = list(measured.values())
-        seconds = [value for results in documents for value in seconds_per_volume(results)]
+        times = [value for results in documents for value in seconds_per_volume(results)]
         check = documents[0]["check"]
+        device = [results["memory"]["peak_device_bytes"] or 0 for results in documents]
         row |= {
             "engine": documents[0]["effective"]["engine"],
-            "seconds_per_volume": float(np.mean(seconds)),
-            "lowest": min(seconds),
-            "highest": max(seconds),
+            "seconds_per_volume": float(np.mean(times)),
+            "lowest": min(times),
+            "highest": max(times),
             "by_round": {number: mean(results) for number, results in measured.items()},
-            "tflop_per_s": documents[0]["volume"]["tflop"] / float(np.mean(seconds)),
+            "tflop_per_s": documents[0]["volume"]["tflop"] / float(np.mean(times)),
+            "joules_per_volume": energy(documents)[0],
             "others_cpu_share": max(
                 (share for results in documents if (share := others_cpu_share(results)) is not None), default=None
             ),
             "peak_host_gib": max(results["memory"]["peak_host_bytes"] for results in documents) / 2**30,
+            "peak_device_gib": max(device) / 2**30 if any(device) else None,
             "relative_error": check and check["relative_error"],
             "label_agreement": check and check["label_agreement"],
         }
@@ -122,6 +133,7 @@ def _best(ours: Sequence[str], peers: Sequence[str], measured: Measured, pairs: 
 def markdown(document: Row) -> str:
     """paired.md."""
     kind = "one volume in flight" if document["streams"] == 1 else f"{document['streams']} volumes in flight"
+    kind += PLACES[document.get("input_on_device")]
     lines = [
         f"{document['machine']}.",
         "",
@@ -132,26 +144,33 @@ def markdown(document: Row) -> str:
     if not document["complete"]:
         lines += ["Not finished: some runs have not been made yet.", ""]
     lines += several_commits(document["commits"], "ratios")
+    memory = "device" if any(row.get("peak_device_gib") for row in document["contestants"]) else "host"
     lines += [
-        "| Contestant | | s per volume | from–to | TFLOP/s | host GiB | error against fp32 | same labels | CPU of others |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        f"| Contestant | | s per volume | from–to | TFLOP/s | J per volume | {memory} GiB | error against fp32 | same labels "
+        "| CPU of others |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in document["contestants"]:
         if row["rounds"]:
             cells = [
-                f"{row['seconds_per_volume']:.2f}",
-                f"{row['lowest']:.2f}–{row['highest']:.2f}",
-                f"{row['tflop_per_s']:.2f}",
-                f"{row['peak_host_gib']:.1f}",
-                f"{row['relative_error']:.2g}",
-                f"{row['label_agreement']:.2%}",
-                "–" if row["others_cpu_share"] is None else f"{row['others_cpu_share']:.0%}",
+                seconds(row["seconds_per_volume"]),
+                f"{seconds(row['lowest'])}–{seconds(row['highest'])}",
+                f"{row['tflop_per_s']:.{2 if row['tflop_per_s'] < 100 else 0}f}",
+                _or_dash(row["joules_per_volume"], ".1f"),
+                _or_dash(row[f"peak_{memory}_gib"], ".1f"),
+                _or_dash(row["relative_error"], ".2g"),
+                _or_dash(row["label_agreement"], ".2%"),
+                _or_dash(row["others_cpu_share"], ".0%"),
             ]
             what = f"{row['engine']}: {row['what']}" + (f" (failed in some rounds: {row['reason']})" if row["reason"] else "")
         else:
-            cells, what = ["–"] * 7, f"{row['what']}; not measured: {row['reason'] or 'not run yet'}"
+            cells, what = ["–"] * 8, f"{row['what']}; not measured: {row['reason'] or 'not run yet'}"
         lines.append(f"| {row['name']} | {escape.markdown(what)} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *_ratio_table(document)])
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
 
 
 def _ratio_table(document: Row) -> list[str]:

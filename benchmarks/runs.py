@@ -47,6 +47,10 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
+# On a GPU there is a compiler that tries out every form, which may come to no end.
+GPU_MINUTES = "15"
+
+
 def count(text: str, least: int = 1) -> int:
     """A whole number of at least `least`, for argparse."""
     if not text.isdigit() or int(text) < least:

@@ -9,23 +9,27 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from made_gpu import HostGpu
 
 from benchmarks import contestants, report, runs
+from benchmarks import paired as paired_benchmark
 from benchmarks.runs import Ended
 
 ROOT = Path(__file__).parents[2]
 
 
-def results(latencies, throughput=None, streams=1, batch=1, commit="a" * 40):
+def results(latencies, throughput=None, streams=1, batch=1, commit="a" * 40, device=None, joules=None):
     return {
         "statistics": {"throughput": throughput},
         "effective": {"engine": "engine 1"},
-        "samples": {"latency_ms": latencies, "volumes": [batch] * len(latencies)},
-        "settings": {"requested": {"streams": streams}},
+        "samples": {"latency_ms": latencies, "volumes": [batch] * len(latencies), "rank": [0] * len(latencies)},
+        "settings": {"requested": {"streams": streams, "platform": "CUDA" if device else "CPU"}},
         "benchmark": {"git_commit": commit},
         "volume": {"shape": [4, 64, 64, 64], "tflop": 3.0},
         "weights": {"kind": "random"},
-        "memory": {"peak_host_bytes": 2**30},
+        "memory": {"peak_host_bytes": 2**30, "peak_device_bytes": device},
+        "telemetry": joules and {"energy": {"joules_per_volume": {"RAPL package-0": 0.5, "NVML": joules}}},
         "check": {"relative_error": 0.01, "label_agreement": 0.99},
         "ranks": [],
         "environment": {"hardware": {"logical_cpus": 4}},
@@ -58,10 +62,46 @@ def test_tables_name_ratios_failures_and_absent_peers():
     assert "| other | 2.00× (2.00–2.00) |" in text
     assert "| failing | what; not measured: out of memory |" in text
     assert "| absent | what; not measured: not installed |" in text
-    assert "| ours | engine 1: what | 1.00 | 1.00–1.00 | 3.00 |" in text
+    assert "| ours | engine 1: what | 1.00 | 1.00–1.00 | 3.00 | – | 1.0 |" in text
+    assert "| host GiB |" in text
     assert "several commits" in text
     # 90% of four CPUs were busy, of which this process had two: the others took 40% of the machine.
     assert document["contestants"][0]["others_cpu_share"] == pytest.approx(0.4)
+
+
+def test_a_gpus_table_has_its_memory_and_its_energy():
+    """Its calls take milliseconds: seconds to two places would say nothing. Joules are the card's, not the host's with them."""
+    ours, other = (contestants.Contestant(name, "what", name == "ours", ()) for name in ("ours", "other"))
+    runs = {
+        "ours": {1: Ended(results([7.0, 7.24], device=3 * 2**30, joules=5.04), None)},
+        "other": {1: Ended(results([21.0, 21.72], device=6 * 2**30, joules=15.2), None)},
+    }
+    shared = {"machine": "A machine", "streams": 1, "input_on_device": "yes"}
+    text = report.markdown({**report.document([ours, other], runs, {}, rounds=1), **shared})
+    assert "| device GiB |" in text
+    assert "one volume in flight, volumes on the device" in text
+    assert "| ours | engine 1: what | 0.00712 | 0.00700–0.00724 | 421 | 5.0 | 3.0 |" in text
+    assert "| other | 3.00× (2.90–3.10) |" in text
+
+
+def test_pairs_on_a_gpu_name_it_and_where_the_volumes_are(tmp_path, monkeypatch):
+    commands = []
+
+    def make(contestant, command, place, *_):
+        commands.append(command)
+        return Ended(results([7.0, 7.5], device=2**30), None)
+
+    monkeypatch.setenv("INPUT_ON_DEVICE", "yes")
+    monkeypatch.setattr(paired_benchmark.platforms, "select", lambda platform: (HostGpu(), platform, "a stand-in"))
+    monkeypatch.setattr(contestants, "why_not", lambda *_: None)
+    monkeypatch.setattr(runs, "make", make)
+    name = "ours-torch-trace-fp16"
+    assert paired_benchmark.main(["--platform", "CUDA", "--only", name, "--rounds", "1", "--output", str(tmp_path)]) == 0
+    [command] = commands
+    assert command[command.index("--platform") + 1] == "CUDA" and command[command.index("--input-on-device") + 1] == "yes"
+    document = json.loads((tmp_path / "CUDA-streams-1" / "paired.json").read_text())
+    assert document["hardware"]["device"] == "Fake" and "; Fake (" in document["machine"]
+    assert "volumes on the device" in (tmp_path / "CUDA-streams-1" / "paired.md").read_text()
 
 
 def test_peers_run_nnunets_own_module_and_ours_the_inference_form():
@@ -124,6 +164,13 @@ def test_a_round_goes_on_where_it_was_stopped(tmp_path):
     [
         (["--only", "tensorrt"], "--only: 'tensorrt' is not a contestant"),
         (["--rounds", "0"], "'0' is not allowed"),
+        (["--platform", "GPU"], "invalid choice: 'GPU'"),
+        (["--platform", "CUDA", "--ipex-python", "python3"], "--ipex-python: is for --platform CPU, not CUDA"),
+        pytest.param(
+            ["--platform", "CUDA"],
+            "PLATFORM=CUDA, but",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
+        ),
     ],
 )
 def test_bad_arguments_are_refused(words, told, tmp_path):

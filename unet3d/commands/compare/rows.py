@@ -73,7 +73,7 @@ class Row:
         effective, benchmark = cast(Mapping[str, Value], doc["effective"]), cast(Mapping[str, Value], doc["benchmark"])
         requested = doc["settings"]["requested"]
         versions = cast(Mapping[str, Value], doc["environment"].get("versions") or {})
-        joules, counter = energy(self.side)
+        joules, counter = energy(self.side.docs)
         peak = doc["memory"].get("peak_device_bytes") or doc["memory"].get("peak_host_bytes")
         return {
             "result": self.name,
@@ -106,17 +106,17 @@ class Row:
         }
 
 
-def energy(side: Side) -> tuple[float | None, str | None]:
-    """Joules per volume, the mean over a side's runs, and the counter that they are of: the device's own, NVML or RAPL."""
+def energy(documents: Sequence[Results]) -> tuple[float | None, str | None]:
+    """Joules per volume, the mean over runs of one platform, and their counter: the device's own, NVML or RAPL."""
     found: dict[str, list[float]] = {}
-    for doc in side.docs:
+    for doc in documents:
         telemetry = doc.get("telemetry")
         told = telemetry["energy"] if telemetry else None
         for name, value in (told["joules_per_volume"] if told else {}).items():
             found.setdefault(name, []).append(value)
     if not found:
         return None, None
-    on_cpu = machines.of(side.docs[0]).platform == "CPU"
+    on_cpu = machines.of(documents[0]).platform == "CPU"
     chosen = next((name for name in found if ("RAPL" in name.upper()) == on_cpu), None)
     if chosen is None:
         return None, None
