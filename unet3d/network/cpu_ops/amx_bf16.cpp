@@ -24,6 +24,7 @@ template <int KERNEL, int TAPS>
 class Bf16 : public Bf16Products {
  public:
   static constexpr int kKernel = KERNEL, kTaps = TAPS, kOffsets = KERNEL * KERNEL, kCell = kRowBytes;
+  static constexpr int kColumns = KERNEL, kRowTaps = KERNEL, kTapRows = 1;
   // The upsampling's weights are those of upsample_bf16.
   static constexpr bool kPairs = TAPS == 8;
 
@@ -62,6 +63,7 @@ class Bf16 : public Bf16Products {
 class Bf16Input : public Bf16Products {
  public:
   static constexpr int kKernel = 3, kTaps = 1, kOffsets = 2, kCell = 16;
+  static constexpr int kColumns = 1, kRowTaps = 2, kTapRows = 2;
   static constexpr bool kPairs = false;
 
   explicit Bf16Input(const Layer& layer) : layer_(layer) {}

@@ -6,32 +6,40 @@
 #include <map>
 #include <mutex>
 
+#include "amx_multiply.h"
 #include "driver.h"
 
 namespace unet3d::amx {
 namespace {
 
-// Costs in units of four tile products with the loads of their operands, measured with two threads a core: staging
-// a cell of 64 bytes, storing a voxel's 32 channels, and beginning an item.
-constexpr double kStage = 0.1, kStore = 0.1, kItem = 200;
-// Staged planes up to the first size share a core's cache with weights and another thread; beyond, products wait.
-constexpr double kCacheBytes = 400 << 10, kSlower = 0.25;
+// Costs in units of a product of two tiles whose operands come from the second cache, measured on two cores of a Xeon: what
+// a tile of weights costs beside the products of a group; beyond the second cache; staging a cell of 64 bytes; beginning a
+// row of cells that does not go on where the one before ended; storing a voxel's 32 channels; beginning an item.
+constexpr double kWeights = 1.25, kFarWeights = 2.8, kStage = 1.2, kRow = 25, kStore = 0.7, kItem = 200;
+// Staged planes up to this size share a core's cache with weights and another thread; beyond, products wait.
+constexpr double kCacheBytes = 600 << 10, kSlower = 0.25;
 
 // Threads that blocks of voxels are chosen for.
 constexpr int64_t kThreads = 16;
 
 double cost(const Shape& s, const Blocking& b, int64_t samples, int64_t threads) {
-  int64_t items = samples * divide_up(s.out.d, b.z) * divide_up(s.out.h, b.y) * divide_up(s.out.w, b.x) *
-                  divide_up(s.panels, b.panels);
+  int64_t nx = divide_up(s.out.w, b.x);
+  int64_t items = samples * divide_up(s.out.d, b.z) * divide_up(s.out.h, b.y) * nx * divide_up(s.panels, b.panels);
   int64_t pitch = b.x + (s.stride == 1 ? s.kernel - 1 : 1);
-  int64_t tiles = std::min(b.y * divide_up(b.x, 16), divide_up((b.y - 1) * pitch + b.x, 16));
-  double steps = double(divide_up(b.z, b.planes)) * divide_up(b.planes * tiles, 3) * 1.5 * b.panels * s.chunks * s.kernel * s.offsets;
-  double cells = double((b.z - 1) * s.stride + s.kernel) * ((b.y - 1) * s.stride + s.kernel) *
-                 ((b.x - 1) * s.stride + s.kernel) * s.chunks;
-  double ring = double((b.planes - 1) * s.stride + s.kernel) * (b.y * s.stride + s.kernel - s.stride) *
-                (b.x * s.stride + s.kernel - s.stride) * s.chunks * s.cell_bytes;
-  double slower = 1 + kSlower * std::max(0.0, ring / kCacheBytes - 1);
-  double item = steps * slower + cells * kStage + double(b.z * b.y * b.x) * b.panels * kStore + kItem;
+  int64_t rows = b.y * divide_up(b.x, kRows), through = divide_up((b.y - 1) * pitch + b.x, kRows);
+  int64_t groups = rows < through ? divide_up(b.x, kRows) * divide_up(b.y, kGroup) : divide_up(through, kGroup);
+  double cells = double((b.y - 1) * s.stride + s.kernel) * ((b.x - 1) * s.stride + s.kernel) * s.chunks;
+  double ring = ((b.planes - 1) * s.stride + s.kernel) * cells * s.cell_bytes;
+  double tiles_of_weights = 2.0 * s.chunks * s.kernel * s.offsets;  // of a panel
+  double panel_bytes = tiles_of_weights * kTileBytes;
+  // How often a tile of weights comes from beyond the second cache while the planes of a step are computed.
+  double far = ring + b.panels * panel_bytes < 2 * kCacheBytes ? 0 : ring + panel_bytes < 2 * kCacheBytes ? 1 : groups * b.planes;
+  double step = b.planes * (std::min(rows, through) + kWeights * groups) + kFarWeights * far;
+  double products = divide_up(b.z, b.planes) * b.panels * tiles_of_weights * step *
+                    (1 + kSlower * std::max(0.0, ring / kCacheBytes - 1));
+  double planes = (b.z - 1) * s.stride + s.kernel;
+  double staging = planes * (kStage * cells * s.cell_bytes / kRowBytes + (nx > 1 ? kRow * s.chunks * b.y * s.stride : 0));
+  double item = products + staging + double(b.z * b.y * b.x) * b.panels * kStore + kItem;
   // Threads that the system interrupts end later: the fewer items, the more the others wait for them.
   return (divide_up(items, threads) + 0.3) * item;
 }

@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "amx_blocking.h"
-#include "amx_tile.h"
+#include "amx_multiply.h"
 #include "driver.h"
 #include "output.h"
 #include "stage.h"
@@ -57,71 +57,14 @@ inline void each_row(const Layer& layer, const Window& window, int64_t z, int ke
   }
 }
 
-// Memory that will be read soon.
-class Ahead {
- public:
-  void clear() { parts_.clear(); }
-  void add(const void* begin, int64_t bytes) {
-    if (bytes > 0) parts_.push_back({(const char*)begin, (const char*)begin + bytes}), lines_ += bytes / 64 + 1;
-  }
-  // Spreads the memory over so many calls of `fetch`.
-  void begin(int64_t calls) {
-    a_call_ = divide_up(lines_, std::max<int64_t>(calls, 1));
-    lines_ = 0, part_ = 0;
-    if (!parts_.empty()) at_ = parts_[0].begin;
-  }
-  UNET3D_INLINE void fetch() {
-    for (int64_t i = 0; i < a_call_ && part_ < parts_.size(); ++i) {
-      __builtin_prefetch(at_, 0, 2);
-      at_ += 64;
-      if (at_ >= parts_[part_].end && ++part_ < parts_.size()) at_ = parts_[part_].begin;
-    }
-  }
-
- private:
-  struct Part {
-    const char *begin, *end;
-  };
-  std::vector<Part> parts_;
-  int64_t lines_ = 0, a_call_ = 0;
-  size_t part_ = 0;
-  const char* at_ = nullptr;
-};
-
-// Tiles of voxels that are multiplied with one tile of weights. On 16 threads, two of which share a core, the network's
-// layers took 462 and 510 ms in bf16 like this, and 585 and 550 ms by two tiles of voxels and two of weights (runs in turn).
-constexpr int kGroup = 3;
-
-// Sums of up to kGroup tiles of voxels by one of outputs, [voxels][two tiles, the other one not written][16][16].
-template <class FORM, int VOXELS>
-inline void multiply_tiles(const char* const (&a)[kGroup][3], int64_t chunks, int64_t chunk_bytes, const int64_t* offsets,
-                           const char* w, float* sums, Ahead& ahead) {
-  constexpr int64_t kStride = FORM::kPairs ? 128 : 64;
-  zero_tile<0>();
-  if (VOXELS > 1) zero_tile<1>();
-  if (VOXELS > 2) zero_tile<2>();
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    for (int plane = 0; plane < FORM::kKernel; ++plane) {
-      const char* row[VOXELS];
-      for (int t = 0; t < VOXELS; ++t) row[t] = a[t][plane] + chunk * chunk_bytes;
-      ahead.fetch();
-      for (int i = 0; i < FORM::kOffsets; ++i, w += 16 * kStride) {
-        load_tile<4>(w, kStride), load_tile<5>(row[0] + offsets[i], FORM::kCell);
-        FORM::template dot<0, 5, 4>();
-        if (VOXELS > 1) load_tile<6>(row[1 % VOXELS] + offsets[i], FORM::kCell), FORM::template dot<1, 6, 4>();
-        if (VOXELS > 2) load_tile<7>(row[2 % VOXELS] + offsets[i], FORM::kCell), FORM::template dot<2, 7, 4>();
-      }
-    }
-  }
-  store_tile<0>(sums, 64);
-  if (VOXELS > 1) store_tile<1>(sums + 512, 64);
-  if (VOXELS > 2) store_tile<2>(sums + 1024, 64);
-}
-
 template <class FORM>
 class Convolution {
-  struct TileAt {
-    int64_t plane, y, x;  // of its first output voxel in the step
+  // Tiles that are multiplied at once: the first output voxel of the first one in the step.
+  struct GroupAt {
+    int64_t plane, y, x, tiles;
+  };
+  struct Position {
+    int64_t y, x;
   };
 
  public:
@@ -159,21 +102,25 @@ class Convolution {
     float* products = (float*)(scratch + ring_ * plane_bytes());
     Sums* sums = (Sums*)(products + 2 * kGroup * kTileBytes / sizeof(float));
     for (int64_t panel = first; panel < last; ++panel) new (&sums[panel - first]) Sums{};
-    std::vector<TileAt> tiles;
+    bool stacked = by_rows(window);
+    std::vector<GroupAt> groups;
     Ahead ahead;
     int64_t stride = layer_.stride, staged = z * stride;
     for (; z < end; z += b_.planes) {
       int64_t planes = std::min(b_.planes, end - z);
       for (int64_t until = (z + planes - 1) * stride + FORM::kKernel; staged < until; ++staged)
         form_.stage(layout_, window, staged - FORM::kKernel / 2, scratch + staged % ring_ * plane_bytes(), chunk_bytes_);
-      list_tiles(planes, window, tiles);
+      list_groups(planes, window, stacked, groups);
       ahead.clear();
       int64_t next = std::min(b_.planes, end - z - planes);
       for (int64_t plane = staged; next > 0 && plane < (z + planes + next - 1) * stride + FORM::kKernel; ++plane)
         announce(window, plane - FORM::kKernel / 2, ahead);
-      ahead.begin((last - first) * divide_up(tiles.size(), kGroup) * 2 * form_.chunks() * FORM::kKernel);
+      int64_t fetches = 0;
+      for (const GroupAt& group : groups)
+        fetches += shares_rows(stacked) ? amx::fetches<FORM, true>(group.tiles) : amx::fetches<FORM, false>(group.tiles);
+      ahead.begin((last - first) * fetches * 2 * form_.chunks() * FORM::kKernel);
       for (int64_t panel = first; panel < last; ++panel)
-        multiply_panel(window, z, panel, tiles, scratch, products, sums[panel - first], ahead);
+        multiply_panel(window, z, panel, stacked, groups, scratch, products, sums[panel - first], ahead);
     }
     if (!layer_.moments) return;
     for (int64_t panel = first; panel < last; ++panel) sums[panel - first].put(layer_, block, panel * kBlock);
@@ -190,52 +137,78 @@ class Convolution {
     });
   }
 
-  // Tiles that begin at the rows' starts, or run through all positions of a plane where these are not more.
-  void list_tiles(int64_t planes, const Window& window, std::vector<TileAt>& tiles) const {
-    tiles.clear();
+  // Whether tiles begin at the rows' starts. Otherwise they run through all positions of a plane, where these are fewer.
+  bool by_rows(const Window& window) const {
     int64_t positions = (window.rows - 1) * layout_.pitch + window.columns;
-    bool through = divide_up(positions, kRows) <= window.rows * divide_up(window.columns, kRows);
+    return divide_up(positions, kRows) > window.rows * divide_up(window.columns, kRows);
+  }
+
+  // Whether one tile of voxels is read by several taps of a group.
+  bool shares_rows(bool stacked) const { return stacked && FORM::kKernel == 3 && layer_.stride == 1; }
+
+  // Groups of tiles that lie one below the other, or one after the other.
+  void list_groups(int64_t planes, const Window& window, bool stacked, std::vector<GroupAt>& groups) const {
+    groups.clear();
+    auto each_group = [](int64_t tiles, auto add) {
+      for (int64_t i = 0, count = divide_up(tiles, kGroup); i < count; ++i)
+        add(tiles * i / count, tiles * (i + 1) / count - tiles * i / count);
+    };
+    int64_t positions = (window.rows - 1) * layout_.pitch + window.columns;
     for (int64_t z = 0; z < planes; ++z) {
-      if (through) {
-        for (int64_t i = 0; i < positions; i += kRows) tiles.push_back({z, i / layout_.pitch, i % layout_.pitch});
-        continue;
+      if (stacked) {
+        for (int64_t x = 0; x < window.columns; x += kRows)
+          each_group(window.rows, [&](int64_t y, int64_t tiles) { groups.push_back({z, y, x, tiles}); });
+      } else {
+        each_group(divide_up(positions, kRows), [&](int64_t first, int64_t tiles) {
+          groups.push_back({z, first * kRows / layout_.pitch, first * kRows % layout_.pitch, tiles});
+        });
       }
-      for (int64_t y = 0; y < window.rows; ++y)
-        for (int64_t x = 0; x < window.columns; x += kRows) tiles.push_back({z, y, x});
     }
   }
 
-  void multiply_panel(const Window& window, int64_t z, int64_t panel, const std::vector<TileAt>& tiles, const char* ring,
-                      float* products, Sums& sums, Ahead& ahead) const {
-    int64_t steps = form_.chunks() * FORM::kKernel * FORM::kOffsets;
+  void multiply_panel(const Window& window, int64_t z, int64_t panel, bool stacked, const std::vector<GroupAt>& groups,
+                      const char* ring, float* products, Sums& sums, Ahead& ahead) const {
+    int64_t steps = form_.chunks() * FORM::kKernel * FORM::kOffsets, cells = stacked ? layout_.pitch : kRows;
     const char* w = (const char*)layer_.weight + panel * steps * 2 * kTileBytes;
-    int64_t count = tiles.size(), groups = divide_up(count, kGroup);
-    for (int64_t group = 0; group < groups; ++group) {
-      int64_t first = count * group / groups, voxels = count * (group + 1) / groups - first;
-      const char* a[kGroup][3] = {};
-      for (int64_t t = 0; t < voxels; ++t) {
-        const TileAt& tile = tiles[first + t];
-        for (int plane = 0; plane < FORM::kKernel; ++plane)
-          a[t][plane] = ring + ((z + tile.plane) * layer_.stride + plane) % ring_ * plane_bytes() +
-                        (tile.y * layout_.pitch + tile.x) * FORM::kCell;
+    for (const GroupAt& at : groups) {
+      Group group{{}, cells * FORM::kCell, chunk_bytes_};
+      for (int plane = 0; plane < FORM::kKernel; ++plane) {
+        group.plane[plane] = ring + ((z + at.plane) * layer_.stride + plane) % ring_ * plane_bytes() +
+                             (at.y * layout_.pitch + at.x) * FORM::kCell;
       }
-      auto multiply = voxels == 3 ? multiply_tiles<FORM, 3> : voxels == 2 ? multiply_tiles<FORM, 2> : multiply_tiles<FORM, 1>;
+      auto multiply = kernel(at.tiles, shares_rows(stacked));
       for (int half = 0; half < 2; ++half)
-        multiply(a, form_.chunks(), chunk_bytes_, offsets_, w + half * (FORM::kPairs ? 64 : steps * kTileBytes),
-                 products + 256 * half, ahead);
-      for (int64_t t = 0; t < voxels; ++t) store_voxels(window, z, panel, tiles[first + t], products + 512 * t, sums);
+        multiply(group, form_.chunks(), offsets_, w + half * (FORM::kPairs ? 64 : steps * kTileBytes), products + 256 * half, ahead);
+      for (int64_t t = 0; t < at.tiles; ++t) {
+        int64_t x = at.x + (stacked ? 0 : t * kRows);
+        store_voxels(window, z + at.plane, panel, {at.y + (stacked ? t : x / layout_.pitch), x % layout_.pitch},
+                     products + 512 * t, sums);
+      }
     }
+  }
+
+  // The function for so many tiles.
+  static auto kernel(int64_t tiles, bool shared) {
+    using Function = decltype(&multiply_group<FORM, 1, false>);
+    if constexpr (FORM::kKernel == 3) {
+      static constexpr Function kShared[] = {multiply_group<FORM, 1, true>, multiply_group<FORM, 2, true>,
+                                             multiply_group<FORM, 3, true>, multiply_group<FORM, 4, true>};
+      if (shared) return kShared[tiles - 1];
+    }
+    static constexpr Function kAlone[] = {multiply_group<FORM, 1, false>, multiply_group<FORM, 2, false>,
+                                          multiply_group<FORM, 3, false>, multiply_group<FORM, 4, false>};
+    return kAlone[tiles - 1];
   }
 
   // Sixteen voxels' 32 channels; what lies beyond a row's end is left out.
-  void store_voxels(const Window& window, int64_t z, int64_t panel, const TileAt& tile, const float* products, Sums& total) const {
+  void store_voxels(const Window& window, int64_t z, int64_t panel, Position first, const float* products, Sums& total) const {
     constexpr int64_t kScale = FORM::kTaps == 8 ? 2 : 1;
     int64_t tap = panel % FORM::kTaps, channel = panel / FORM::kTaps * kBlock;
     Extent out = layer_.out;
     typename FORM::Result result = form_.result(channel);
     Sums sums = total;
-    for (int64_t r = 0, y = tile.y, x = tile.x; r < kRows && y < window.rows; ++y, x = 0) {
-      int64_t line = (window.sample * out.d + (z + tile.plane) * kScale + (tap >> 2)) * out.h +
+    for (int64_t r = 0, y = first.y, x = first.x; r < kRows && y < window.rows; ++y, x = 0) {
+      int64_t line = (window.sample * out.d + z * kScale + (tap >> 2)) * out.h +
                      (window.y + y) * kScale + (tap >> 1 & 1);
       c10::BFloat16* to = (c10::BFloat16*)layer_.output +
                           (line * out.w + (window.x + x) * kScale + (tap & 1)) * layer_.channels_out + channel;

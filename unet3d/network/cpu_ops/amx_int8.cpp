@@ -71,7 +71,7 @@ inline Rounded constant(float value) {
 
 class Int8Products {
  public:
-  static constexpr int kKernel = 3, kTaps = 1, kCell = kRowBytes;
+  static constexpr int kKernel = 3, kTaps = 1, kCell = kRowBytes, kRowTaps = 3, kTapRows = 1;
   static constexpr bool kPairs = false;
 
   template <int C, int A, int B>
@@ -122,7 +122,7 @@ class Int8Products {
 // A chunk is two blocks of 32 channels, a cell one voxel of it.
 class Int8 : public Int8Products {
  public:
-  static constexpr int kOffsets = 9;
+  static constexpr int kOffsets = 9, kColumns = 3;
 
   explicit Int8(const Layer& layer) : Int8Products(layer), voxels_{3, layer.stride} {}
   int64_t chunks() const { return divide_up(layer_.channels_in(), 2 * kBlock); }
@@ -159,7 +159,7 @@ class Int8 : public Int8Products {
 // partner of the third tap has weight zero. With stride 1 every voxel is in two cells, with stride 2 in one.
 class Int8Narrow : public Int8Products {
  public:
-  static constexpr int kOffsets = 6;
+  static constexpr int kOffsets = 6, kColumns = 2;
 
   using Int8Products::Int8Products;
   int64_t chunks() const { return 1; }
