@@ -13,9 +13,10 @@ namespace unet3d::amx {
 namespace {
 
 // Costs in units of a product of two tiles whose operands come from the second cache, measured on two cores of a Xeon: what
-// a tile of weights costs beside the products of a group; beyond the second cache; staging a cell of 64 bytes; beginning a
-// row of cells that does not go on where the one before ended; storing a voxel's 32 channels; beginning an item.
-constexpr double kWeights = 1.25, kFarWeights = 2.8, kStage = 1.2, kRow = 25, kStore = 0.7, kItem = 200;
+// a tile of weights costs beside the products of a group; beyond the second cache; staging a cell of 64 bytes; that cell in
+// the first planes of an item, which nobody has fetched ahead; beginning a row of cells that does not go on where the one
+// before ended; storing a voxel's 32 channels; beginning an item.
+constexpr double kWeights = 1.25, kFarWeights = 2.8, kStage = 1.2, kCold = 1.2, kRow = 18, kStore = 0.7, kItem = 200;
 // Staged planes up to this size share a core's cache with weights and another thread; beyond, products wait.
 constexpr double kCacheBytes = 600 << 10, kSlower = 0.25;
 
@@ -37,8 +38,9 @@ double cost(const Shape& s, const Blocking& b, int64_t samples, int64_t threads)
   double step = b.planes * (std::min(rows, through) + kWeights * groups) + kFarWeights * far;
   double products = divide_up(b.z, b.planes) * b.panels * tiles_of_weights * step *
                     (1 + kSlower * std::max(0.0, ring / kCacheBytes - 1));
-  double planes = (b.z - 1) * s.stride + s.kernel;
-  double staging = planes * (kStage * cells * s.cell_bytes / kRowBytes + (nx > 1 ? kRow * s.chunks * b.y * s.stride : 0));
+  double planes = (b.z - 1) * s.stride + s.kernel, first = (b.planes - 1) * s.stride + s.kernel;
+  double staging = (planes * kStage + first * kCold) * cells * s.cell_bytes / kRowBytes +
+                   (nx > 1 ? planes * b.y * s.stride * s.chunks * kRow : 0);
   double item = products + staging + double(b.z * b.y * b.x) * b.panels * kStore + kItem;
   // Threads that the system interrupts end later: the fewer items, the more the others wait for them.
   return (divide_up(items, threads) + 0.3) * item;
