@@ -14,6 +14,7 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <iterator>
 #include <vector>
 
 #include "amx_blocking.h"
@@ -116,8 +117,7 @@ class Convolution {
       for (int64_t plane = staged; next > 0 && plane < (z + planes + next - 1) * stride + FORM::kKernel; ++plane)
         announce(window, plane - FORM::kKernel / 2, ahead);
       int64_t fetches = 0;
-      for (const GroupAt& group : groups)
-        fetches += shares_rows(stacked) ? amx::fetches<FORM, true>(group.tiles) : amx::fetches<FORM, false>(group.tiles);
+      for (const GroupAt& group : groups) fetches += fetches_of<FORM>(group.tiles, shares_rows(stacked));
       ahead.begin((last - first) * fetches * 2 * form_.chunks() * FORM::kKernel);
       for (int64_t panel = first; panel < last; ++panel)
         multiply_panel(window, z, panel, stacked, groups, scratch, products, sums[panel - first], ahead);
@@ -176,7 +176,7 @@ class Convolution {
         group.plane[plane] = ring + ((z + at.plane) * layer_.stride + plane) % ring_ * plane_bytes() +
                              (at.y * layout_.pitch + at.x) * FORM::kCell;
       }
-      auto multiply = kernel(at.tiles, shares_rows(stacked));
+      auto multiply = shares_rows(stacked) ? kernel<FORM::kKernel == 3>(at.tiles) : kernel<false>(at.tiles);
       for (int half = 0; half < 2; ++half)
         multiply(group, form_.chunks(), offsets_, w + half * (FORM::kPairs ? 64 : steps * kTileBytes), products + 256 * half, ahead);
       for (int64_t t = 0; t < at.tiles; ++t) {
@@ -187,17 +187,14 @@ class Convolution {
     }
   }
 
-  // The function for so many tiles.
-  static auto kernel(int64_t tiles, bool shared) {
-    using Function = decltype(&multiply_group<FORM, 1, false>);
-    if constexpr (FORM::kKernel == 3) {
-      static constexpr Function kShared[] = {multiply_group<FORM, 1, true>, multiply_group<FORM, 2, true>,
-                                             multiply_group<FORM, 3, true>, multiply_group<FORM, 4, true>};
-      if (shared) return kShared[tiles - 1];
-    }
-    static constexpr Function kAlone[] = {multiply_group<FORM, 1, false>, multiply_group<FORM, 2, false>,
-                                          multiply_group<FORM, 3, false>, multiply_group<FORM, 4, false>};
-    return kAlone[tiles - 1];
+  // The function for so many tiles. SHARED: a tile of voxels is multiplied with the weights of all taps that read it.
+  template <bool SHARED>
+  static auto kernel(int64_t tiles) {
+    static constexpr decltype(&multiply_group<FORM, 1, SHARED>) kKernels[] = {
+        multiply_group<FORM, 1, SHARED>, multiply_group<FORM, 2, SHARED>, multiply_group<FORM, 3, SHARED>,
+        multiply_group<FORM, 4, SHARED>};
+    static_assert(std::size(kKernels) == kGroup);
+    return kKernels[tiles - 1];
   }
 
   // Sixteen voxels' 32 channels; what lies beyond a row's end is left out.

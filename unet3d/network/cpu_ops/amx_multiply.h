@@ -1,8 +1,11 @@
 // Products of a group of tiles of voxels with tiles of weights, for sixteen output channels.
 //
-// Tiles are multiplied in a third of the time that it takes to bring both operands from the second cache. So a tile of
-// weights is multiplied with all tiles of a group, and where these lie one below the other a tile of voxels with the weights
-// of all taps that read it: row r of voxels gives products for the outputs of rows r, r - 1 and r - 2.
+// Operands come from the second cache, which takes longer than multiplying them. So a tile of weights is multiplied with all
+// tiles of a group. Where these lie one below the other, a tile of voxels is multiplied with the weights of all taps that read
+// it: row r of voxels gives products for the outputs of rows r, r - 1 and r - 2.
+//
+// A FORM says how its taps lie: kOffsets of them in a plane, kRowTaps rows by kColumns columns, a row of taps kTapRows rows of
+// voxels below the one before.
 #pragma once
 
 #include <algorithm>
@@ -103,20 +106,20 @@ UNET3D_INLINE void multiply_rows(const char* at, int64_t step, const char* w, in
 }
 
 // How often a plane of a group's chunk lets memory be fetched.
-template <class FORM, bool STACKED>
-constexpr int64_t fetches(int64_t tiles) {
-  return STACKED ? FORM::kColumns * (tiles + (FORM::kRowTaps - 1) * FORM::kTapRows) : FORM::kOffsets * tiles;
+template <class FORM>
+constexpr int64_t fetches_of(int64_t tiles, bool shared) {
+  return shared ? FORM::kColumns * (tiles + (FORM::kRowTaps - 1) * FORM::kTapRows) : FORM::kOffsets * tiles;
 }
 
-// Sums of a group's tiles. STACKED: they lie one below the other in a volume that is read with stride 1.
-template <class FORM, int TILES, bool STACKED>
+// Sums of a group's tiles. SHARED: these lie one below the other in a volume that is read with stride 1.
+template <class FORM, int TILES, bool SHARED>
 inline void multiply_group(const Group& group, int64_t chunks, const int64_t* offsets, const char* w, float* sums, Ahead& ahead) {
   constexpr int64_t kStride = FORM::kPairs ? 128 : 64;
   zero_tiles<TILES>();
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     for (int plane = 0; plane < FORM::kKernel; ++plane, w += FORM::kOffsets * 16 * kStride) {
       const char* at = group.plane[plane] + chunk * group.chunk_bytes;
-      if constexpr (STACKED) {
+      if constexpr (SHARED) {
         for (int column = 0; column < FORM::kColumns; ++column)
           multiply_rows<FORM, TILES>(at + offsets[column], group.step, w + column * kTileBytes, FORM::kColumns * kTileBytes, ahead);
       } else {
