@@ -7,11 +7,13 @@
 namespace unet3d {
 
 // K in segments of `length` values that lie side by side in A, `offset[i]` elements from a row's address. B has the
-// segments one after the other.
+// segments one after the other. `next`: elements from A to that of the product after this one, whose B follows this one's, so
+// that both are fetched meanwhile; 0 where it is not known.
 struct Segments {
   const ptrdiff_t* offset;
   int count;
   int length;
+  ptrdiff_t next = 0;
 };
 
 // Elements between rows of A: a block of channels, or the few channels of the network's input.

@@ -79,7 +79,8 @@ class Winograd {
       }
       for (int64_t panel = 0; panel < panels_; ++panel) {
         if (kInPlace && panel == panels_ - 1) m = a;
-        for (int position = 0; position < kPositions; ++position) multiply_position(position, panel, a, m, tiles.rows());
+        for (int position = 0; position < kPositions; ++position)
+          multiply_position(position, panel, a, m, tiles.rows(), stride_);
         Sums sums;
         for (int64_t column = 0; column < tiles.h * tiles.w; ++column) store_column(tiles, column, panel, m, sums);
         sums.put(layer_, item, panel * kBlock);
@@ -107,7 +108,7 @@ class Winograd {
         });
         for_each(kPositions * panels_, 0, [&](int64_t item, char*) {
           int64_t panel = item % panels_;
-          multiply_position(item / panels_, panel, a, m + panel * kPositions * stride_, tiles.rows());
+          multiply_position(item / panels_, panel, a, m + panel * kPositions * stride_, tiles.rows(), 0);
         });
         for_each(columns * panels_, 0, [&](int64_t item, char*) {
           int64_t column = item / panels_, panel = item % panels_;
@@ -130,9 +131,10 @@ class Winograd {
     return Activation::of<T>(*source, tiles.sample, channel, layer_.slope);
   }
 
-  void multiply_position(int64_t position, int64_t panel, const float* a, float* m, int64_t rows) const {
+  // next: floats from A to that of the position after this one, or 0 where that is not what this thread goes on with.
+  void multiply_position(int64_t position, int64_t panel, const float* a, float* m, int64_t rows, ptrdiff_t next) const {
     const float* b = (const float*)layer_.weight + (panel * kPositions + position) * layer_.channels_in() * kBlock;
-    Segments segments{offsets_.data(), (int)blocks_in_, kBlock};
+    Segments segments{offsets_.data(), (int)blocks_in_, kBlock, next};
     multiply(a + position * stride_, RowStride::kBlock, segments, b, m + position * stride_, rows);
   }
 
