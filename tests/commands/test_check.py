@@ -111,7 +111,10 @@ def test_speed_of_our_form_is_of_the_products_that_it_executes(run_check, precis
     executed = cpu.planned(random_plans(), PRECISIONS[precision].dtype(), (1, 4, 224, 224, 160))
     least = sum(layer.flop / 1e12 / rates[layer.products] for layer in executed)
     [ours], [direct, _] = seconds(row(text, "torch  ")), seconds(row(text, f"CPU {precision}"))
-    assert 0.99 * least <= ours < direct
+    # On AMX tiles all of bf16 is direct.
+    saves = any(layer.products == "fp32" for layer in executed)
+    assert 0.99 * least <= ours
+    assert (ours < direct) == saves
     for products, flop in flops.by_type(executed).items():
         assert f"{flop / 1e12:.2g} TFLOP in {products}" in " ".join(text.split())
 

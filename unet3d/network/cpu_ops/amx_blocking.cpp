@@ -6,8 +6,6 @@
 #include <map>
 #include <mutex>
 
-#include "amx_multiply.h"
-#include "driver.h"
 
 namespace unet3d::amx {
 namespace {
@@ -16,9 +14,10 @@ namespace {
 // a tile of weights costs beside the products of a group; beyond the second cache; staging a cell of 64 bytes; that cell in
 // the first planes of an item, which nobody has fetched ahead; beginning a row of cells that does not go on where the one
 // before ended; storing a voxel's 32 channels; beginning an item.
-constexpr double kWeights = 1.25, kFarWeights = 2.8, kStage = 1.2, kCold = 1.2, kRow = 18, kStore = 0.7, kItem = 200;
-// Staged planes up to this size share a core's cache with weights and another thread; beyond, products wait.
-constexpr double kCacheBytes = 600 << 10, kSlower = 0.25;
+constexpr double kWeights = 1.25, kFarWeights = 2.8, kStage = 1.2, kCold = 1.2, kRow = 16, kStore = 0.7, kItem = 200;
+// Bytes that weights and staged planes may have of a core's second cache, and those that staged planes alone have without
+// being slower to read: another thread may share the core.
+constexpr double kSecondCache = 1200 << 10, kCacheBytes = 600 << 10, kSlower = 0.25;
 
 // Threads that blocks of voxels are chosen for.
 constexpr int64_t kThreads = 16;
@@ -27,20 +26,21 @@ double cost(const Shape& s, const Blocking& b, int64_t samples, int64_t threads)
   int64_t nx = divide_up(s.out.w, b.x);
   int64_t items = samples * divide_up(s.out.d, b.z) * divide_up(s.out.h, b.y) * nx * divide_up(s.panels, b.panels);
   int64_t pitch = b.x + (s.stride == 1 ? s.kernel - 1 : 1);
-  int64_t rows = b.y * divide_up(b.x, kRows), through = divide_up((b.y - 1) * pitch + b.x, kRows);
-  int64_t groups = rows < through ? divide_up(b.x, kRows) * divide_up(b.y, kGroup) : divide_up(through, kGroup);
-  double cells = double((b.y - 1) * s.stride + s.kernel) * ((b.x - 1) * s.stride + s.kernel) * s.chunks;
+  Tiling tiling = tiling_of(b.y, b.x, pitch);
+  int64_t rows = (b.y - 1) * s.stride + s.kernel;  // of cells
+  double cells = double(rows) * ((b.x - 1) * s.stride + s.kernel) * s.chunks;
   double ring = ((b.planes - 1) * s.stride + s.kernel) * cells * s.cell_bytes;
   double tiles_of_weights = 2.0 * s.chunks * s.kernel * s.offsets;  // of a panel
   double panel_bytes = tiles_of_weights * kTileBytes;
   // How often a tile of weights comes from beyond the second cache while the planes of a step are computed.
-  double far = ring + b.panels * panel_bytes < 2 * kCacheBytes ? 0 : ring + panel_bytes < 2 * kCacheBytes ? 1 : groups * b.planes;
-  double step = b.planes * (std::min(rows, through) + kWeights * groups) + kFarWeights * far;
+  int64_t groups = tiling.groups * b.planes;
+  double far = ring + b.panels * panel_bytes < kSecondCache ? 0 : ring + panel_bytes < kSecondCache ? 1 : groups;
+  double step = tiling.tiles * b.planes + kWeights * groups + kFarWeights * far;
   double products = divide_up(b.z, b.planes) * b.panels * tiles_of_weights * step *
                     (1 + kSlower * std::max(0.0, ring / kCacheBytes - 1));
   double planes = (b.z - 1) * s.stride + s.kernel, first = (b.planes - 1) * s.stride + s.kernel;
   double staging = (planes * kStage + first * kCold) * cells * s.cell_bytes / kRowBytes +
-                   (nx > 1 ? planes * b.y * s.stride * s.chunks * kRow : 0);
+                   (nx > 1 ? planes * rows * s.chunks * kRow : 0);
   double item = products + staging + double(b.z * b.y * b.x) * b.panels * kStore + kItem;
   // Threads that the system interrupts end later: the fewer items, the more the others wait for them.
   return (divide_up(items, threads) + 0.3) * item;

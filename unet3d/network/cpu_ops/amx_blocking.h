@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "amx_tile.h"
+#include "driver.h"
 #include "layer.h"
 
 namespace unet3d::amx {
@@ -11,6 +13,20 @@ namespace unet3d::amx {
 struct Blocking {
   int64_t planes, z, y, x, panels;
 };
+
+// How a window of voxels in a plane is covered by tiles. Stacked: they begin at the rows' starts, and those of a group lie one
+// below the other. Otherwise they run through all positions of the plane, `pitch` a row, where these are fewer.
+struct Tiling {
+  bool stacked;
+  int64_t tiles, groups;
+};
+
+inline Tiling tiling_of(int64_t rows, int64_t columns, int64_t pitch) {
+  int64_t wide = divide_up(columns, kRows), through = divide_up((rows - 1) * pitch + columns, kRows);
+  // Fewer, not as few: then no stacked tile reaches into the next row, whose voxels would count twice.
+  if (rows * wide < through) return {true, rows * wide, wide * divide_up(rows, kGroup)};
+  return {false, through, divide_up(through, kGroup)};
+}
 
 // What the model must know of a layer's form.
 struct Shape {

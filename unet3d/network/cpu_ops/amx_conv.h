@@ -103,7 +103,7 @@ class Convolution {
     float* products = (float*)(scratch + ring_ * plane_bytes());
     Sums* sums = (Sums*)(products + 2 * kGroup * kTileBytes / sizeof(float));
     for (int64_t panel = first; panel < last; ++panel) new (&sums[panel - first]) Sums{};
-    bool stacked = by_rows(window);
+    bool stacked = tiling_of(window.rows, window.columns, layout_.pitch).stacked;
     std::vector<GroupAt> groups;
     Ahead ahead;
     int64_t stride = layer_.stride, staged = z * stride;
@@ -135,12 +135,6 @@ class Convolution {
                   (at.end - at.begin) * channels * 2);
       }
     });
-  }
-
-  // Whether tiles begin at the rows' starts. Otherwise they run through all positions of a plane, where these are fewer.
-  bool by_rows(const Window& window) const {
-    int64_t positions = (window.rows - 1) * layout_.pitch + window.columns;
-    return divide_up(positions, kRows) > window.rows * divide_up(window.columns, kRows);
   }
 
   // Whether one tile of voxels is read by several taps of a group.

@@ -4,19 +4,18 @@
 // tiles of a group. Where these lie one below the other, a tile of voxels is multiplied with the weights of all taps that read
 // it: row r of voxels gives products for the outputs of rows r, r - 1 and r - 2.
 //
-// A FORM says how its taps lie: kOffsets of them in a plane, kRowTaps rows by kColumns columns, a row of taps kTapRows rows of
-// voxels below the one before.
+// A FORM says which tiles of voxels a plane's products need: kOffsets of them, each with all taps that a tile of weights holds.
+// They are kRowTaps rows by kColumns columns, a row kTapRows rows of voxels below the one before.
 #pragma once
 
 #include <algorithm>
 #include <vector>
 
 #include "amx_tile.h"
+#include "driver.h"
 #include "vec.h"
 
 namespace unet3d::amx {
-
-constexpr int kGroup = 4;  // tiles of voxels, the most
 
 // Memory that will be read soon, into the second cache: line by line, since a core has few loads under way, and the tiles'
 // own must find room among them.
@@ -28,7 +27,7 @@ class Ahead {
   }
   // Spreads the memory over so many calls of `fetch`.
   void begin(int64_t calls) {
-    a_call_ = (lines_ + std::max<int64_t>(calls, 1) - 1) / std::max<int64_t>(calls, 1);
+    a_call_ = divide_up(lines_, std::max<int64_t>(calls, 1));
     lines_ = 0, part_ = 0;
     if (!parts_.empty()) at_ = parts_[0].begin;
   }
@@ -114,6 +113,7 @@ constexpr int64_t fetches_of(int64_t tiles, bool shared) {
 // Sums of a group's tiles. SHARED: these lie one below the other in a volume that is read with stride 1.
 template <class FORM, int TILES, bool SHARED>
 inline void multiply_group(const Group& group, int64_t chunks, const int64_t* offsets, const char* w, float* sums, Ahead& ahead) {
+  static_assert(FORM::kOffsets == FORM::kRowTaps * FORM::kColumns);
   constexpr int64_t kStride = FORM::kPairs ? 128 : 64;
   zero_tiles<TILES>();
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {

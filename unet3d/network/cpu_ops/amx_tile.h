@@ -22,6 +22,7 @@ namespace unet3d::amx {
 constexpr int kRows = 16;      // of a tile
 constexpr int kRowBytes = 64;  // of a tile
 constexpr int kTileBytes = kRows * kRowBytes;
+constexpr int kGroup = 4;  // tiles of voxels that are multiplied at once, the most
 
 #if UNET3D_AMX
 

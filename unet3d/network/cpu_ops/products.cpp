@@ -32,7 +32,7 @@ __attribute__((noinline)) void kernel(const float* a, const Segments& segments, 
     const float* next = row + segments.next;
 #pragma GCC unroll 2
     for (int k = 0; k < segments.length; ++k, b += kBlock, ++row) {
-      // With narrower vectors a kernel has half of B's columns and takes too long to gain by it.
+      // Not with narrower vectors, by which a kernel computes only part of B's columns.
       if (kLanes == 16 && segments.next) {
         fetch(b + whole_b);
         if (k < ROWS) fetch(next + k * STRIDE);

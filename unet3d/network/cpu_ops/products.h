@@ -7,8 +7,8 @@
 namespace unet3d {
 
 // K in segments of `length` values that lie side by side in A, `offset[i]` elements from a row's address. B has the
-// segments one after the other. `next`: elements from A to that of the product after this one, whose B follows this one's, so
-// that both are fetched meanwhile; 0 where it is not known.
+// segments one after the other. `next`: elements from A to that of the product after this one, whose B follows this one's; 0
+// where there is none. In fp32 with AVX-512 both are fetched meanwhile.
 struct Segments {
   const ptrdiff_t* offset;
   int count;

@@ -80,7 +80,7 @@ class Winograd {
       for (int64_t panel = 0; panel < panels_; ++panel) {
         if (kInPlace && panel == panels_ - 1) m = a;
         for (int position = 0; position < kPositions; ++position)
-          multiply_position(position, panel, a, m, tiles.rows(), stride_);
+          multiply_position(position, panel, a, m, tiles.rows(), position + 1 < kPositions ? stride_ : 0);
         Sums sums;
         for (int64_t column = 0; column < tiles.h * tiles.w; ++column) store_column(tiles, column, panel, m, sums);
         sums.put(layer_, item, panel * kBlock);
