@@ -80,25 +80,30 @@ UNET3D_INLINE void multiply_each(const char* at, int64_t step, Ahead& ahead) {
   }
 }
 
-// One tile of voxels by the weights of all taps that read it.
-template <class FORM, int TILES, int ROW, int TAP = 0>
+// Rows of voxels that the taps of so many tiles read.
+template <class FORM>
+constexpr int64_t rows_read(int64_t tiles) {
+  return tiles + (FORM::kRowTaps - 1) * FORM::kTapRows;
+}
+
+// The tile of voxels in register VOXELS, of one row, by the weights of all taps that read it.
+template <class FORM, int TILES, int ROW, int VOXELS, int TAP = 0>
 UNET3D_INLINE void multiply_taps() {
   if constexpr (TAP < FORM::kRowTaps) {
-    constexpr int kSums = ROW - TAP * FORM::kTapRows, kVoxels = TILES + FORM::kRowTaps + ROW % (8 - TILES - FORM::kRowTaps);
-    if constexpr (kSums >= 0 && kSums < TILES) FORM::template dot<kSums, kVoxels, TILES + TAP>();
-    multiply_taps<FORM, TILES, ROW, TAP + 1>();
+    constexpr int kSums = ROW - TAP * FORM::kTapRows;
+    if constexpr (kSums >= 0 && kSums < TILES) FORM::template dot<kSums, VOXELS, TILES + TAP>();
+    multiply_taps<FORM, TILES, ROW, VOXELS, TAP + 1>();
   }
 }
 
 // All rows of voxels of one column of taps; the weights of the tap below lie `below` bytes later.
 template <class FORM, int TILES, int ROW = 0>
 UNET3D_INLINE void multiply_rows(const char* at, int64_t step, const char* w, int64_t below, Ahead& ahead) {
-  constexpr int kRowsRead = TILES + (FORM::kRowTaps - 1) * FORM::kTapRows;
-  if constexpr (ROW < kRowsRead) {
-    load_tile<TILES + FORM::kRowTaps + ROW % (8 - TILES - FORM::kRowTaps)>(at + ROW * step, FORM::kCell);
-    constexpr int kTap = ROW / FORM::kTapRows;
+  if constexpr (ROW < rows_read<FORM>(TILES)) {
+    constexpr int kVoxels = TILES + FORM::kRowTaps + ROW % (8 - TILES - FORM::kRowTaps), kTap = ROW / FORM::kTapRows;
+    load_tile<kVoxels>(at + ROW * step, FORM::kCell);
     if constexpr (ROW % FORM::kTapRows == 0 && kTap < FORM::kRowTaps) load_tile<TILES + kTap>(w + kTap * below, 64);
-    multiply_taps<FORM, TILES, ROW>();
+    multiply_taps<FORM, TILES, ROW, kVoxels>();
     ahead.fetch();
     multiply_rows<FORM, TILES, ROW + 1>(at, step, w, below, ahead);
   }
@@ -107,7 +112,7 @@ UNET3D_INLINE void multiply_rows(const char* at, int64_t step, const char* w, in
 // How often a plane of a group's chunk lets memory be fetched.
 template <class FORM>
 constexpr int64_t fetches_of(int64_t tiles, bool shared) {
-  return shared ? FORM::kColumns * (tiles + (FORM::kRowTaps - 1) * FORM::kTapRows) : FORM::kOffsets * tiles;
+  return shared ? FORM::kColumns * rows_read<FORM>(tiles) : FORM::kOffsets * tiles;
 }
 
 // Sums of a group's tiles. SHARED: these lie one below the other in a volume that is read with stride 1.
