@@ -106,15 +106,39 @@ def test_of_the_input(shape, channels):
     check_moments(scale, shift, expected)
 
 
+@pytest.mark.parametrize("outputs", [32, 64, 96])
 @pytest.mark.parametrize("shape", EXTENTS)
-def test_upsampling(shape):
+def test_upsampling(shape, outputs):
+    check_upsampling(shape, outputs)
+
+
+def test_upsampling_past_the_caches():
+    """Outputs of more than 8 MiB, which are written with other instructions."""
+    check_upsampling((1, 18, 18, 33), 64)
+
+
+def check_upsampling(shape, outputs):
     raw = sources((96,), shape, lambda i, *shape: tensor(*shape))[0]
-    weight = torch.randn(96, 64, 2, 2, 2, generator=generator(3)) * 0.1
+    weight = torch.randn(96, outputs, 2, 2, 2, generator=generator(3)) * 0.1
     packed = pack.direct(weight.transpose(0, 1), torch.bfloat16, torch.bfloat16)
     torch.ops.unet3d_fused.upsample(*raw, 0.01, packed, True).fill_(float("nan"))
     found = torch.ops.unet3d_fused.upsample(*raw, 0.01, packed, True)
     expected = nn.functional.conv_transpose3d(activated(*raw).bfloat16().double(), weight.bfloat16().double(), stride=2)
     assert error(found, expected) < 2.5e-3
+
+
+@pytest.mark.parametrize("outputs", [32, 96, 160])
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_any_number_of_outputs(outputs, count):
+    """One thread computes all panels of a block itself, several share them: always the same numbers."""
+    torch.set_num_threads(count)
+    raw = sources((64,), (1, 4, 6, 20), lambda i, *shape: tensor(*shape))
+    weight = torch.randn(outputs, 64, 3, 3, 3, generator=generator(3)) * 0.05
+    found, scale, shift = convolve(raw, pack.amx_bf16(weight), 1, BF16)
+    exact = activated(*raw[0]).bfloat16().double()
+    expected = nn.functional.conv3d(exact, weight.bfloat16().double(), padding=1)
+    assert error(found, expected) < 2.5e-3
+    check_moments(scale, shift, expected)
 
 
 @pytest.mark.parametrize("classes, channels, bias", [(4, 32, True), (3, 96, False)])

@@ -22,23 +22,36 @@ constexpr double kSecondCache = 1200 << 10, kCacheBytes = 600 << 10, kSlower = 0
 // Threads that blocks of voxels are chosen for.
 constexpr int64_t kThreads = 16;
 
+// Cells in a row, or rows or planes of them, that so many outputs side by side read.
+int64_t read_by(const Shape& s, int64_t outputs) { return (outputs - 1) * s.stride + s.kernel; }
+
+int64_t tiles_of_weights(const Shape& s) { return 2 * s.chunks * s.kernel * s.offsets; }  // of a panel
+
+// Bytes that an item has in the second cache: staged planes, and a panel's weights.
+struct Resident {
+  double ring, panel;
+};
+
+Resident resident(const Shape& s, const Blocking& b) {
+  double cells = double(read_by(s, b.planes)) * read_by(s, b.y) * read_by(s, b.x) * s.chunks;
+  return {cells * s.cell_bytes, double(tiles_of_weights(s)) * kTileBytes};
+}
+
 double cost(const Shape& s, const Blocking& b, int64_t samples, int64_t threads) {
   int64_t nx = divide_up(s.out.w, b.x);
   int64_t items = samples * divide_up(s.out.d, b.z) * divide_up(s.out.h, b.y) * nx * divide_up(s.panels, b.panels);
   int64_t pitch = b.x + (s.stride == 1 ? s.kernel - 1 : 1);
   Tiling tiling = tiling_of(b.y, b.x, pitch);
-  int64_t rows = (b.y - 1) * s.stride + s.kernel;  // of cells
-  double cells = double(rows) * ((b.x - 1) * s.stride + s.kernel) * s.chunks;
-  double ring = ((b.planes - 1) * s.stride + s.kernel) * cells * s.cell_bytes;
-  double tiles_of_weights = 2.0 * s.chunks * s.kernel * s.offsets;  // of a panel
-  double panel_bytes = tiles_of_weights * kTileBytes;
+  int64_t rows = read_by(s, b.y);
+  double cells = double(rows) * read_by(s, b.x) * s.chunks;
+  Resident in = resident(s, b);
   // How often a tile of weights comes from beyond the second cache while the planes of a step are computed.
   int64_t groups = tiling.groups * b.planes;
-  double far = ring + b.panels * panel_bytes < kSecondCache ? 0 : ring + panel_bytes < kSecondCache ? 1 : groups;
+  double far = in.ring + b.panels * in.panel < kSecondCache ? 0 : in.ring + in.panel < kSecondCache ? 1 : groups;
   double step = tiling.tiles * b.planes + kWeights * groups + kFarWeights * far;
-  double products = divide_up(b.z, b.planes) * b.panels * tiles_of_weights * step *
-                    (1 + kSlower * std::max(0.0, ring / kCacheBytes - 1));
-  double planes = (b.z - 1) * s.stride + s.kernel, first = (b.planes - 1) * s.stride + s.kernel;
+  double products = divide_up(b.z, b.planes) * b.panels * tiles_of_weights(s) * step *
+                    (1 + kSlower * std::max(0.0, in.ring / kCacheBytes - 1));
+  double planes = read_by(s, b.z), first = read_by(s, b.planes);
   double staging = (planes * kStage + first * kCold) * cells * s.cell_bytes / kRowBytes +
                    (nx > 1 ? planes * rows * s.chunks * kRow : 0);
   double item = products + staging + double(b.z * b.y * b.x) * b.panels * kStore + kItem;
@@ -54,6 +67,10 @@ Blocking with_panels(const Shape& s, Blocking b, int64_t samples, int64_t thread
     double now = cost(s, b, samples, threads);
     if (now < least) least = now, best = b;
   }
+  // Where weights of several panels fit the second cache beside the planes, a group of tiles takes them in turn.
+  Resident in = resident(s, best);
+  bool fit = in.ring + kAbreast * in.panel < kSecondCache;
+  best.abreast = fit ? std::min(best.panels, kAbreast) : 1;
   return best;
 }
 
@@ -64,7 +81,7 @@ Blocking search(const Shape& s) {
   for (int64_t ny = 1; ny <= s.out.h; ny = next(ny)) {
     for (int64_t nx = 1; nx <= std::min<int64_t>(4, s.out.w); ++nx) {
       for (int64_t nz = 1; nz <= s.out.d; nz = next(nz)) {
-        Blocking b{1, divide_up(s.out.d, nz), divide_up(s.out.h, ny), divide_up(s.out.w, nx), s.panels};
+        Blocking b{1, divide_up(s.out.d, nz), divide_up(s.out.h, ny), divide_up(s.out.w, nx), s.panels, 1};
         for (b.planes = 1; b.planes <= std::min<int64_t>(b.z, 4); b.planes *= 2) {
           Blocking whole = with_panels(s, b, 1, kThreads);
           double now = cost(s, whole, 1, kThreads);

@@ -9,10 +9,13 @@
 
 namespace unet3d::amx {
 
-// Output voxels and panels of an item, and the planes that it computes at once on its way along z.
+// Output voxels and panels of an item, the planes that it computes at once on its way along z, and the panels that it
+// computes and stores side by side.
 struct Blocking {
-  int64_t planes, z, y, x, panels;
+  int64_t planes, z, y, x, panels, abreast;
 };
+
+constexpr int64_t kAbreast = 2;  // the most
 
 // How a window of voxels in a plane is covered by tiles. Stacked: they begin at the rows' starts, and those of a group lie one
 // below the other. Otherwise they run through all positions of the plane, `pitch` a row, where these are fewer.

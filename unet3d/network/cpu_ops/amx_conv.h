@@ -6,6 +6,10 @@
 // Sixteen output voxels are sixteen positions in a row, so that every tap of the kernel is one constant offset. Tiles may
 // run over the end of a row of voxels into its padding, and what they compute there is left out when storing.
 //
+// A voxel's outputs of one panel are one line of a cache. Written past the caches, lines with gaps between them take up to
+// twice as long as lines side by side. So panels whose lines are neighbours are computed and stored abreast: the next
+// channels of a voxel, or the neighbour in x that an upsampling gives.
+//
 // Weights: [panels of 32 outputs][halves of 16][chunks][planes][offsets] of one tile each. FORM::kPairs: those of
 // upsample.cpp, [panels][8 taps][chunks] of two tiles whose rows alternate.
 #pragma once
@@ -86,7 +90,7 @@ class Convolution {
     int64_t nz = divide_up(out_.d, b_.z), ny = divide_up(out_.h, b_.y), nx = divide_up(out_.w, b_.x);
     int64_t groups = divide_up(panels_, b_.panels), blocks = layer_.samples * nz * ny * nx;
     if (layer_.moments) layer_.moments->resize(layer_.samples, nz * ny * nx, layer_.channels_out);
-    int64_t bytes = ring_ * plane_bytes() + 2 * kGroup * kTileBytes + b_.panels * sizeof(Sums);
+    int64_t bytes = ring_ * plane_bytes() + b_.abreast * kProducts * sizeof(float) + b_.panels * sizeof(Sums);
     for_each(blocks * groups, bytes, [&](int64_t item, char* scratch) {
       int64_t block = item / groups, panel = item % groups * b_.panels;
       int64_t z = block / (ny * nx) % nz * b_.z, y = block / nx % ny * b_.y, x = block % nx * b_.x;
@@ -101,7 +105,7 @@ class Convolution {
   void run_item(const Window& window, int64_t z, int64_t end, int64_t first, int64_t last, int64_t block, char* scratch) {
     TileRegisters registers;
     float* products = (float*)(scratch + ring_ * plane_bytes());
-    Sums* sums = (Sums*)(products + 2 * kGroup * kTileBytes / sizeof(float));
+    Sums* sums = (Sums*)(products + b_.abreast * kProducts);
     for (int64_t panel = first; panel < last; ++panel) new (&sums[panel - first]) Sums{};
     bool stacked = tiling_of(window.rows, window.columns, layout_.pitch).stacked;
     std::vector<GroupAt> groups;
@@ -119,8 +123,10 @@ class Convolution {
       int64_t fetches = 0;
       for (const GroupAt& group : groups) fetches += fetches_of<FORM>(group.tiles, shares_rows(stacked));
       ahead.begin((last - first) * fetches * 2 * form_.chunks() * FORM::kKernel);
-      for (int64_t panel = first; panel < last; ++panel)
-        multiply_panel(window, z, panel, stacked, groups, scratch, products, sums[panel - first], ahead);
+      for (int64_t panel = first; panel < last; panel += b_.abreast) {
+        multiply_panels(window, z, panel, std::min(b_.abreast, last - panel), stacked, groups, scratch, products,
+                        sums + (panel - first), ahead);
+      }
     }
     if (!layer_.moments) return;
     for (int64_t panel = first; panel < last; ++panel) sums[panel - first].put(layer_, block, panel * kBlock);
@@ -160,10 +166,11 @@ class Convolution {
     }
   }
 
-  void multiply_panel(const Window& window, int64_t z, int64_t panel, bool stacked, const std::vector<GroupAt>& groups,
-                      const char* ring, float* products, Sums& sums, Ahead& ahead) const {
+  // So many panels from `panel` on.
+  void multiply_panels(const Window& window, int64_t z, int64_t panel, int64_t count, bool stacked,
+                       const std::vector<GroupAt>& groups, const char* ring, float* products, Sums* sums, Ahead& ahead) const {
     int64_t steps = form_.chunks() * FORM::kKernel * FORM::kOffsets, cells = stacked ? layout_.pitch : kRows;
-    const char* w = (const char*)layer_.weight + panel * steps * 2 * kTileBytes;
+    auto store = count == 1 ? &Convolution::store_voxels<1> : &Convolution::store_voxels<kAbreast>;
     for (const GroupAt& at : groups) {
       Group group{{}, cells * FORM::kCell, chunk_bytes_};
       for (int plane = 0; plane < FORM::kKernel; ++plane) {
@@ -171,12 +178,18 @@ class Convolution {
                              (at.y * layout_.pitch + at.x) * FORM::kCell;
       }
       auto multiply = shares_rows(stacked) ? kernel<FORM::kKernel == 3>(at.tiles) : kernel<false>(at.tiles);
-      for (int half = 0; half < 2; ++half)
-        multiply(group, form_.chunks(), offsets_, w + half * (FORM::kPairs ? 64 : steps * kTileBytes), products + 256 * half, ahead);
+      for (int64_t i = 0; i < count; ++i) {
+        Panel now = panel_at(panel + i);
+        const char* w = (const char*)layer_.weight + (now.block * FORM::kTaps + now.tap) * steps * 2 * kTileBytes;
+        for (int half = 0; half < 2; ++half) {
+          multiply(group, form_.chunks(), offsets_, w + half * (FORM::kPairs ? 64 : steps * kTileBytes),
+                   products + i * kProducts + 256 * half, ahead);
+        }
+      }
       for (int64_t t = 0; t < at.tiles; ++t) {
         int64_t x = at.x + (stacked ? 0 : t * kRows);
-        store_voxels(window, z + at.plane, panel, {at.y + (stacked ? t : x / layout_.pitch), x % layout_.pitch},
-                     products + 512 * t, sums);
+        (this->*store)(window, z + at.plane, panel, {at.y + (stacked ? t : x / layout_.pitch), x % layout_.pitch},
+                       products + 512 * t, sums);
       }
     }
   }
@@ -191,30 +204,51 @@ class Convolution {
     return kKernels[tiles - 1];
   }
 
-  // Sixteen voxels' 32 channels; what lies beyond a row's end is left out.
-  void store_voxels(const Window& window, int64_t z, int64_t panel, Position first, const float* products, Sums& total) const {
+  // What a panel gives: 32 channels, of an upsampling at one of eight taps. All channels of a tap follow each other.
+  struct Panel {
+    int64_t tap, block;
+  };
+  Panel panel_at(int64_t panel) const {
+    int64_t blocks = panels_ / FORM::kTaps;
+    return {panel / blocks, panel % blocks};
+  }
+
+  // Sixteen voxels of COUNT panels from `panel` on; what lies beyond a row's end is left out.
+  template <int COUNT>
+  void store_voxels(const Window& window, int64_t z, int64_t panel, Position first, const float* products, Sums* total) const {
     constexpr int64_t kScale = FORM::kTaps == 8 ? 2 : 1;
-    int64_t tap = panel % FORM::kTaps, channel = panel / FORM::kTaps * kBlock;
     Extent out = layer_.out;
-    typename FORM::Result result = form_.result(channel);
-    Sums sums = total;
+    c10::BFloat16* outputs[COUNT];
+    typename FORM::Result result[COUNT];
+    Sums sums[COUNT];
+    for (int i = 0; i < COUNT; ++i) {
+      Panel now = panel_at(panel + i);
+      int64_t line = (window.sample * out.d + z * kScale + (now.tap >> 2)) * out.h + window.y * kScale + (now.tap >> 1 & 1);
+      int64_t voxel = line * out.w + window.x * kScale + (now.tap & 1);
+      outputs[i] = (c10::BFloat16*)layer_.output + voxel * layer_.channels_out + now.block * kBlock;
+      result[i] = form_.result(now.block * kBlock);
+      sums[i] = total[i];
+    }
     for (int64_t r = 0, y = first.y, x = first.x; r < kRows && y < window.rows; ++y, x = 0) {
-      int64_t line = (window.sample * out.d + z * kScale + (tap >> 2)) * out.h +
-                     (window.y + y) * kScale + (tap >> 1 & 1);
-      c10::BFloat16* to = (c10::BFloat16*)layer_.output +
-                          (line * out.w + (window.x + x) * kScale + (tap & 1)) * layer_.channels_out + channel;
+      int64_t to = (y * out.w + x) * kScale * layer_.channels_out;
       int64_t stop = std::min<int64_t>(kRows, r + window.columns - x);
       for (int64_t k = r; k < stop; ++k, to += kScale * layer_.channels_out) {
-        Vec v[kParts];
-        for (int part = 0; part < kParts; ++part)
-          v[part] = result(products + 16 * k + part * kLanes / 16 * 256 + part * kLanes % 16, part);
-        if (FORM::kTaps == 1) sums.add(v);
-        store_block(to, v, stream_);
+#pragma GCC unroll 2
+        for (int i = 0; i < COUNT; ++i) {
+          const float* row = products + i * kProducts + 16 * k;
+          Vec v[kParts];
+          for (int part = 0; part < kParts; ++part)
+            v[part] = result[i](row + part * kLanes / 16 * 256 + part * kLanes % 16, part);
+          if (FORM::kTaps == 1) sums[i].add(v);
+          store_block(outputs[i] + to, v, stream_);
+        }
       }
       r += std::max(layout_.pitch, x) - x;
     }
-    total = sums;
+    for (int i = 0; i < COUNT; ++i) total[i] = sums[i];
   }
+
+  static constexpr int64_t kProducts = 2 * kGroup * kTileBytes / sizeof(float);  // of a group, of one panel
 
   const Layer& layer_;
   FORM form_;
