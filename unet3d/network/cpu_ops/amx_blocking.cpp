@@ -44,13 +44,13 @@ double cost(const Shape& s, const Blocking& b, int64_t samples, int64_t threads)
   Tiling tiling = tiling_of(b.y, b.x, pitch);
   int64_t rows = read_by(s, b.y);
   double cells = double(rows) * read_by(s, b.x) * s.chunks;
-  Resident in = resident(s, b);
+  Resident held = resident(s, b);
   // How often a tile of weights comes from beyond the second cache while the planes of a step are computed.
   int64_t groups = tiling.groups * b.planes;
-  double far = in.ring + b.panels * in.panel < kSecondCache ? 0 : in.ring + in.panel < kSecondCache ? 1 : groups;
+  double far = held.ring + b.panels * held.panel < kSecondCache ? 0 : held.ring + held.panel < kSecondCache ? 1 : groups;
   double step = tiling.tiles * b.planes + kWeights * groups + kFarWeights * far;
   double products = divide_up(b.z, b.planes) * b.panels * tiles_of_weights(s) * step *
-                    (1 + kSlower * std::max(0.0, in.ring / kCacheBytes - 1));
+                    (1 + kSlower * std::max(0.0, held.ring / kCacheBytes - 1));
   double planes = read_by(s, b.z), first = read_by(s, b.planes);
   double staging = (planes * kStage + first * kCold) * cells * s.cell_bytes / kRowBytes +
                    (nx > 1 ? planes * rows * s.chunks * kRow : 0);
@@ -67,22 +67,24 @@ Blocking with_panels(const Shape& s, Blocking b, int64_t samples, int64_t thread
     double now = cost(s, b, samples, threads);
     if (now < least) least = now, best = b;
   }
-  // Where weights of several panels fit the second cache beside the planes, a group of tiles takes them in turn.
-  Resident in = resident(s, best);
-  bool fit = in.ring + kAbreast * in.panel < kSecondCache;
+  // Weights of panels that are abreast are read anew for each group of tiles, so they must all stay in the second cache.
+  Resident held = resident(s, best);
+  bool fit = held.ring + kAbreast * held.panel < kSecondCache;
   best.abreast = fit ? std::min(best.panels, kAbreast) : 1;
   return best;
 }
 
+// The next smaller of the blocks that an axis is cut into nearly evenly; 0 after the smallest.
+int64_t next_block(int64_t extent, int64_t block) { return block == 1 ? 0 : divide_up(extent, divide_up(extent, block - 1)); }
+
 Blocking search(const Shape& s) {
   Blocking best{};
   double least = std::numeric_limits<double>::infinity();
-  auto next = [](int64_t parts) { return parts < 8 ? parts + 1 : parts * 5 / 4; };
-  for (int64_t ny = 1; ny <= s.out.h; ny = next(ny)) {
+  for (int64_t y = s.out.h; y > 0; y = next_block(s.out.h, y)) {
     for (int64_t nx = 1; nx <= std::min<int64_t>(4, s.out.w); ++nx) {
-      for (int64_t nz = 1; nz <= s.out.d; nz = next(nz)) {
-        Blocking b{1, divide_up(s.out.d, nz), divide_up(s.out.h, ny), divide_up(s.out.w, nx), s.panels, 1};
-        for (b.planes = 1; b.planes <= std::min<int64_t>(b.z, 4); b.planes *= 2) {
+      for (int64_t z = s.out.d; z > 0; z = next_block(s.out.d, z)) {
+        Blocking b{1, z, y, divide_up(s.out.w, nx), s.panels, 1};
+        for (b.planes = 1; b.planes <= std::min<int64_t>(z, 4); b.planes *= 2) {
           Blocking whole = with_panels(s, b, 1, kThreads);
           double now = cost(s, whole, 1, kThreads);
           if (now < least) least = now, best = whole;

@@ -15,7 +15,7 @@ struct Blocking {
   int64_t planes, z, y, x, panels, abreast;
 };
 
-constexpr int64_t kAbreast = 2;  // the most
+constexpr int64_t kAbreast = 2;  // panels abreast, at most
 
 // How a window of voxels in a plane is covered by tiles. Stacked: they begin at the rows' starts, and those of a group lie one
 // below the other. Otherwise they run through all positions of the plane, `pitch` a row, where these are fewer.
@@ -40,8 +40,9 @@ struct Shape {
   int64_t cell_bytes;
 };
 
-// The cheapest blocking, kept for the next time. Threads and samples decide how many panels an item has, and nothing else:
-// results have the same bits whatever their numbers, since the blocks of voxels, which moments are summed in, stay.
+// The cheapest blocking, kept for the next time. Threads and samples decide how many panels an item has and computes abreast,
+// and nothing else: results have the same bits whatever their numbers, since the blocks of voxels, which moments are summed
+// in, stay.
 Blocking blocking_of(const Shape& shape, int64_t samples, int64_t threads);
 
 }  // namespace unet3d::amx

@@ -7,8 +7,8 @@
 // run over the end of a row of voxels into its padding, and what they compute there is left out when storing.
 //
 // A voxel's outputs of one panel are one line of a cache. Written past the caches, lines with gaps between them take up to
-// twice as long as lines side by side. So panels whose lines are neighbours are computed and stored abreast: the next
-// channels of a voxel, or the neighbour in x that an upsampling gives.
+// twice as long as lines side by side. So two panels whose lines are neighbours are computed and stored abreast, where
+// their weights fit the second cache: the next channels of a voxel, or the neighbour in x that an upsampling gives.
 //
 // Weights: [panels of 32 outputs][halves of 16][chunks][planes][offsets] of one tile each. FORM::kPairs: those of
 // upsample.cpp, [panels][8 taps][chunks] of two tiles whose rows alternate.
@@ -170,7 +170,8 @@ class Convolution {
   void multiply_panels(const Window& window, int64_t z, int64_t panel, int64_t count, bool stacked,
                        const std::vector<GroupAt>& groups, const char* ring, float* products, Sums* sums, Ahead& ahead) const {
     int64_t steps = form_.chunks() * FORM::kKernel * FORM::kOffsets, cells = stacked ? layout_.pitch : kRows;
-    auto store = count == 1 ? &Convolution::store_voxels<1> : &Convolution::store_voxels<kAbreast>;
+    static_assert(kAbreast == 2);
+    auto store = count == 1 ? &Convolution::store_voxels<1> : &Convolution::store_voxels<2>;
     for (const GroupAt& at : groups) {
       Group group{{}, cells * FORM::kCell, chunk_bytes_};
       for (int plane = 0; plane < FORM::kKernel; ++plane) {
@@ -204,7 +205,8 @@ class Convolution {
     return kKernels[tiles - 1];
   }
 
-  // What a panel gives: 32 channels, of an upsampling at one of eight taps. All channels of a tap follow each other.
+  // What a panel gives: 32 channels, of an upsampling at one of eight taps. All channels of a tap follow each other, so that
+  // they are abreast; in memory all taps of 32 channels do.
   struct Panel {
     int64_t tap, block;
   };
@@ -227,7 +229,7 @@ class Convolution {
       int64_t voxel = line * out.w + window.x * kScale + (now.tap & 1);
       outputs[i] = (c10::BFloat16*)layer_.output + voxel * layer_.channels_out + now.block * kBlock;
       result[i] = form_.result(now.block * kBlock);
-      sums[i] = total[i];
+      if constexpr (FORM::kTaps == 1) sums[i] = total[i];
     }
     for (int64_t r = 0, y = first.y, x = first.x; r < kRows && y < window.rows; ++y, x = 0) {
       int64_t to = (y * out.w + x) * kScale * layer_.channels_out;
@@ -239,13 +241,13 @@ class Convolution {
           Vec v[kParts];
           for (int part = 0; part < kParts; ++part)
             v[part] = result[i](row + part * kLanes / 16 * 256 + part * kLanes % 16, part);
-          if (FORM::kTaps == 1) sums[i].add(v);
+          if constexpr (FORM::kTaps == 1) sums[i].add(v);
           store_block(outputs[i] + to, v, stream_);
         }
       }
       r += std::max(layout_.pitch, x) - x;
     }
-    for (int i = 0; i < COUNT; ++i) total[i] = sums[i];
+    if constexpr (FORM::kTaps == 1) std::copy(sums, sums + COUNT, total);
   }
 
   static constexpr int64_t kProducts = 2 * kGroup * kTileBytes / sizeof(float);  // of a group, of one panel
