@@ -27,14 +27,14 @@ int64_t read_by(const Shape& s, int64_t outputs) { return (outputs - 1) * s.stri
 
 int64_t tiles_of_weights(const Shape& s) { return 2 * s.chunks * s.kernel * s.offsets; }  // of a panel
 
-// Bytes that an item has in the second cache: staged planes, and a panel's weights.
+// Bytes that an item has in the second cache: a staged plane, all of them, and a panel's weights.
 struct Resident {
-  double ring, panel;
+  double plane, ring, panel;
 };
 
 Resident resident(const Shape& s, const Blocking& b) {
-  double cells = double(read_by(s, b.planes)) * read_by(s, b.y) * read_by(s, b.x) * s.chunks;
-  return {cells * s.cell_bytes, double(tiles_of_weights(s)) * kTileBytes};
+  double plane = double(read_by(s, b.y)) * read_by(s, b.x) * s.chunks * s.cell_bytes;
+  return {plane, read_by(s, b.planes) * plane, double(tiles_of_weights(s)) * kTileBytes};
 }
 
 double cost(const Shape& s, const Blocking& b, int64_t samples, int64_t threads) {
@@ -42,8 +42,6 @@ double cost(const Shape& s, const Blocking& b, int64_t samples, int64_t threads)
   int64_t items = samples * divide_up(s.out.d, b.z) * divide_up(s.out.h, b.y) * nx * divide_up(s.panels, b.panels);
   int64_t pitch = b.x + (s.stride == 1 ? s.kernel - 1 : 1);
   Tiling tiling = tiling_of(b.y, b.x, pitch);
-  int64_t rows = read_by(s, b.y);
-  double cells = double(rows) * read_by(s, b.x) * s.chunks;
   Resident held = resident(s, b);
   // How often a tile of weights comes from beyond the second cache while the planes of a step are computed.
   int64_t groups = tiling.groups * b.planes;
@@ -52,8 +50,8 @@ double cost(const Shape& s, const Blocking& b, int64_t samples, int64_t threads)
   double products = divide_up(b.z, b.planes) * b.panels * tiles_of_weights(s) * step *
                     (1 + kSlower * std::max(0.0, held.ring / kCacheBytes - 1));
   double planes = read_by(s, b.z), first = read_by(s, b.planes);
-  double staging = (planes * kStage + first * kCold) * cells * s.cell_bytes / kRowBytes +
-                   (nx > 1 ? planes * rows * s.chunks * kRow : 0);
+  double staging = (planes * kStage + first * kCold) * held.plane / kRowBytes +
+                   (nx > 1 ? planes * read_by(s, b.y) * s.chunks * kRow : 0);
   double item = products + staging + double(b.z * b.y * b.x) * b.panels * kStore + kItem;
   // Threads that the system interrupts end later: the fewer items, the more the others wait for them.
   return (divide_up(items, threads) + 0.3) * item;
@@ -67,11 +65,13 @@ Blocking with_panels(const Shape& s, Blocking b, int64_t samples, int64_t thread
     double now = cost(s, b, samples, threads);
     if (now < least) least = now, best = b;
   }
-  // Weights of panels that are abreast are read anew for each group of tiles, so they must all stay in the second cache.
-  Resident held = resident(s, best);
-  bool fit = held.ring + kAbreast * held.panel < kSecondCache;
-  best.abreast = fit ? std::min(best.panels, kAbreast) : 1;
   return best;
+}
+
+// Weights of panels that are abreast are read anew for each group of tiles, so they must all stay in the second cache.
+int64_t abreast(const Shape& s, const Blocking& b) {
+  Resident held = resident(s, b);
+  return held.ring + kAbreast * held.panel < kSecondCache ? std::min(b.panels, kAbreast) : 1;
 }
 
 // The next smaller of the blocks that an axis is cut into nearly evenly; 0 after the smallest.
@@ -104,7 +104,9 @@ Blocking blocking_of(const Shape& s, int64_t samples, int64_t threads) {
   std::lock_guard<std::mutex> lock(*mutex);
   auto found = kept->find(key);
   if (found == kept->end()) found = kept->emplace(key, search(s)).first;
-  return with_panels(s, found->second, samples, threads);
+  Blocking made = with_panels(s, found->second, samples, threads);
+  made.abreast = abreast(s, made);
+  return made;
 }
 
 }  // namespace unet3d::amx
